@@ -1,0 +1,1 @@
+"""From checkpoints to bundles: ONNX graphs, their verification, TensorRT engines."""

@@ -1,0 +1,1 @@
+"""What runs on a device and on a server: no torch, no onnx, no tensorrt at import."""

@@ -1,0 +1,1 @@
+"""The system of the paper in PyTorch: models, losses, data, training, evaluation."""
