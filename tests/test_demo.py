@@ -1,0 +1,431 @@
+"""The stream between device and server, the demo that runs it, and how both fail."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from block_bundle import write_block_bundle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsin.runtime.bitstream import StreamHeader, pack_frame, pack_stream_header
+from dsin.runtime.client import SentFrame, paced, send_frames
+from dsin.runtime.decoder import Decoder
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.errors import PacketError, StreamError
+from dsin.runtime.metrics import psnr_db
+from dsin.runtime.server import ServedFrame, accept, listen, serve_frames
+from dsin.runtime.synthetic_rig import SyntheticRig
+from dsin.runtime.viewer import Panel, side_by_side
+
+WIDTH, HEIGHT = 144, 90
+LONGEST_S = 120
+
+
+@pytest.fixture(scope="module")
+def rig() -> SyntheticRig:
+    return SyntheticRig(width=WIDTH, height=HEIGHT, frames=4)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_block_bundle(tmp_path_factory.mktemp("demo") / "blocks")
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle: Path) -> Iterator[Encoder]:
+    with Encoder(bundle) as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="module")
+def decoder(bundle: Path) -> Iterator[Decoder]:
+    with Decoder(bundle) as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def drive(rig: SyntheticRig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rig's frames as a KITTI raw drive."""
+    folder = tmp_path_factory.mktemp("drive")
+    for camera, side in (("image_02", "left"), ("image_03", "right")):
+        (folder / camera / "data").mkdir(parents=True)
+        for frame in rig:
+            picture = frame.left if side == "left" else frame.right
+            path = folder / camera / "data" / f"{frame.number:010d}.png"
+            assert cv2.imwrite(str(path), picture[:, :, ::-1])
+        times = [f"2011-09-26 13:02:2{n}.000000000\n" for n in range(len(rig))]
+        (folder / camera / "timestamps.txt").write_text("".join(times))
+    return folder
+
+
+def in_background(work: Callable[[], object]) -> Callable[[], None]:
+    """Start `work` in a thread; the result waits for it and raises what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def finish() -> None:
+        thread.join(LONGEST_S)
+        assert not thread.is_alive(), "it hangs"
+        if raised:
+            raise raised[0]
+
+    return finish
+
+
+def stream_bytes(encoder: Encoder, rig: SyntheticRig) -> bytes:
+    """A whole stream of the rig's left views, as a device would send it."""
+    stream = StreamHeader(encoder.bundle.codec_id, rig.width, rig.height)
+    parts = [pack_stream_header(stream)]
+    for frame in rig:
+        coded = encoder.encode_payload(
+            frame.left, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
+        )
+        parts.append(pack_frame(stream, coded.header, coded.payload))
+    return b"".join(parts)
+
+
+def serve_bytes(data: bytes, rig: SyntheticRig, decoder: Decoder) -> int:
+    """What the server makes of a peer that sends these bytes and hangs up."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        finish = in_background(lambda: (ours.sendall(data), ours.shutdown(socket.SHUT_WR)))
+        try:
+            return serve_frames(theirs, rig, decoder)
+        finally:
+            theirs.close()
+            with contextlib.suppress(OSError):  # on garbage the server hangs up first
+                finish()
+
+
+def test_every_frame_arrives_and_is_decoded_beside_its_own_side_view(
+    rig: SyntheticRig, encoder: Encoder, decoder: Decoder
+) -> None:
+    sent: list[SentFrame] = []
+    served: list[ServedFrame] = []
+    with listen() as listener:
+        address = listener.getsockname()
+
+        def device() -> None:
+            with socket.create_connection(address) as connection:
+                assert send_frames(rig, encoder, connection, on_frame=sent.append) == 0
+
+        finish = in_background(device)
+        with accept(listener) as connection:
+            assert serve_frames(connection, rig, decoder, on_frame=served.append) == 4
+        finish()
+    assert [frame.number for frame in sent] == [frame.number for frame in served] == [0, 1, 2, 3]
+    for one, other in zip(sent, served, strict=True):
+        packet = encoder.encode(rig.view(one.number, "left"), frame_number=one.number)
+        assert one.packet_bytes == other.packet_bytes == len(packet)
+        expected = decoder.decode(packet, rig.view(one.number, "right"))
+        assert np.array_equal(other.decoded.image, expected)
+        assert other.decoded.used_side
+        assert one.end_to_end_ms >= sum(one.stage_ms.values())
+
+
+def test_a_whole_stream_in_one_piece(rig: SyntheticRig, encoder: Encoder, decoder: Decoder) -> None:
+    assert serve_bytes(stream_bytes(encoder, rig), rig, decoder) == len(rig)
+
+
+@pytest.mark.parametrize("keep", [1, 27, 29, 60, -1])
+def test_a_stream_that_breaks_off(
+    rig: SyntheticRig, encoder: Encoder, decoder: Decoder, keep: int
+) -> None:
+    with pytest.raises(StreamError, match="went away in the middle of a frame"):
+        serve_bytes(stream_bytes(encoder, rig)[:keep], rig, decoder)
+
+
+def test_a_device_that_says_nothing(rig: SyntheticRig, decoder: Decoder) -> None:
+    with pytest.raises(StreamError, match="hung up before its stream began"):
+        serve_bytes(b"", rig, decoder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.binary(min_size=4, max_size=400))
+def test_garbage_is_refused(rig: SyntheticRig, decoder: Decoder, data: bytes) -> None:
+    with pytest.raises((PacketError, StreamError)) as caught:
+        serve_bytes(data, rig, decoder)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found(
+    rig: SyntheticRig, encoder: Encoder, decoder: Decoder, place: float, bit: int
+) -> None:
+    data = bytearray(stream_bytes(encoder, rig))
+    data[int(place * len(data))] ^= 1 << bit
+    with pytest.raises((PacketError, StreamError)):
+        serve_bytes(bytes(data), rig, decoder)
+
+
+def test_a_stream_of_another_size_bundle_or_camera(
+    rig: SyntheticRig, encoder: Encoder, decoder: Decoder
+) -> None:
+    wide = SyntheticRig(width=2 * WIDTH, height=HEIGHT, frames=1)
+    with pytest.raises(StreamError, match="sends 288x90, but the side camera has 144x90"):
+        serve_bytes(stream_bytes(encoder, wide), rig, decoder)
+    foreign = pack_stream_header(StreamHeader(b"foreign"[:6], WIDTH, HEIGHT))
+    with pytest.raises(PacketError, match="another bundle"):
+        serve_bytes(foreign, rig, decoder)
+    short = SyntheticRig(width=WIDTH, height=HEIGHT, frames=2)
+    with pytest.raises(StreamError, match="frame 2, but the side camera is at 2 of 2"):
+        serve_bytes(stream_bytes(encoder, rig), short, decoder)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [(b"", "the server closed the connection"), (b"\x09\0\0\0", "frame 9 out of turn")],
+)
+def test_a_server_that_leaves_or_lies(
+    rig: SyntheticRig, encoder: Encoder, answer: bytes, complaint: str
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(StreamError, match=complaint):
+            send_frames(rig, encoder, ours)
+
+
+def test_a_device_keeps_no_more_than_two_frames_under_way(
+    rig: SyntheticRig, encoder: Encoder
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        finish = in_background(lambda: send_frames(rig, encoder, ours))
+        time.sleep(1)
+        theirs.settimeout(0.5)
+        received = theirs.recv(1 << 20)
+        two = stream_bytes(encoder, SyntheticRig(width=WIDTH, height=HEIGHT, frames=2))
+        assert len(received) == len(two)
+        theirs.close()
+        with pytest.raises(StreamError):
+            finish()
+
+
+class Clock:
+    """Time that passes when somebody sleeps or works."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_pacing_sends_all_when_there_is_time_and_the_newest_when_there_is_not() -> None:
+    clock = Clock()
+
+    def numbers(fps: float | None, work_s: float) -> list[int]:
+        taken = []
+        for number in paced(10, fps, wait_until_ready=list, clock=clock, sleep=clock.sleep):
+            clock.sleep(work_s)
+            taken.append(number)
+        return taken
+
+    assert numbers(None, 5) == list(range(10))
+    assert numbers(10, 0.01) == list(range(10))
+    late = numbers(10, 0.25)
+    assert late[0] == 0
+    assert all(2 <= b - a <= 3 for a, b in pairwise(late))
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dsin.runtime.cli", "demo", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=LONGEST_S, check=False
+    )
+
+
+def test_the_demo_streams_a_drive_and_reports(drive: Path, bundle: Path, tmp_path: Path) -> None:
+    done = run(
+        "--kitti", drive, "--bundle", bundle, "--out", "pictures", "--json", "r.json", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "streaming 4 frames of 144x90\n")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert set(report) == {
+        "frames", "bpp", "psnr_db", "psnr_db_no_side", "fps", "dropped", "stages", "end_to_end_ms",
+    }  # fmt: skip
+    assert (report["frames"], report["dropped"]) == (4, 0)
+    assert report["psnr_db"] > report["psnr_db_no_side"] > 10
+    assert report["fps"] > 0
+    for times in (*report["stages"].values(), report["end_to_end_ms"]):
+        assert set(times) == {"p50_ms", "p90_ms", "p99_ms"}
+        assert 0 <= times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
+    assert {"device.network", "side.network", "server.search"} <= set(report["stages"])
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == [f"frame_{number:06d}.png" for number in range(4)]
+    assert "with side information" in done.stdout
+    assert "end to end" in done.stdout
+
+
+def test_the_demos_figures_are_those_of_the_files(
+    drive: Path, bundle: Path, rig: SyntheticRig, encoder: Encoder, decoder: Decoder, tmp_path: Path
+) -> None:
+    done = run(
+        "--kitti", drive, "--bundle", bundle, "--frames", 2, "--json", "r.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    bits, quality = [], []
+    for number in range(2):
+        original = rig.view(number, "left")
+        packet = encoder.encode(original)
+        bits.append(8 * len(packet) / (WIDTH * HEIGHT))
+        quality.append(psnr_db(decoder.decode(packet, rig.view(number, "right")), original))
+    assert report["bpp"] == pytest.approx(np.mean(bits), abs=1e-6)
+    assert report["psnr_db"] == pytest.approx(np.mean(quality), abs=1e-3)
+    assert len(list((tmp_path / "dsin-demo").iterdir())) == 2
+
+
+def test_mistakes_are_one_line(drive: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    good = ("--kitti", drive, "--bundle", bundle)
+    for arguments, complaint in (
+        (("--kitti", tmp_path / "none", "--bundle", bundle), "there is no folder"),
+        ((*good, "--frames", 9), "has 4 frames, not 9"),
+        ((*good, "--rate", 7), "rate"),
+        ((*good, "--out", "file"), "cannot write pictures to file"),
+        ((*good, "--json", "none/r.json"), "cannot write none/r.json"),
+        (("--kitti", drive, "--bundle", tmp_path / "none"), "none"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 1, arguments
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert complaint in done.stderr
+        assert not (tmp_path / "dsin-demo").exists() or not list((tmp_path / "dsin-demo").iterdir())
+
+
+def test_a_frame_that_breaks_on_the_way_ends_the_demo_with_its_reason(
+    drive: Path, bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "drive"
+    for file in sorted(drive.rglob("*")):
+        if file.is_file():
+            copy = folder / file.relative_to(drive)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    (folder / "image_03" / "data" / "0000000002.png").write_bytes(b"torn")
+    done = run("--kitti", folder, "--bundle", bundle, "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("dsin: the server process failed: ")
+    assert "0000000002.png is not an image" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def children_of(pid: int) -> list[int]:
+    """Process numbers of the demo's device and server processes, from /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                status = (entry / "status").read_text()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"\nPPid:\t{pid}\n" in status and b"spawn_main" in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def started_demo(bundle: Path, cwd: Path) -> tuple["subprocess.Popen[str]", list[int]]:
+    """A long demo, once both of its processes are there."""
+    command = [sys.executable, "-m", "dsin.runtime.cli", "demo", "--bundle", str(bundle)]
+    demo = subprocess.Popen(
+        [*command, "--frames", "500"], cwd=cwd, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + LONGEST_S
+    while len(children := children_of(demo.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return demo, children
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + LONGEST_S
+    while not all(map(is_gone, pids)):
+        assert time.monotonic() < deadline, "a process was left behind"
+        time.sleep(0.05)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+
+
+@linux
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_process_is_reported_and_takes_the_other_with_it(
+    bundle: Path, tmp_path: Path, which: int
+) -> None:
+    demo, children = started_demo(bundle, tmp_path)
+    os.kill(children[which], signal.SIGKILL)
+    _, errors = demo.communicate(timeout=LONGEST_S)
+    assert demo.returncode == 1
+    assert errors.splitlines()[-1].startswith("dsin: the ")
+    assert "was killed by signal 9" in errors.splitlines()[-1]
+    wait_until_gone(children)
+
+
+@linux
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_nothing_is_left_behind_when_the_demo_is_ended(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    demo, children = started_demo(bundle, tmp_path)
+    demo.send_signal(getattr(signal, name))
+    _, errors = demo.communicate(timeout=LONGEST_S)
+    assert demo.returncode != 0
+    assert "Traceback" not in errors
+    wait_until_gone(children)
+
+
+def test_psnr_by_hand() -> None:
+    black = np.zeros((4, 5, 3), np.uint8)
+    assert psnr_db(black + np.uint8(255), black) == pytest.approx(0)
+    assert psnr_db(black + np.uint8(5), black) == pytest.approx(34.1514, abs=1e-4)
+    assert psnr_db(black, black) == 100
+
+
+def test_panels_are_captioned_above_the_untouched_pictures() -> None:
+    pictures = [np.full((50, 600, 3), 10 + n, np.uint8) for n in range(4)]
+    sheet = side_by_side([Panel(p, f"p{n}", "a note") for n, p in enumerate(pictures)])
+    height, width = sheet.shape[0] // 2, sheet.shape[1] // 2
+    for number, picture in enumerate(pictures):
+        bottom = (number // 2 + 1) * sheet.shape[0] // 2 + (0 if number > 1 else -2)
+        left = number % 2 * (width + 2)
+        assert np.array_equal(sheet[bottom - 50 : bottom, left : left + 600], picture)
+    assert sheet[: height - 54].max() > 200  # the letters
+    small = side_by_side([Panel(pictures[0][:, :100], "small", "enlarged")], columns=1)
+    assert small.shape[1] == 500
