@@ -1,0 +1,52 @@
+"""Checkpoints: weights with the preset that they belong to. Torch files without pickled code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dsin.runtime.errors import CheckpointError
+from dsin.training.model import Dsin
+from dsin.training.presets import Preset, preset_from_dict, preset_to_dict
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, model: Dsin, *, notes: dict[str, Any] | None = None) -> None:
+    """Write weights, preset and `notes` (plain data: training data, metrics, licence).
+
+    The file appears whole or not at all.
+    """
+    content = {
+        "dsin_checkpoint": FORMAT,
+        "preset": preset_to_dict(model.preset),
+        "notes": notes or {},
+        "model": model.state_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, *, preset: Preset | None = None) -> tuple[Dsin, dict[str, Any]]:
+    """The model in inference mode, and its notes; `preset` replaces the stored one.
+
+    Raises CheckpointError for a file that is missing, foreign, or does not fit the preset.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for bytes that are not its own
+        raise CheckpointError(f"{path} is not a checkpoint: {type(error).__name__}") from error
+    if not isinstance(content, dict) or content.get("dsin_checkpoint") != FORMAT:
+        raise CheckpointError(f"{path} is not a dsin checkpoint of format {FORMAT}")
+    model = Dsin(preset or preset_from_dict(content["preset"]))
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise CheckpointError(f"{path} does not fit preset {model.preset.name}: {first}") from error
+    return model.eval(), content["notes"]

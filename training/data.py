@@ -1,0 +1,112 @@
+"""Training and test images: pair lists in the original's format, crops, flips, view swaps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from dsin.runtime.errors import FrameError
+from dsin.runtime.frames import read_image
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Paths of x, which is sent, and y, which the decoder has."""
+
+    x: Path
+    y: Path
+
+
+def read_pair_list(path: Path, root: Path) -> list[Pair]:
+    """Pairs of a list that has the relative paths of x and y one below the other.
+
+    Raises FrameError for an odd number of lines, or naming the first file that is missing.
+    """
+    if not path.is_file():
+        raise FrameError(f"there is no pair list {path}")
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not lines or len(lines) % 2:
+        raise FrameError(f"{path} has {len(lines)} paths: expected x and y in turn, one a line")
+    files = [root / line for line in lines]
+    for file in files:
+        if not file.is_file():
+            raise FrameError(f"{path} names {file}, which does not exist: is the root right?")
+    return [Pair(x, y) for x, y in zip(files[::2], files[1::2], strict=True)]
+
+
+def centre_crop(image: Image, size: tuple[int, int]) -> Image:
+    """Cut (height, width) from the middle; offsets are rounded down, as in the original.
+
+    Raises FrameError where the image is smaller.
+    """
+    height, width = image.shape[:2]
+    if height < size[0] or width < size[1]:
+        raise FrameError(f"cannot crop {size[0]}x{size[1]} from an image of {height}x{width}")
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def to_tensor(image: Image) -> torch.Tensor:
+    """H×W×3 uint8 to (3, H, W) float32 in 0..255."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+
+
+class RandomPairs(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Endless random crops of pairs at the same place of both images, as (x, y) float tensors.
+
+    Half of the crops are mirrored with the views swapped, which is again a valid rig. Files are
+    read once and kept.
+    """
+
+    def __init__(self, pairs: list[Pair], crop: tuple[int, int], *, seed: tuple[int, ...]) -> None:
+        self.pairs = pairs
+        self.crop = crop
+        self.seed = seed
+        self._cache: dict[Path, Image] = {}
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        worker = get_worker_info()
+        rng = np.random.default_rng([*self.seed, worker.id if worker else 0])
+        while True:
+            pair = self.pairs[rng.integers(len(self.pairs))]
+            x, y = self._cut(self._read(pair.x), self._read(pair.y), rng)
+            if rng.random() < 0.5:
+                x, y = y[:, ::-1], x[:, ::-1]
+            yield to_tensor(x), to_tensor(y)
+
+    def _read(self, path: Path) -> Image:
+        if path not in self._cache:
+            self._cache[path] = read_image(path)
+        return self._cache[path]
+
+    def _cut(self, x: Image, y: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+        height = min(x.shape[0], y.shape[0])
+        width = min(x.shape[1], y.shape[1])
+        if height < self.crop[0] or width < self.crop[1]:
+            raise FrameError(f"cannot crop {self.crop[0]}x{self.crop[1]} from {height}x{width}")
+        top = int(rng.integers(height - self.crop[0] + 1))
+        left = int(rng.integers(width - self.crop[1] + 1))
+        window = np.s_[top : top + self.crop[0], left : left + self.crop[1]]
+        return x[window], y[window]
+
+
+class CentredPairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Centre crops of every pair, in the list's order."""
+
+    def __init__(self, pairs: list[Pair], crop: tuple[int, int]) -> None:
+        self.pairs = pairs
+        self.crop = crop
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = self.pairs[index]
+        x, y = (centre_crop(read_image(p), self.crop) for p in (pair.x, pair.y))
+        return to_tensor(x), to_tensor(y)

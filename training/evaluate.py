@@ -1,0 +1,177 @@
+"""The original's inference mode: code a list of pairs for real, and measure.
+
+Bits are those of whole packets. PSNR is over RGB at 8 bits; MS-SSIM is over RGB, five scales, data
+range 255, with the batch axis in front. (The original's helper has it at the end and scores an
+image as a batch of rows, which gives higher figures; published ones may be of that kind.)
+"""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+
+from dsin.runtime.backend import Backend
+from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.decoder import Decoded, Decoder
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.files import write_image, write_json
+from dsin.runtime.frames import read_image
+from dsin.runtime.metrics import psnr_db
+from dsin.training.data import Pair, centre_crop, read_pair_list, to_tensor
+from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
+
+Image = npt.NDArray[np.uint8]
+FIGURES = (
+    "bytes",
+    "bpp",
+    "psnr_db",
+    "ms_ssim",
+    "psnr_db_no_side",
+    "ms_ssim_no_side",
+    "encode_ms",
+    "decode_ms",
+)
+"""What is measured for each image and averaged over all."""
+
+
+class Coded(NamedTuple):
+    """One image, coded and decoded."""
+
+    packet: bytes
+    decoded: Decoded
+    encode_ms: float
+    decode_ms: float
+
+
+def evaluate_list(
+    pairs: Path,
+    root: Path,
+    *,
+    bundle: Path | str | None = None,
+    rate: int | None = None,
+    crop: tuple[int, int] | None = None,
+    json_path: Path | None = None,
+    save_images: Path | None = None,
+    backend: Backend = "cpu",
+) -> dict[str, Any]:
+    """Evaluate a pair list, print the mean and write the report; see `evaluate`.
+
+    Raises DsinError where `json_path` cannot be written, before anything is computed.
+    """
+    listed = read_pair_list(pairs, root)
+    if json_path is not None and not os.access(json_path.resolve().parent, os.W_OK):
+        raise DsinError(f"cannot write {json_path}: its folder is missing or read-only")
+    report = evaluate(
+        open_bundle(bundle), listed, rate=rate, crop=crop, save_images=save_images, backend=backend
+    )
+    print_mean(report)
+    if json_path is not None:
+        write_json(json_path, report)
+    return report
+
+
+def evaluate(
+    bundle: Bundle,
+    pairs: list[Pair],
+    *,
+    rate: int | None = None,
+    crop: tuple[int, int] | None = None,
+    save_images: Path | None = None,
+    backend: Backend = "cpu",
+) -> dict[str, Any]:
+    """Figures of every pair and their mean, as `dsin evaluate --json` writes them.
+
+    `crop` is (height, width), cut from the middle. `ms_ssim` is None for images with a side under
+    161 pixels. `decode_ms` is from the packet to the picture, with what depends on y alone already
+    prepared, as it is when the packet arrives. `save_images` gets x, x_dec, y_syn and the result of
+    each pair as PNG. Raises FrameError for images that cannot be used.
+    """
+    images = []
+    if save_images is not None:
+        save_images.mkdir(parents=True, exist_ok=True)
+    with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
+        for number, pair in enumerate(track(pairs, description="evaluating")):
+            x, y = _read(pair, crop)
+            coded = _code(encoder, decoder, x, y, rate)
+            images.append(_figures(pair, x, coded))
+            if save_images is not None:
+                _save(save_images / f"{number:04}_{pair.x.stem}", x, coded.decoded)
+    return {"bundle": bundle.path.name, "images": images, "mean": _mean(images)}
+
+
+def print_mean(report: dict[str, Any]) -> None:
+    """Two lines: what was coded, and how well."""
+    mean = report["mean"]
+    print(f"{len(report['images'])} images with {report['bundle']}: {mean['bpp']:.4f} bpp")
+    for label, suffix in (("with side information", ""), ("without", "_no_side")):
+        similarity = mean["ms_ssim" + suffix]
+        shown = "" if similarity is None else f", MS-SSIM {similarity:.4f}"
+        print(f"{label:>22}: PSNR {mean['psnr_db' + suffix]:.2f} dB{shown}")
+
+
+def _read(pair: Pair, crop: tuple[int, int] | None) -> tuple[Image, Image]:
+    x, y = read_image(pair.x), read_image(pair.y)
+    if crop is not None:
+        return centre_crop(x, crop), centre_crop(y, crop)
+    if x.shape != y.shape:
+        raise FrameError(f"{pair.x} and {pair.y} differ in size: crop both with --crop HxW")
+    return x, y
+
+
+def _code(encoder: Encoder, decoder: Decoder, x: Image, y: Image, rate: int | None) -> Coded:
+    side = decoder.prepare_side(y)
+    start = time.perf_counter()
+    packet = encoder.encode(x, rate=rate)
+    sent = time.perf_counter()
+    decoded = decoder.decode_parts(*parse_packet(packet), side)
+    done = time.perf_counter()
+    return Coded(packet, decoded, 1e3 * (sent - start), 1e3 * (done - sent))
+
+
+def _figures(pair: Pair, x: Image, coded: Coded) -> dict[str, Any]:
+    height, width = x.shape[:2]
+    result, alone = coded.decoded.image, coded.decoded.x_dec
+    return {
+        "pair": [str(pair.x), str(pair.y)],
+        "width": width,
+        "height": height,
+        "bytes": len(coded.packet),
+        "bpp": 8 * len(coded.packet) / (width * height),
+        "psnr_db": psnr_db(result, x),
+        "ms_ssim": similarity(result, x),
+        "psnr_db_no_side": psnr_db(alone, x),
+        "ms_ssim_no_side": similarity(alone, x),
+        "encode_ms": coded.encode_ms,
+        "decode_ms": coded.decode_ms,
+    }
+
+
+def similarity(picture: Image, original: Image) -> float | None:
+    """MS-SSIM of two H×W×3 RGB pictures, None where they are too small for five scales."""
+    if min(original.shape[:2]) < MIN_MS_SSIM_SIDE:
+        return None
+    with torch.no_grad():
+        return float(ms_ssim(to_tensor(original)[None], to_tensor(picture)[None]))
+
+
+def _mean(images: list[dict[str, Any]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in FIGURES:
+        values = [image[name] for image in images]
+        means[name] = None if None in values else math.fsum(values) / len(values)
+    return means
+
+
+def _save(stem: Path, x: Image, decoded: Decoded) -> None:
+    pictures = {"x": x, "x_dec": decoded.x_dec, "y_syn": decoded.y_syn, "result": decoded.image}
+    for name, picture in pictures.items():
+        if picture is not None:
+            write_image(stem.with_name(f"{stem.name}_{name}.png"), picture)

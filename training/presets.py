@@ -1,0 +1,203 @@
+"""Presets: all sizes, options and schedules of a model, read from TOML, saved with checkpoints."""
+
+import dataclasses
+import sys
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from dsin.runtime.errors import CheckpointError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Quirks:
+    """Habits of the original implementation that are no design. All off by default.
+
+    `dsin import-tf` switches them on, so that the original's weights give the original's picture.
+    """
+
+    tf_same_padding: bool = False
+    """Stride-2 layers see one pixel before and two after (TensorFlow's SAME); off: centred."""
+    relu_on_logits: bool = False
+    """The context model's last layer has a ReLU, so no logit is negative."""
+    stretched_patches: bool = False
+    """Matches are resampled from a slightly larger window instead of being copied."""
+    off_centre_prior: bool = False
+    """The Gaussian prior peaks one pixel right of and below the patch's own place."""
+    truncate_to_uint8: bool = False
+    """Pictures are truncated to 8 bits instead of rounded."""
+    regularisers_dropped: bool = False
+    """The L2 regularisers are configured but never reach the loss."""
+    l2_prefers_far: bool = False
+    """With the L2 measure the prior multiplies a distance, which favours far positions."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the autoencoder (paper, section 3.1; after Mentzer et al., 2018)."""
+
+    features: int = 128
+    blocks: int = 5
+    channels: int = 32
+    centers: int = 6
+    importance_map: bool = True
+    centers_range: tuple[float, float] = (-2.0, 2.0)
+    importance_start: float = 0.0
+    """Initial logit of the importance map: below 0, training starts at a low rate."""
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """Sizes of the causal 3-D context model."""
+
+    features: int = 24
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How a patch of the decoded image finds its match in the side image (section 3.2)."""
+
+    patch: tuple[int, int] = (20, 24)
+    measure: Literal["pearson", "l2"] = "pearson"
+    prior: bool = True
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Sizes of the fusion network."""
+
+    features: int = 32
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 1)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms (section 3.3).
+
+    `rate_target` is in bits per pixel; the hinge acts on the entropy per symbol.
+    """
+
+    distortion: Literal["mae", "mse", "psnr", "ms_ssim"] = "mae"
+    rate_target: float = 0.02
+    beta: float = 500.0
+    si_weight: float = 0.7
+    regularise_autoencoder: float = 0.005
+    regularise_centers: float = 0.1
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One phase of training: what is trained, on what, how long and how fast.
+
+    `crop` is (height, width) in pixels; `precision` is Lightning's. With `batch_norm` "settled" the
+    moving statistics stay as they are and are used, as at inference. The learning rate falls by
+    `decay_factor` each `decay_every_epochs` (the original's staircase), or along a cosine to zero.
+    """
+
+    name: str
+    ae_only: bool = False
+    freeze_autoencoder: bool = False
+    batch_norm: Literal["batch", "settled"] = "batch"
+    steps: int = 300_000
+    batch: int = 1
+    crop: tuple[int, int] = (320, 960)
+    learning_rate: float = 1e-4
+    decay: Literal["steps", "cosine"] = "steps"
+    decay_every_epochs: float = 20.0
+    decay_factor: float = 0.1
+    validate_every_steps: int = 2000
+    checkpoint_every_minutes: float = 5.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A whole model with its training."""
+
+    name: str = "paper"
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    phases: tuple[PhaseConfig, ...] = ()
+    seed: int = 666
+    quirks: Quirks = field(default_factory=Quirks)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("dsin.training")
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """The preset of that name, or the one in that TOML file.
+
+    Raises CheckpointError where there is none, or where it has an unknown or ill-typed key.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise CheckpointError(f"there is no preset file {path}")
+        text = path.read_text()
+    elif name_or_path in preset_names():
+        text = resources.files("dsin.training").joinpath(name_or_path + ".toml").read_text()
+    else:
+        known = ", ".join(preset_names())
+        raise CheckpointError(f"no preset {name_or_path!r}: use one of {known}, or a .toml file")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CheckpointError(f"preset {name_or_path} is not valid TOML: {error}") from error
+    return preset_from_dict({"name": path.stem, **data})
+
+
+def preset_to_dict(preset: Preset) -> dict[str, Any]:
+    """Plain data for TOML, JSON and checkpoints; `preset_from_dict` inverts it."""
+    return dataclasses.asdict(preset)
+
+
+def preset_from_dict(data: dict[str, Any]) -> Preset:
+    """Build a preset, refusing keys it does not have.
+
+    Raises CheckpointError naming the key.
+    """
+    return typing.cast(Preset, _build(Preset, data, "preset"))
+
+
+def _build(cls: type[Any], data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{where} must be a table")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise CheckpointError(f"{where} has no key {unknown[0]!r}; it has {', '.join(hints)}")
+    return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[Any], hint), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = typing.get_args(hint)
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) == len(value):
+            return tuple(_value(k, v, where) for k, v in zip(kinds, value, strict=True))
+    if origin is Literal and value in typing.get_args(hint):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = ", ".join(map(str, typing.get_args(hint))) if origin is Literal else hint
+    raise CheckpointError(f"{where} cannot be {value!r}: expected {expected}")
