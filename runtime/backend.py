@@ -1,0 +1,37 @@
+"""One way to run a graph, whatever runs it."""
+
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy.typing as npt
+
+from dsin.runtime.errors import BackendError
+
+Backend = Literal["cpu", "cuda"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+class Session(Protocol):
+    """A loaded graph. May be run from several threads, and as often as wanted."""
+
+    @property
+    def provider(self) -> str:
+        """What the graph really runs on, such as CPUExecutionProvider."""
+
+    def run(self, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """All outputs by name, for all inputs by name; shapes and dtypes are the graph's."""
+
+
+def open_session(path: Path, backend: Backend = "cpu", *, threads: int | None = None) -> Session:
+    """Load the ONNX graph at `path`. `threads` limits the CPU threads of one run (None: all).
+
+    Raises BackendError, with the command that mends it, where the backend is not installed or the
+    graph would run on something else than what was asked for.
+    """
+    if backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}: use {' or '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise BackendError(f"a session needs at least 1 thread, not {threads}")
+    from dsin.runtime.backend_ort import OrtSession
+
+    return OrtSession(path, backend, threads)

@@ -1,0 +1,282 @@
+"""A bundle: the directory that holds one exported model. Read here, written by dsin.export.
+
+    bundle.json       manifest, UTF-8 JSON, at most 1 MiB
+    *.onnx            graphs, opset 18, batch 1, any height and width that fit `frame_multiple`
+    *.weights         external weights of the graphs
+    context.npz       the integer context model (see dsin.runtime.context_model): a zip of .npy
+                      arrays of integers, at most 16 MiB unpacked
+
+Keys of the manifest; all are required but `preset`, `training` and `weights_licence`:
+
+    format            1
+    model             name of the model
+    preset            sizes and options that it was trained with (free form, for information)
+    channels          C, channels of the symbols, 1 to 1024
+    centers           L, number of centres, 2 to 256: symbols are 0 to L - 1
+    stride            pixels per symbol, each way
+    frame_multiple    [height, width]: frames are padded to multiples of these
+    search            {"patch": [height, width], "measure": "pearson" or "l2", "prior": bool,
+                      "stretched_patches": bool, "off_centre_prior": bool}
+    truncate_to_uint8 whether pictures are truncated to 8 bits instead of rounded
+    model_id          sha256 of the trained weights, 64 hexadecimal digits
+    rate_points       [{"index": 0, "target_bpp": number}, …], indices counting from 0
+    default_rate      index of the rate point that is used when none is asked for
+    graphs            {"encoder", "decoder", "x_decoder", "fusion", "context": file name}
+    context_tables    file name of the integer context model
+    files             {file name: {"sha256": 64 hexadecimal digits, "bytes": size}}
+    training          training data and metrics (free form)
+    weights_licence   licence of the weights
+
+Names are plain file names inside the directory, and `files` lists everything but the manifest.
+
+The codec id is the first 6 bytes of the sha256 of: the letters "dsin codec", the version of the
+bitstream (u8), model_id as 32 bytes, the digest of the context model (32 bytes), then channels,
+centers, stride and the two frame multiples, each as u16, little-endian.
+"""
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dsin.runtime.bitstream import VERSION
+from dsin.runtime.context_model import IntegerContextModel
+from dsin.runtime.errors import BundleError, DsinError
+from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
+
+FORMAT = 1
+DEFAULT_BUNDLE = "paper"
+"""Name of the shipped bundle that is used when none is named."""
+GRAPHS = ("encoder", "decoder", "x_decoder", "fusion", "context")
+MAX_FILE_BYTES = 2**30
+MAX_FILES = 64
+
+_SHIPPED = Path(__file__).parent / "bundles"
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How patches of x_dec find their match in the side image; `patch` is (height, width)."""
+
+    patch: tuple[int, int]
+    measure: Literal["pearson", "l2"]
+    prior: bool
+    stretched_patches: bool
+    off_centre_prior: bool
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """One rate that the bundle can code at; `target_bpp` is what it was trained for."""
+
+    index: int
+    target_bpp: float
+
+
+@dataclass(frozen=True)
+class _Entry:
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file was checked. Made by `open_bundle`; keys as in the manifest."""
+
+    path: Path
+    model: str
+    preset: Mapping[str, Any]
+    channels: int
+    centers: int
+    stride: int
+    frame_multiple: tuple[int, int]
+    search: SearchOptions
+    truncate_to_uint8: bool
+    model_id: str
+    rate_points: tuple[RatePoint, ...]
+    default_rate: int
+    graphs: Mapping[str, str]
+    file_bytes: Mapping[str, int]
+    training: Mapping[str, Any]
+    weights_licence: str
+    context: IntegerContextModel
+    codec_id: bytes
+
+    def graph_path(self, name: str) -> Path:
+        """Path of the ONNX graph of that name, one of GRAPHS."""
+        return self.path / self.graphs[name]
+
+    def rate_index(self, rate: int | None) -> int:
+        """`rate`, or the default for None. Raises DsinError where the bundle has no such rate."""
+        if rate is None:
+            return self.default_rate
+        if not 0 <= rate < len(self.rate_points):
+            last = len(self.rate_points) - 1
+            known = "only rate 0" if last == 0 else f"rates 0 to {last}"
+            raise DsinError(f"bundle {self.path.name} has {known}, not {rate}")
+        return rate
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(folder.name for folder in _SHIPPED.glob("*") if (folder / MANIFEST).is_file())
+
+
+def open_bundle(path: Path | str | None = None) -> Bundle:
+    """Read and check a bundle: a directory, the name of a shipped bundle, or None for the default.
+
+    Raises BundleError, one line, for anything that is missing, altered, escaping or too large.
+    """
+    directory = _directory(DEFAULT_BUNDLE if path is None else path)
+    manifest = read_manifest(directory / MANIFEST)
+    if manifest.integer("format", 0, 2**31) != FORMAT:
+        raise BundleError(
+            f"{manifest.where}: format {manifest.data['format']} is not the {FORMAT} that this "
+            "dsin reads"
+        )
+    files = _files(manifest)
+    graphs = {name: manifest.table("graphs").file(name, files) for name in GRAPHS}
+    tables = manifest.file("context_tables", files)
+    for name, entry in files.items():
+        _check_file(directory, name, entry)
+    context = IntegerContextModel.from_arrays(read_arrays(directory / tables))
+    return _bundle(directory, manifest, graphs, files, context)
+
+
+def codec_id(
+    model_id: str,
+    context_digest: bytes,
+    channels: int,
+    centers: int,
+    stride: int,
+    frame_multiple: tuple[int, int],
+) -> bytes:
+    """The 6 bytes that name what symbols and probabilities mean (see the module's docstring)."""
+    sizes = struct.pack("<5H", channels, centers, stride, *frame_multiple)
+    parts = (b"dsin codec", bytes([VERSION]), bytes.fromhex(model_id), context_digest, sizes)
+    return hashlib.sha256(b"".join(parts)).digest()[:6]
+
+
+def _bundle(
+    directory: Path,
+    manifest: Table,
+    graphs: dict[str, str],
+    files: dict[str, _Entry],
+    context: IntegerContextModel,
+) -> Bundle:
+    rate_points = _rate_points(manifest)
+    channels = manifest.integer("channels", 1, 1024)
+    centers = manifest.integer("centers", 2, 256)
+    stride = manifest.integer("stride", 1, 64)
+    frame_multiple = manifest.pair("frame_multiple")
+    model_id = manifest.sha256("model_id")
+    if centers != context.symbols_per_alphabet:
+        raise BundleError(
+            f"{manifest.where}: {centers} centers, but the context model has "
+            f"{context.symbols_per_alphabet}"
+        )
+    search = _search(manifest.table("search"))
+    for multiple, patch in zip(frame_multiple, search.patch, strict=True):
+        if multiple % patch or multiple % stride:
+            raise BundleError(
+                f"{manifest.where}: frame_multiple is no multiple of the patch and the stride"
+            )
+    return Bundle(
+        path=directory,
+        model=manifest.text("model"),
+        preset=manifest.mapping("preset"),
+        channels=channels,
+        centers=centers,
+        stride=stride,
+        frame_multiple=frame_multiple,
+        search=search,
+        truncate_to_uint8=manifest.flag("truncate_to_uint8"),
+        model_id=model_id,
+        rate_points=rate_points,
+        default_rate=manifest.integer("default_rate", 0, len(rate_points) - 1),
+        graphs=graphs,
+        file_bytes={name: entry.size for name, entry in files.items()},
+        training=manifest.mapping("training"),
+        weights_licence=manifest.text("weights_licence", default="not stated"),
+        context=context,
+        codec_id=codec_id(
+            model_id, context.digest(), channels, centers, stride, frame_multiple
+        ),
+    )  # fmt: skip
+
+
+def _directory(path: Path | str) -> Path:
+    if isinstance(path, str) and path in (names := shipped_bundles()):
+        return _SHIPPED / path
+    directory = Path(path)
+    if not directory.is_dir():
+        names = shipped_bundles()
+        known = f"shipped are: {', '.join(names)}" if names else "this build ships none"
+        raise BundleError(f"there is no bundle {path}: name a bundle directory ({known})")
+    return directory
+
+
+def _files(manifest: Table) -> dict[str, _Entry]:
+    table = manifest.table("files")
+    if len(table.data) > MAX_FILES:
+        raise BundleError(f"{table.where}: more than {MAX_FILES} files")
+    entries = {}
+    for name in table.data:
+        check_plain_name(name, table.where)
+        entry = table.table(name)
+        size = entry.integer("bytes", 0, MAX_FILE_BYTES)
+        entries[name] = _Entry(entry.sha256("sha256"), size)
+    return entries
+
+
+def _check_file(directory: Path, name: str, entry: _Entry) -> None:
+    """Refuse a file that is missing, outside, or not the one that was exported."""
+    path = directory / name
+    try:
+        if path.resolve().parent != directory.resolve():
+            raise BundleError(f"{path} is a link that leaves the bundle")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: the bundle is incomplete")
+        if path.stat().st_size != entry.size:
+            raise BundleError(f"{path} has not the {entry.size} bytes that {MANIFEST} declares")
+        digest = _sha256(path)
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"cannot read {path}: {error}") from error
+    if digest != entry.sha256:
+        raise BundleError(f"{path} was altered: its sha256 is not the one in {MANIFEST}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _rate_points(manifest: Table) -> tuple[RatePoint, ...]:
+    entries = manifest.data.get("rate_points")
+    if not isinstance(entries, list) or not 1 <= len(entries) <= 256:
+        raise BundleError(f"{manifest.where}: rate_points must be a list of 1 to 256")
+    points = []
+    for index, data in enumerate(entries):
+        entry = Table(data, f"{manifest.where}: rate_points[{index}]")
+        if entry.integer("index", 0, 255) != index:
+            raise BundleError(f"{entry.where}: index must be {index}")
+        points.append(RatePoint(index, entry.number("target_bpp")))
+    return tuple(points)
+
+
+def _search(table: Table) -> SearchOptions:
+    measure = table.text("measure")
+    if measure not in ("pearson", "l2"):
+        raise BundleError(f"{table.where}: measure must be pearson or l2, not {measure!r}")
+    return SearchOptions(
+        patch=table.pair("patch"),
+        measure="pearson" if measure == "pearson" else "l2",
+        prior=table.flag("prior"),
+        stretched_patches=table.flag("stretched_patches"),
+        off_centre_prior=table.flag("off_centre_prior"),
+    )

@@ -1,0 +1,343 @@
+"""The command line, `dsin`.
+
+Exit status: 0 done, 1 an error that the user can mend (one line on stderr), 2 wrong usage. Only
+typer is imported here; each command imports what it needs when it runs.
+"""
+
+import enum
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dsin.runtime.errors import DsinError
+
+if TYPE_CHECKING:
+    from dsin.runtime.bundle import Bundle
+
+app = typer.Typer(
+    name="dsin",
+    help="Image compression for two cameras: one sends, the receiver's own view helps to decode.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class BackendName(str, enum.Enum):
+    """What the networks run on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+BundleOption = Annotated[
+    str | None,
+    typer.Option("--bundle", metavar="B", help="Bundle directory, or the name of a shipped one."),
+]
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="What the networks run on.")]
+RateOption = Annotated[
+    int | None,
+    typer.Option("--rate", metavar="R", min=0, help="Rate point, 0 the lowest [bundle's default]."),
+]
+PairsOption = Annotated[
+    Path, typer.Option("--pairs", metavar="LIST", help="Pair list: paths of x and y in turn.")
+]
+RootOption = Annotated[
+    Path, typer.Option("--root", metavar="DIR", help="Folder that the lists' paths start from.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib import metadata
+
+    try:
+        typer.echo(f"dsin {metadata.version('dsin')}")
+    except metadata.PackageNotFoundError:
+        typer.echo("dsin, not installed: run from its source")
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def encode(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="8-bit colour image.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PACKET", help="[IMAGE as .dsin]")
+    ] = None,
+    bundle: BundleOption = None,
+    rate: RateOption = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Encode one image into a packet."""
+    from dsin.runtime.bitstream import pack_packet
+    from dsin.runtime.encoder import Encoder
+    from dsin.runtime.files import write_bytes_atomically
+    from dsin.runtime.frames import read_image
+
+    frame = read_image(image)
+    with Encoder(bundle, backend.value) as encoder:
+        coded = encoder.encode_payload(frame, rate=rate)
+    packet = pack_packet(coded.header, coded.payload)
+    target = output or image.with_suffix(".dsin")
+    write_bytes_atomically(target, packet)
+    bpp = 8 * len(packet) / (coded.header.width * coded.header.height)
+    typer.echo(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp")
+
+
+@app.command()
+def decode(
+    packet: Annotated[Path, typer.Argument(metavar="PACKET", help="As encode writes it.")],
+    side: Annotated[
+        Path | None, typer.Option("--side", metavar="IMAGE", help="The receiver's own view.")
+    ] = None,
+    no_side: Annotated[
+        bool, typer.Option("--no-side", help="Decode without the receiver's own view.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="[PACKET as .png]")
+    ] = None,
+    bundle: BundleOption = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Decode a packet with the help of the other view."""
+    if (side is None) != no_side:
+        raise typer.BadParameter("give either --side IMAGE or --no-side")
+    from dsin.runtime.bitstream import parse_packet
+    from dsin.runtime.decoder import Decoder
+    from dsin.runtime.files import write_image
+    from dsin.runtime.frames import read_image
+
+    target = output or packet.with_suffix(".png")
+    if output is None and target.exists():
+        # It may well be the original of the packet.
+        raise DsinError(f"{target} exists: name the output with -o")
+    header, payload = parse_packet(_read_packet(packet))
+    view = None if side is None else read_image(side)
+    with Decoder(bundle, backend.value) as decoder:
+        picture = decoder.decode_parts(header, payload, view).image
+    write_image(target, picture)
+    typer.echo(f"{target}: {header.width}x{header.height}")
+
+
+@app.command()
+def info(
+    what: Annotated[
+        str, typer.Argument(metavar="BUNDLE|PACKET", help="Bundle directory or name, or a packet.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in a bundle or a packet."""
+    is_packet = Path(what).is_file()
+    facts = _packet_facts(Path(what)) if is_packet else _bundle_facts(what)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = json.dumps(value) if isinstance(value, dict | list | bool) else value
+        typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
+
+
+@app.command()
+def demo(
+    kitti: Annotated[
+        Path | None,
+        typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
+    ] = None,
+    bundle: BundleOption = None,
+    rate: RateOption = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures.")] = Path(
+        "dsin-demo"
+    ),
+    json_path: JsonOption = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Stream stereo frames from a device process to a server process, and compare."""
+    from dsin.runtime.demo import run_demo
+
+    run_demo(kitti, frames, bundle, rate, out, json_path, backend.value)
+
+
+@app.command()
+def evaluate(
+    pairs: PairsOption,
+    root: RootOption,
+    bundle: BundleOption = None,
+    json_path: JsonOption = None,
+    rate: RateOption = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", metavar="HxW", help="Centre crop, such as 320x1224.")
+    ] = None,
+    save_images: Annotated[
+        Path | None, typer.Option("--save-images", metavar="DIR", help="Save the pictures there.")
+    ] = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Code every pair of a list and measure bits, PSNR and MS-SSIM."""
+    size = None if crop is None else _parse_crop(crop)
+    module = _load("dsin.training.evaluate", "train", "evaluate")
+    module.evaluate_list(
+        pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
+        save_images=save_images, backend=backend.value,
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET", help="Name of a shipped preset, or a .toml file.")
+    ],
+    pairs: PairsOption,
+    validation: Annotated[
+        Path, typer.Option("--val", metavar="LIST", help="Pair list to validate on.")
+    ],
+    root: RootOption,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run [runs/PRESET].")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option("--start-from", metavar="CKPT", help="Weights to start from.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processors or GPUs of each machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+) -> None:
+    """Train a model in the phases of its preset."""
+    training = _load("dsin.training.train", "train", "train")
+    presets = _load("dsin.training.presets", "train", "train")
+    data = _load("dsin.training.data", "train", "train")
+    loaded = presets.load_preset(preset)
+    best = training.train(
+        loaded,
+        data.read_pair_list(pairs, root),
+        data.read_pair_list(validation, root),
+        out or Path("runs") / loaded.name,
+        start_from=start_from,
+        resume=resume,
+        devices=devices,
+        nodes=nodes,
+    )
+    typer.echo(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
+
+
+@app.command()
+def import_tf(
+    source: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="TensorFlow checkpoint, without its suffix.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT")],
+) -> None:
+    """Convert a TensorFlow checkpoint of the original implementation."""
+    _load("dsin.training.tf_checkpoint", "tf-import", "import-tf").import_tf(source, output)
+    typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend become one line and exit status 1."""
+    try:
+        app()
+    except DsinError as error:
+        print("dsin:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)
+
+
+def _load(module: str, extra: str, command: str) -> ModuleType:
+    """Import a module of another room, whose packages come with an extra."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "dsin":
+            raise
+        raise DsinError(
+            f"dsin {command} needs {error.name}, which is missing: pip install 'dsin[{extra}]'"
+        ) from error
+
+
+def _parse_crop(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not cross or not height.isdecimal() or not width.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint="--crop")
+    return int(height), int(width)
+
+
+def _read_packet(path: Path) -> bytes:
+    """A packet's bytes, and no more than a packet can have. Raises DsinError."""
+    from dsin.runtime.bitstream import MAX_PAYLOAD, PACKET_HEADER_BYTES
+
+    try:
+        with path.open("rb") as file:
+            return file.read(PACKET_HEADER_BYTES + MAX_PAYLOAD + 1)
+    except OSError as error:
+        raise DsinError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _packet_facts(path: Path) -> dict[str, Any]:
+    from dsin.runtime.bitstream import PACKET_HEADER_BYTES, parse_packet
+
+    header, payload = parse_packet(_read_packet(path))
+    size = PACKET_HEADER_BYTES + len(payload)
+    return {
+        "packet": str(path),
+        "codec_id": header.codec_id.hex(),
+        "width": header.width,
+        "height": header.height,
+        "rate": header.rate,
+        "frame_number": header.frame_number,
+        "timestamp_ns": header.timestamp_ns,
+        "bytes": size,
+        "payload_bytes": len(payload),
+        "bpp": round(8 * size / (header.width * header.height), 6),
+    }
+
+
+def _bundle_facts(what: str) -> dict[str, Any]:
+    from dsin.runtime.bundle import open_bundle
+
+    bundle: Bundle = open_bundle(what)
+    return {
+        "bundle": str(bundle.path),
+        "model": bundle.model,
+        "codec_id": bundle.codec_id.hex(),
+        "model_id": bundle.model_id,
+        "symbols": f"{bundle.channels} channels of {bundle.centers}, stride {bundle.stride}",
+        "frame_multiple": list(bundle.frame_multiple),
+        "search": {"patch": list(bundle.search.patch), "measure": bundle.search.measure,
+                   "prior": bundle.search.prior,
+                   "stretched_patches": bundle.search.stretched_patches,
+                   "off_centre_prior": bundle.search.off_centre_prior},
+        "truncate_to_uint8": bundle.truncate_to_uint8,
+        "target_bpp": [point.target_bpp for point in bundle.rate_points],
+        "default_rate": bundle.default_rate,
+        "bytes": sum(bundle.file_bytes.values()),
+        "training": dict(bundle.training),
+        "weights_licence": bundle.weights_licence,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

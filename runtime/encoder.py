@@ -1,0 +1,119 @@
+"""The encoder: a frame to a packet. It never sees the other view.
+
+frame ─► pad ─► encoder.onnx ─► symbols ─► frequencies ─► rANS ─► packet
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.backend import Backend, open_session
+from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.context_model import encode_symbols
+from dsin.runtime.errors import BundleError
+from dsin.runtime.pictures import Image, check_frame, pad, to_planes
+from dsin.runtime.stopwatch import Stopwatch
+
+
+class EncodedFrame(NamedTuple):
+    """A coded frame in its parts; `stage_ms` has preprocess, network and entropy."""
+
+    header: PacketHeader
+    payload: bytes
+    stage_ms: dict[str, float]
+
+
+class Encoder:
+    """Encodes frames of any size with one bundle.
+
+        with Encoder() as encoder:
+            packet = encoder.encode(frame)
+
+    `threads` limits the CPU threads of the network (None: all). Raises BundleError for a bundle
+    that cannot be used, BackendError for a backend that is not there.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Path | str | None = None,
+        backend: Backend = "cpu",
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self._session = open_session(self.bundle.graph_path("encoder"), backend, threads=threads)
+
+    def __enter__(self) -> "Encoder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the network; the encoder cannot be used after that."""
+        if hasattr(self, "_session"):
+            del self._session
+
+    def encode(
+        self,
+        frame: npt.NDArray[Any],
+        *,
+        rate: int | None = None,
+        frame_number: int = 0,
+        timestamp_ns: int = 0,
+    ) -> bytes:
+        """The packet of a frame, H×W×3 RGB uint8; `rate` None is the bundle's default.
+
+        Raises FrameError for any other array, DsinError for a rate that the bundle lacks.
+        """
+        coded = self.encode_payload(
+            frame, rate=rate, frame_number=frame_number, timestamp_ns=timestamp_ns
+        )
+        return pack_packet(coded.header, coded.payload)
+
+    def encode_payload(
+        self,
+        frame: npt.NDArray[Any],
+        *,
+        rate: int | None = None,
+        frame_number: int = 0,
+        timestamp_ns: int = 0,
+    ) -> EncodedFrame:
+        """As `encode`, but in parts, with the time of each stage in milliseconds."""
+        index = self.bundle.rate_index(rate)
+        check_frame(frame)
+        watch = Stopwatch()
+        symbols = self._symbols(frame, watch)
+        with watch.stage("entropy"):
+            payload = encode_symbols(self.bundle.context, symbols)
+        height, width = frame.shape[:2]
+        header = PacketHeader(
+            self.bundle.codec_id, width, height, index, frame_number, timestamp_ns
+        )
+        return EncodedFrame(header, payload, watch.ms)
+
+    def symbols(self, frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """The symbols of a frame, (C, h, w), before entropy coding. Raises FrameError."""
+        check_frame(frame)
+        return self._symbols(frame, Stopwatch())
+
+    def _symbols(self, frame: Image, watch: Stopwatch) -> npt.NDArray[np.uint8]:
+        with watch.stage("preprocess"):
+            planes = to_planes(pad(frame, self.bundle.frame_multiple))
+        with watch.stage("network"):
+            symbols: npt.NDArray[np.uint8] = self._session.run(x=planes)["symbols"][0]
+        # The coder's tables end at the last centre, so a foreign graph is stopped here.
+        if symbols.dtype != np.uint8 or int(symbols.max()) >= self.bundle.centers:
+            raise BundleError(
+                f"{self.bundle.graph_path('encoder')} yields no symbols of this bundle"
+            )
+        return symbols

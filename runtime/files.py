@@ -1,0 +1,60 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.errors import DsinError
+
+
+def write_bytes_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
+    """Write to a temporary name beside `path`, then rename; an existing file is replaced.
+
+    What is no regular file (a pipe, /dev/null) is written to as it is. Raises DsinError where that
+    is not possible; then nothing is left behind and an existing file stays as it was.
+    """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(data)
+            return
+        _write_and_rename(target, data)
+    except (OSError, RuntimeError) as error:  # resolve() raises RuntimeError for a symlink loop
+        reason = getattr(error, "strerror", None) or error
+        raise DsinError(f"cannot write {path}: {reason}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as indented UTF-8 JSON, atomically. Raises DsinError."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomically(path, text.encode() + b"\n")
+
+
+def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Write an RGB picture, H×W×3 uint8, in the format that the suffix names, atomically.
+
+    Raises DsinError for a suffix that OpenCV does not write, or an unwritable path.
+    """
+    import cv2
+
+    try:
+        done, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(image[:, :, ::-1]))
+    except cv2.error as error:
+        raise DsinError(f"cannot write {path}: use a suffix such as .png") from error
+    if not done:
+        raise DsinError(f"cannot write {path}: this picture does not fit that format")
+    write_bytes_atomically(path, encoded.tobytes())
+
+
+def _write_and_rename(target: Path, data: bytes | bytearray | memoryview) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

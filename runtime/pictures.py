@@ -1,0 +1,54 @@
+"""Frames as the graphs take them: checked, padded, as planes; and back."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.bitstream import MAX_PIXELS
+from dsin.runtime.errors import FrameError
+
+Image = npt.NDArray[np.uint8]
+"""RGB, H×W×3."""
+Planes = npt.NDArray[np.float32]
+"""RGB in 0..255, (1, 3, H, W)."""
+
+
+def check_frame(frame: npt.NDArray[Any], what: str = "frame") -> None:
+    """Raise FrameError unless `frame` is an 8-bit RGB image, H×W×3, within the packet's limits."""
+    shape = "x".join(map(str, frame.shape))
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise FrameError(f"{what} is {shape} {frame.dtype}: an 8-bit colour image is needed")
+    height, width = frame.shape[:2]
+    if not 1 <= height <= 65535 or not 1 <= width <= 65535 or height * width > MAX_PIXELS:
+        raise FrameError(f"{what} of {width}x{height} is not within 1 to {MAX_PIXELS} pixels")
+
+
+def padded_size(height: int, width: int, multiple: tuple[int, int]) -> tuple[int, int]:
+    """The next multiples, (height, width)."""
+    return -(-height // multiple[0]) * multiple[0], -(-width // multiple[1]) * multiple[1]
+
+
+def pad(frame: Image, multiple: tuple[int, int]) -> Image:
+    """Repeat the last row and column until both sides are multiples."""
+    height, width = frame.shape[:2]
+    rows, columns = padded_size(height, width, multiple)
+    return np.pad(frame, ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")
+
+
+def to_planes(image: npt.NDArray[Any]) -> Planes:
+    """H×W×3 of any dtype to (1, 3, H, W) float32."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
+
+
+def from_planes(planes: Planes) -> npt.NDArray[np.float32]:
+    """(1, 3, H, W) to H×W×3."""
+    return np.ascontiguousarray(planes[0].transpose(1, 2, 0))
+
+
+def to_uint8(image: npt.NDArray[Any], size: tuple[int, int], *, truncate: bool) -> Image:
+    """H×W×3 in 0..255, cut to (height, width), as 8 bits: rounded (half to even) or truncated."""
+    cut = image[: size[0], : size[1]]
+    if cut.dtype != np.uint8 and not truncate:
+        cut = np.rint(cut)
+    return np.ascontiguousarray(cut.clip(0, 255), dtype=np.uint8)

@@ -1,0 +1,22 @@
+"""Time per stage."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Milliseconds of each named stage, in `ms`; a stage that runs twice adds up."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs within."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            elapsed_ms = (time.perf_counter_ns() - start) / 1e6
+            self.ms[name] = self.ms.get(name, 0.0) + elapsed_ms
