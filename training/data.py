@@ -30,7 +30,11 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
     """
     if not path.is_file():
         raise FrameError(f"there is no pair list {path}")
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FrameError(f"{path} is not a text file: give a list of paths") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or len(lines) % 2:
         raise FrameError(f"{path} has {len(lines)} paths: expected x and y in turn, one a line")
     files = [root / line for line in lines]

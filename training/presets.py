@@ -180,7 +180,15 @@ def _build(cls: type[Any], data: Any, where: str) -> Any:
     unknown = sorted(set(data) - set(hints))
     if unknown:
         raise CheckpointError(f"{where} has no key {unknown[0]!r}; it has {', '.join(hints)}")
+    required = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise CheckpointError(f"{where} has no {missing[0]}: it is required")
     return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -1,6 +1,7 @@
 """Training in phases on Lightning's trainer: resume, mixed precision and DDP come from there."""
 
 import math
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ from dsin.training.presets import PhaseConfig, Preset
 
 VALIDATION_CROP = (320, 1200)
 """Validation crop, (height, width): multiples of the patch and of the stride."""
+
+UNWANTED_ADVICE = (
+    "Checkpoint directory .* exists and is not empty",  # it has the phase's logs
+    ".*does not have many workers",  # the validation set is small
+    ".*resuming from a checkpoint that ended before the epoch ended",  # training has no epochs
+)
 
 
 class Phase(L.LightningModule):  # type: ignore[misc]
@@ -183,16 +190,23 @@ def _run_phase(
         enable_model_summary=False,
         default_root_dir=out,
     )  # fmt: skip
-    trainer.fit(
-        module,
-        val_dataloaders=DataLoader(CentredPairs(validation, VALIDATION_CROP)),
-        ckpt_path=str(last) if resume and last.is_file() else None,
-    )
+    with warnings.catch_warnings():
+        for advice in UNWANTED_ADVICE:
+            warnings.filterwarnings("ignore", advice)
+        trainer.fit(
+            module,
+            val_dataloaders=DataLoader(CentredPairs(validation, VALIDATION_CROP)),
+            ckpt_path=str(last) if resume and last.is_file() else None,
+        )
     if trainer.global_step < phase.steps:
         raise KeyboardInterrupt
     if not phase.freeze_autoencoder and phase.batch_norm == "batch":
         with trainer.precision_plugin.forward_context():
-            settle_batch_norm(module.model, _random(pairs, phase, (preset.seed + 1,), 0))
+            settle_batch_norm(
+                module.model,
+                _random(pairs, phase, (preset.seed + 1,), 0),
+                count=min(100, phase.steps),
+            )
     if trainer.is_global_zero:
         notes = {"phase": phase.name, "step": trainer.global_step}
         save_checkpoint(out / "final.pt", module.model, notes=notes)
@@ -212,7 +226,8 @@ def settle_batch_norm(
         norm.momentum = None
     model.train()
     for _, (x, _y) in zip(range(count), batches, strict=False):
-        model.code(x.to(next(model.parameters()).device))
+        z = model.encoder(x.to(next(model.parameters()).device)).z
+        model.decoder(model.quantiser(z.float()).q)
     for norm in norms:
         norm.momentum = 0.1
 

@@ -1,0 +1,141 @@
+"""Fixtures: real frames where `../shared` lies beside the repository, made-up ones elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from golden.weights import original_weights
+
+from dsin.training.checkpoint import save_checkpoint
+from dsin.training.data import Pair
+from dsin.training.model import Dsin
+from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset
+from dsin.training.tf_checkpoint import original_preset, original_to_state_dict
+
+Image = npt.NDArray[np.uint8]
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path | None:
+    """The folder with KITTI frames and golden cases, where there is one."""
+    return SHARED if (SHARED / "golden").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, npt.NDArray[np.generic]]]:
+    """The arrays of a case in tests/golden, which holds no pictures of KITTI."""
+    return lambda name: load_case(Path(__file__).parent / "golden" / f"{name}.npz")
+
+
+@pytest.fixture(scope="session")
+def golden_pictures(
+    shared: Path | None,
+) -> Callable[[str], dict[str, npt.NDArray[np.generic]]]:
+    """The arrays of a whole case, KITTI crops included; skips without `../shared`."""
+
+    def load(name: str) -> dict[str, npt.NDArray[np.generic]]:
+        if shared is None:
+            pytest.skip("the golden pictures are KITTI's and lie in ../shared, which is absent")
+        return load_case(shared / "golden" / f"{name}.npz")
+
+    return load
+
+
+def load_case(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+@pytest.fixture(scope="session")
+def original() -> Dsin:
+    """The original's architecture, quirks and golden weights, in inference mode. Do not train."""
+    model = Dsin(original_preset())
+    model.load_state_dict(original_to_state_dict(original_weights()))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def kitti_pair(shared: Path | None) -> tuple[Image, Image]:
+    """Left and right view of one scene, RGB, about 1242×375: KITTI's, or the synthetic rig's."""
+    if shared is not None:
+        from dsin.runtime.frames import read_image
+
+        root = shared / "data" / "kitti"
+        left, right = (root / "val.txt").read_text().split()[:2]
+        return read_image(root / left), read_image(root / right)
+    from dsin.runtime.synthetic_rig import SyntheticRig
+
+    frame = next(iter(SyntheticRig(frames=1)))
+    return frame.left, frame.right
+
+
+def textured_pair(height: int, width: int, seed: int) -> tuple[Image, Image]:
+    """A blurred random scene seen twice, 6 pixels apart: a few grey levels of noise on each."""
+    rng = np.random.default_rng(seed)
+    scene = rng.uniform(0, 255, (height, width + 6, 3))
+    scene = cv2.GaussianBlur(scene, (0, 0), 4)
+    scene = 128 + 5 * (scene - scene.mean())
+    views = (scene[:, :-6], scene[:, 6:])
+    noisy = [v + rng.normal(0, 2, v.shape) for v in views]
+    left, right = (np.clip(v, 0, 255).astype(np.uint8) for v in noisy)
+    return left, right
+
+
+@pytest.fixture(scope="session")
+def small_pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    """Four pairs of 120×168 PNG files on disk."""
+    folder = tmp_path_factory.mktemp("pairs")
+    pairs = []
+    for number in range(4):
+        files = folder / f"{number}_left.png", folder / f"{number}_right.png"
+        for file, image in zip(files, textured_pair(120, 168, number), strict=True):
+            assert cv2.imwrite(str(file), image[:, :, ::-1])
+        pairs.append(Pair(*files))
+    return pairs
+
+
+@pytest.fixture(scope="session")
+def tiny_preset() -> Preset:
+    """The whole system with few features, for tests that need all of it but no quality."""
+    return Preset(
+        name="tiny",
+        autoencoder=AutoencoderConfig(features=16, blocks=1),
+        fusion=FusionConfig(features=8, dilations=(1, 2, 4, 1)),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights whose batch norms fit the input, so that symbols of all kinds occur."""
+    torch.manual_seed(1)
+    model = Dsin(tiny_preset)
+    left, _ = textured_pair(160, 240, 0)
+    x = torch.from_numpy(left.transpose(2, 0, 1).copy()).float()[None]
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.decoder(model.quantiser(model.encoder(x).z).q)
+    for norm in norms:
+        norm.momentum = 0.1
+    path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
+    save_checkpoint(path, model.eval(), notes={"phase": "none", "licence": "random weights"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as a bundle directory."""
+    from dsin.export.write_bundle import write_bundle
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    # Small frames, since the search for the integer model's scales reads them many times.
+    write_bundle(tiny_checkpoint, out, calibration_frames=textured_pair(80, 96, 0))
+    return out
