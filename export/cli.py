@@ -1,0 +1,99 @@
+"""`dsin-export`: checkpoints to bundles."""
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dsin.runtime.errors import DsinError, FrameError
+
+app = typer.Typer(
+    help="Export trained checkpoints to the bundles that devices and servers run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+MOST_FRAMES = 16
+
+
+class Storage(str, enum.Enum):
+    """How the weights are stored; arithmetic is float32 with both."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+@app.callback()
+def _app() -> None:
+    """Export trained checkpoints to the bundles that devices and servers run."""
+
+
+@app.command()
+def onnx(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of dsin train or dsin import-tf")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
+    weights: Annotated[Storage, typer.Option(help="storage of the weights")] = Storage.float32,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of pictures, or a list of their paths (pairs, one path a line, relative "
+            "to the list or to --root), to calibrate and verify on; default: the synthetic rig"
+        ),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="where paths in the list start")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the model; default: preset's")] = None,
+) -> None:
+    """Write a bundle: ONNX graphs, checked against PyTorch, and integer tables."""
+    pictures = None if frames is None else read_frames(frames, root)
+    from dsin.export.write_bundle import write_bundle
+
+    comparisons = write_bundle(
+        checkpoint, output, weights=weights.value, calibration_frames=pictures, name=name
+    )
+    for comparison in comparisons:
+        typer.echo(str(comparison))
+    size = sum(path.stat().st_size for path in output.iterdir())
+    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+
+
+def read_frames(source: Path, root: Path | None = None) -> list[Any]:
+    """Up to MOST_FRAMES pictures (RGB uint8) of a folder or a list, evenly spread in pairs.
+
+    Raises FrameError where there are none.
+    """
+    from dsin.runtime.frames import read_image
+
+    if source.is_dir():
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
+    elif source.is_file():
+        start = root or source.parent
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except ValueError as error:
+            raise FrameError(f"{source} is not a list of paths: give a folder or a list") from error
+        paths = [start / line.strip() for line in lines if line.strip()]
+    else:
+        raise FrameError(f"there is no folder or list {source}")
+    if not paths:
+        raise FrameError(f"{source} has no pictures: give a folder or a list with some")
+    pairs = [paths[i : i + 2] for i in range(0, len(paths), 2)]
+    step = max(1, len(pairs) * 2 // MOST_FRAMES)
+    chosen = [path for pair in pairs[::step] for path in pair][:MOST_FRAMES]
+    return [read_image(path) for path in chosen]
+
+
+def main() -> None:
+    """Run `dsin-export`: a user's error is one line on stderr and exit status 1."""
+    try:
+        app()
+    except DsinError as error:
+        print(f"dsin-export: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
