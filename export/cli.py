@@ -46,13 +46,19 @@ def onnx(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="where paths in the list start")] = None,
     name: Annotated[str | None, typer.Option(help="name of the model; default: preset's")] = None,
+    licence: Annotated[str | None, typer.Option(help="licence of the weights")] = None,
 ) -> None:
     """Write a bundle: ONNX graphs, checked against PyTorch, and integer tables."""
     pictures = None if frames is None else read_frames(frames, root)
     from dsin.export.write_bundle import write_bundle
 
     comparisons = write_bundle(
-        checkpoint, output, weights=weights.value, calibration_frames=pictures, name=name
+        checkpoint,
+        output,
+        weights=weights.value,
+        calibration_frames=pictures,
+        name=name,
+        licence=licence,
     )
     for comparison in comparisons:
         typer.echo(str(comparison))

@@ -53,14 +53,15 @@ def write_bundle(
     weights: Precision = "float32",
     calibration_frames: Sequence[Frame] | None = None,
     name: str | None = None,
-    metrics: Mapping[str, Any] | None = None,
+    licence: str | None = None,
 ) -> list[Comparison]:
     """Export a checkpoint to the bundle directory `out`; returns the comparisons it passed.
 
     `calibration_frames` are RGB H×W×3 uint8; neighbours in the list serve as pairs. They set the
     scales of the integer context model, and the graphs are verified on the first of them. Without
     any, frames of the synthetic rig are used. `weights` is the storage of the convolution kernels;
-    arithmetic is float32 in both. An existing bundle at `out` is replaced.
+    arithmetic is float32 in both. `licence` of the weights replaces what the checkpoint says.
+    An existing bundle at `out` is replaced.
 
     Raises CheckpointError for an unreadable checkpoint, FrameError for unfit frames, ExportError
     where a graph differs from the model or `out` is in the way; then nothing is left behind.
@@ -72,7 +73,7 @@ def write_bundle(
         weights=weights,
         calibration_frames=calibration_frames,
         name=name or model.preset.name,
-        notes={**notes, **({"metrics": dict(metrics)} if metrics is not None else {})},
+        notes=notes if licence is None else {**notes, "weights_licence": licence},
     )
 
 

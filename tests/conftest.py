@@ -126,7 +126,9 @@ def tiny_checkpoint(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactor
     for norm in norms:
         norm.momentum = 0.1
     path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
-    save_checkpoint(path, model.eval(), notes={"phase": "none", "weights_licence": "random weights"})
+    save_checkpoint(
+        path, model.eval(), notes={"phase": "none", "weights_licence": "random weights"}
+    )
     return path
 
 

@@ -272,9 +272,9 @@ def test_only_bundles_are_replaced(model: Dsin, tmp_path: Path) -> None:
 
 
 def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
+    far = Dsin(preset(search=SearchConfig(measure="l2"), quirks=Quirks(l2_prefers_far=True)))
     with pytest.raises(ExportError, match="l2_prefers_far"):
-        far = preset(search=SearchConfig(measure="l2"), quirks=Quirks(l2_prefers_far=True))
-        export(Dsin(far), tmp_path / "out")
+        export(far, tmp_path / "out")
     big = Dsin(preset())
     with torch.no_grad():
         big.fusion.convs[0].weight[0, 0, 0, 0] = 1e6

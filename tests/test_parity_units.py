@@ -14,6 +14,7 @@ from dsin.training.si_finder import (
     gather,
     pearson_map,
     to_h_space,
+    window_spread,
 )
 from dsin.training.tf_checkpoint import ORIGINAL_QUIRKS
 
@@ -100,7 +101,7 @@ def test_flat_patches_correlate_as_in_the_original(units):
     )
     x, y = to_h_space(x_dec), to_h_space(y_dec)
     unfolded = torch.nn.functional.unfold(x, PATCH, stride=PATCH)
-    maps = pearson_map(unfolded[0].T.reshape(-1, 3, *PATCH), y)
+    maps = pearson_map(unfolded[0].T.reshape(-1, 3, *PATCH), y, window_spread(y, PATCH))
     np.testing.assert_allclose(maps.permute(1, 2, 0), units["flat/ncc"][0], atol=1e-5)
     quirks = Quirks(off_centre_prior=True)
     matches = SideInformationFinder(SearchConfig(prior=False), quirks).match(x_dec, y_dec)
@@ -110,8 +111,10 @@ def test_flat_patches_correlate_as_in_the_original(units):
 
 def test_a_window_without_variance_correlates_with_nothing():
     """Zero in all three H channels is the mean colour of KITTI."""
-    assert not pearson_map(torch.rand(1, 3, *PATCH), torch.zeros(1, 3, 40, 48)).any()
-    assert not pearson_map(torch.zeros(1, 3, *PATCH), torch.rand(1, 3, 40, 48)).any()
+    flat, busy = torch.zeros(1, 3, 40, 48), torch.rand(1, 3, 40, 48)
+    patch = torch.rand(1, 3, *PATCH)
+    assert not pearson_map(patch, flat, window_spread(flat, PATCH)).any()
+    assert not pearson_map(torch.zeros_like(patch), busy, window_spread(busy, PATCH)).any()
 
 
 def test_stretched_patches_are_resampled_as_in_the_original(units):

@@ -65,11 +65,12 @@ class SideInformationFinder(nn.Module):
         patches = F.unfold(x, (ph, pw), stride=(ph, pw))[0].T.reshape(-1, 3, ph, pw)
         per_row = width // pw
         columns = width - pw + 1
+        spread = window_spread(y, self.config.patch) if self.config.measure == "pearson" else y
         best, where = [], []
         for first in range(0, height // ph, ROWS_AT_ONCE):
             rows = range(first, min(first + ROWS_AT_ONCE, height // ph))
             some = patches[rows.start * per_row : rows.stop * per_row]
-            score = self._scores(some, y)
+            score = self._scores(some, y, spread)
             if self.config.prior:
                 prior = torch.cat([self._prior(i, height, width, y.device) for i in rows])
                 score = self._weigh(score, prior)
@@ -79,9 +80,9 @@ class SideInformationFinder(nn.Module):
         index = torch.cat(where).view(height // ph, per_row)
         return index // columns, index % columns, torch.cat(best).view(index.shape)
 
-    def _scores(self, patches: Tensor, y: Tensor) -> Tensor:
+    def _scores(self, patches: Tensor, y: Tensor, spread: Tensor) -> Tensor:
         if self.config.measure == "pearson":
-            return pearson_map(patches, y)
+            return pearson_map(patches, y, spread)
         return -squared_distance_map(patches, y)
 
     def _weigh(self, score: Tensor, prior: Tensor) -> Tensor:
@@ -126,23 +127,26 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
-def pearson_map(patches: Tensor, y: Tensor) -> Tensor:
+def pearson_map(patches: Tensor, y: Tensor, spread: Tensor) -> Tensor:
     """Pearson correlation of (P, 3, ph, pw) patches with every window of y (1, 3, H, W).
 
-    One mean and one variance over all three channels of a window jointly. A window or a patch
-    without variance correlates with nothing (0).
+    One mean and one variance over all three channels of a window jointly; `spread` is
+    `window_spread` of y. A window or a patch without variance correlates with nothing (0).
     """
-    count = patches[0].numel()
     centred = patches - patches.mean((1, 2, 3), keepdim=True)
     norm = centred.square().sum((1, 2, 3), keepdim=True).sqrt()
     unit = torch.where(norm > 1e-6, centred / norm.clamp_min(1e-6), torch.zeros_like(centred))
     product = F.conv2d(y, unit)[0]
-    # Differences of large sums: float64, or flat windows come out as noise.
-    ones = torch.ones(1, 3, *patches.shape[2:], dtype=torch.float64, device=y.device)
-    total = F.conv2d(y.double(), ones)[0]
-    squares = F.conv2d(y.double().square(), ones)[0]
-    spread = (squares - total.square() / count).clamp_min(0).sqrt().float()
     return torch.where(spread > 1e-4, product / spread.clamp_min(1e-4), torch.zeros_like(product))
+
+
+def window_spread(y: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Norm of every window of y (1, 3, H, W) less its mean: (H - ph + 1, W - pw + 1)."""
+    # Differences of large sums: float64, or flat windows come out as noise.
+    ones = torch.ones(1, 3, *patch, dtype=torch.float64, device=y.device)
+    total = F.conv2d(y.double(), ones)[0, 0]
+    squares = F.conv2d(y.double().square(), ones)[0, 0]
+    return (squares - total.square() / ones.numel()).clamp_min(0).sqrt().float()
 
 
 def squared_distance_map(patches: Tensor, y: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def _run_phase(
                 count=min(100, phase.steps),
             )
     if trainer.is_global_zero:
-        notes = {"phase": phase.name, "step": trainer.global_step}
+        notes = {"phase": phase.name, "step": trainer.global_step, "pairs": len(pairs)}
         save_checkpoint(out / "final.pt", module.model, notes=notes)
         plot_curves(sorted(out.glob("log*/metrics.csv")), out / "curves.png")
         write_json(done, asdict(phase))
