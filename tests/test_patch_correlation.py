@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsin.runtime import patch_correlation as pc
+from dsin.runtime import patch_search
 from dsin.runtime.errors import FrameError
 from dsin.training.presets import Quirks, SearchConfig
 from dsin.training.si_finder import Matches as TorchMatches
@@ -79,6 +80,30 @@ def test_fast_search_finds_what_the_definition_finds(name: str, options: dict[st
     np.testing.assert_array_equal(found.col, expected.col)
     np.testing.assert_allclose(found.score, expected.score, atol=2e-6, rtol=2e-6)
     assert (found.row.dtype, found.col.dtype, found.score.dtype) == (np.int32, np.int32, np.float32)
+
+
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("name", INPUTS)
+def test_patches_that_were_given_up_are_found_as_well(
+    name: str, prior: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever has variance is given up, with the worst of all scores to begin with."""
+    pruned = patch_search._search_pruned
+
+    def give_up(*arguments: Any) -> Image:
+        pruned(*arguments)
+        score = arguments[3][2]
+        hard: Image = score != 0
+        score[hard] = -1
+        return hard
+
+    monkeypatch.setattr(patch_search, "_search_pruned", give_up)
+    x, y = INPUTS[name]()
+    expected = pc.match_reference(x, y, prior=prior)
+    found = pc.match(x, y, prior=prior)
+    np.testing.assert_array_equal(found.row, expected.row)
+    np.testing.assert_array_equal(found.col, expected.col)
+    np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
