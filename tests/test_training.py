@@ -71,7 +71,7 @@ def test_two_phases(tiny_preset, small_pairs, tmp_path):
 
     first, notes = load_checkpoint(tmp_path / "autoencoder" / "final.pt")
     second, _ = load_checkpoint(final)
-    assert notes == {"phase": "autoencoder", "step": 4}
+    assert notes == {"phase": "autoencoder", "step": 4, "pairs": 4}
     assert first.preset == second.preset == preset
     for part in ("encoder", "decoder", "context", "quantiser"):
         before, after = (getattr(m, part).state_dict() for m in (first, second))
