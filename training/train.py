@@ -212,6 +212,7 @@ def _run_phase(
         save_checkpoint(out / "final.pt", module.model, notes=notes)
         plot_curves(sorted(out.glob("log*/metrics.csv")), out / "curves.png")
         write_json(done, asdict(phase))
+    trainer.strategy.barrier()  # the next phase reads what the first process has just written
     return out / "final.pt"
 
 
