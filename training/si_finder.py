@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsin.runtime.patch_correlation import MEAN, STD
 from dsin.training.presets import Quirks, SearchConfig
 
-MEAN = (93.70454143384742, 98.28243432206516, 94.84678088809876)
-"""Per-channel mean that the search subtracts, 0..255."""
-STD = (73.56493292844912, 75.88547006820752, 76.74838442810665)
-"""Per-channel standard deviation that the search divides by."""
 PRIOR_WIDTH = 0.5
 """Full width at half maximum of the prior, as a fraction of the image."""
 ROWS_AT_ONCE = 1

@@ -119,10 +119,10 @@ class Phase(L.LightningModule):  # type: ignore[misc]
         return float(self.phase.decay_factor ** (epochs // self.phase.decay_every_epochs))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["dsin_best"] = -self.best_loss
+        checkpoint["dsin_best_loss"] = self.best_loss
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.best_loss = -float(checkpoint["dsin_best"])
+        self.best_loss = float(checkpoint["dsin_best_loss"])
 
 
 def train(
