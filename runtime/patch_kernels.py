@@ -35,6 +35,8 @@ SURELY_FLAT, HARDLY_FLAT = 0.3 * NO_VARIANCE, 10 * NO_VARIANCE
 """Norms between these are too close to NO_VARIANCE for float32."""
 OWN_ROWS = 2
 """Window rows each way around the own row that are searched first: stereo is nearly rectified."""
+FIRST_BAND = 0.004
+"""How far below the best bound survivors are scored first."""
 LISTED = 4096
 """Survivors of one patch that the search of a whole row of patches has room for."""
 TOO_CLOSE = 1000
@@ -407,37 +409,50 @@ def _list_row(
 def _evaluate(
     query: Query, side: Side, prior: Prior, best: float, margin: float, survivors: Survivors
 ) -> tuple[Int32, int]:
-    """Score survivors, best bound first, until none can win.
+    """Score survivors, best bounds first, until none can win.
 
     Returns the places of those within the margin of the best in raster order, and how many were
     scored.
     """
     places, upper = survivors
     columns = prior[1].shape[0]
-    order = np.argsort(-upper, kind="mergesort")
-    count = 0
-    for n in order:
-        if upper[n] < best - margin:
-            break
-        r, c = places[n] // columns, places[n] % columns
-        value = _score(query[0], side, prior, r, c)
-        upper[n] = value + side[3][r, c]
-        best = max(best, value - side[3][r, c])
-        count += 1
-    scored = order[:count]
-    near = places[scored[upper[scored] >= best - margin]]
-    near.sort()
-    return near, count
+    scored = np.zeros(places.shape[0], np.bool_)
+    top = -LARGE
+    for n in range(places.shape[0]):
+        top = max(top, upper[n])
+    # Bands of bounds, each twice as wide as the one before: as good as sorting, and cheaper.
+    band, least, count = FIRST_BAND, np.inf, 0
+    while least > best - margin:
+        least = max(top - band, best - margin)
+        band *= 2
+        for n in range(places.shape[0]):
+            if scored[n] or upper[n] < least or upper[n] < best - margin:
+                continue
+            r, c = places[n] // columns, places[n] % columns
+            value = _score(query[0], side, prior, r, c)
+            upper[n] = value + side[3][r, c]
+            best = max(best, value - side[3][r, c])
+            scored[n] = True
+            count += 1
+    near = np.empty(count, np.int32)
+    found = 0
+    for n in range(places.shape[0]):
+        if scored[n] and upper[n] >= best - margin:
+            near[found] = places[n]
+            found += 1
+    return near[:found], count
 
 
 @kernel()
-def _first_best(rows: Int32, values: Float64) -> int:
+def _first_best(places: Int32, columns: int, values: Float64) -> int:
     """Index of the first of the best values in raster order, ties as the definition has them."""
-    best = values.max()
+    best = values[0]
+    for n in range(values.shape[0]):
+        best = max(best, values[n])
     for n in range(values.shape[0]):
         top = values[n]
         for m in range(n, values.shape[0]):
-            if rows[m] != rows[n]:
+            if places[m] // columns != places[n] // columns:
                 break
             top = max(top, values[m])
         if top >= best - TIE and values[n] >= top - TIE:
@@ -456,7 +471,7 @@ def decide(
     for n in range(places.shape[0]):
         r, c = places[n] // columns, places[n] % columns
         values[n] = _score_exactly(x, own, y, r, c, size, affine) * prior[0][r] * prior[1][c]
-    n = _first_best(places // columns, values)
+    n = _first_best(places, columns, values)
     return int(places[n] // columns), int(places[n] % columns), float(values[n])
 
 
