@@ -189,7 +189,7 @@ def _compare(
     got: dict[str, dict[str, Array]],
 ) -> list[Comparison]:
     whole = got["decoder"]
-    found = Matches(whole["row"], whole["col"], whole["score"])
+    found = Matches(*(whole[name][0] for name in ("row", "col", "score")))
     centers = model.quantiser.centers.detach().numpy()
     with torch.no_grad():
         fused = FusionGraph(model)(*(torch.from_numpy(whole[n]) for n in ("x_dec", "y_syn")))

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from dsin.export import graphs, patch_correlation_op, write_bundle
 from dsin.export.cli import app, main, read_frames
 from dsin.export.weights import WeightsFile
 from dsin.runtime.backend import open_session
+from dsin.runtime.bundle import open_bundle
 from dsin.runtime.errors import CheckpointError, ExportError, FrameError
-from dsin.runtime.patch_correlation import match, synthesise
+from dsin.runtime.patch_correlation import match, patch_correlation, synthesise
 from dsin.training.checkpoint import load_checkpoint, save_checkpoint
 from dsin.training.model import Dsin
 from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset, Quirks, SearchConfig
@@ -127,7 +130,7 @@ def test_one_node_keeps_its_attributes_and_has_a_body(bundle: Path) -> None:
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
     assert attributes == {
         "patch_height": 20, "patch_width": 24, "prior": 1, "measure": b"pearson",
-        "stretched": 0, "off_centre": 0,
+        "stretched": 0, "off_centre": 0, "plugin_namespace": b"dsin", "plugin_version": b"1",
     }  # fmt: skip
     assert "PatchCorrelation" in {f.name for f in graph.functions if f.domain == "dsin"}
     onnx.checker.check_model(str(bundle / "decoder.onnx"))
@@ -147,9 +150,11 @@ def test_the_body_is_the_definition(measure: Any, prior: bool, quirks: Quirks) -
         None, dict(zip(("x_dec", "y_dec", "y"), planes, strict=True))
     )
     found = match(x, y, prior=prior, measure=measure, off_centre=quirks.off_centre_prior)
-    np.testing.assert_array_equal(row, found.row)
-    np.testing.assert_array_equal(col, found.col)
-    np.testing.assert_allclose(score, found.score, rtol=1e-3 if measure == "l2" else 0, atol=5e-6)
+    np.testing.assert_array_equal(row[0], found.row)
+    np.testing.assert_array_equal(col[0], found.col)
+    np.testing.assert_allclose(
+        score[0], found.score, rtol=1e-3 if measure == "l2" else 0, atol=5e-6
+    )
     expected = synthesise(y, found, stretched=quirks.stretched_patches)
     np.testing.assert_allclose(image(y_syn), expected, atol=1e-3)
 
@@ -161,8 +166,38 @@ def test_a_flat_patch_stays_in_the_body_too() -> None:
     y = x.copy()
     x[:, :, 20:40, 48:72] = np.reshape(np.float32([93.704544, 98.282432, 94.846781]), (1, 3, 1, 1))
     _, row, col, score = session.run(None, {"x_dec": x, "y_dec": y, "y": y})
-    assert (row[1, 2], col[1, 2]) == (20, 48)
-    assert abs(score[1, 2]) < 1e-6
+    assert (row[0, 1, 2], col[0, 1, 2]) == (20, 48)
+    assert abs(score[0, 1, 2]) < 1e-6
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_the_body_takes_batches_odd_sizes_and_any_number(prior: bool) -> None:
+    model = patch_correlation_op.standalone(SearchConfig(prior=prior), Quirks())
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, y = (np.ascontiguousarray(f[:71, :137]).astype(np.float32) for f in frames())
+    x[3, 4:9, 1] = np.nan, np.inf, -np.inf, 1e30, -7
+    y[60:70, 20:60] = 94, 98, 95
+    views = (np.stack([a, a[::-1]]) for a in (x, y, y))
+    planes = [view.transpose(0, 3, 1, 2) for view in views]
+    found = session.run(None, dict(zip(("x_dec", "y_dec", "y"), planes, strict=True)))
+    expected = patch_correlation(*(p.transpose(0, 2, 3, 1) for p in planes), prior=prior)
+    np.testing.assert_array_equal(found[0].transpose(0, 2, 3, 1), expected.y_syn)
+    for got, wanted in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_stock_onnxruntime_runs_the_whole_decoder_in_a_gigabyte() -> None:
+    """The shipped bundle's decoder at 320×1224, in a process of its own."""
+    program = """
+import resource, sys, numpy as np, onnxruntime as ort
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+side = np.random.default_rng(0).uniform(0, 255, (2, 1, 3, 320, 1224)).astype(np.float32)
+session.run(None, {"symbols": np.zeros((1, 32, 40, 153), np.uint8), "y_dec": side[0], "y": side[1]})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    path = open_bundle().graph_path("x_decoder").with_name("decoder.onnx")
+    run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, check=True)
+    assert float(run.stdout) < 1000
 
 
 def test_quirks_and_float16_export(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def check(x: Image, y: Image, **options: Any) -> None:
     found = pc.match(x, y, **options)
     np.testing.assert_array_equal(found.row, expected.row)
     np.testing.assert_array_equal(found.col, expected.col)
-    np.testing.assert_allclose(found.score, expected.score, atol=6e-6, rtol=2e-6)
+    np.testing.assert_allclose(found.score, expected.score, atol=1e-6, rtol=2e-6)
     assert (found.row.dtype, found.col.dtype, found.score.dtype) == (np.int32, np.int32, np.float32)
 
 
