@@ -116,7 +116,7 @@ def _to_graph(
     """Export a module; axes 2 and 3 of all inputs are dynamic, in multiples of `stride`."""
     height, width = torch.export.Dim("h", min=2, max=4096), torch.export.Dim("w", min=2, max=4096)
     axes = {2: stride * height, 3: stride * width} if stride > 1 else {2: height, 3: width}
-    with _quiet("torch.onnx", "onnxscript"):
+    with quiet("torch.onnx", "onnxscript"):
         program = torch.onnx.export(
             module.eval(),
             (),
@@ -137,7 +137,7 @@ def _to_graph(
 
 
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
+def quiet(*names: str) -> Iterator[None]:
     """Silence warnings, and loggers that comment on every export."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -55,13 +55,16 @@ def convert(
 ) -> None:  # fmt: skip
     """Rows first..last of `levels` (clipped, numbers only) and of the colours in rotated H-space,
     plane by plane (3, H, W) and mixed (H, 3 · W)."""
-    m = affine.astype(np.float32)
+    m = affine
     for i in range(first, last):
         for j in range(image.shape[1]):
             for k in range(3):
                 v = np.float32(image[i, j, k])
                 levels[i, j, k] = min(v, np.float32(255)) if v > 0 else np.float32(0)
-            r, g, b = levels[i, j, 0], levels[i, j, 1], levels[i, j, 2]
+            # In float64: near the mean the sums cancel, and that error would not fall with them.
+            r = np.float64(levels[i, j, 0])
+            g = np.float64(levels[i, j, 1])
+            b = np.float64(levels[i, j, 2])
             for k in range(3):
                 planes[k, i, j] = m[k, 0] * r + m[k, 1] * g + m[k, 2] * b + m[k, 3]
                 mixed[i, 3 * j + k] = planes[k, i, j]
@@ -203,43 +206,59 @@ def _correlate(unit_patch: Float32, mixed: Float32, r: int, c: int) -> float:
 
 @kernel(fastmath=FAST)
 def _describe_patch(
-    patch: Float32, basis: Basis, unit_patch: Float32, features: Float32
+    planes: Float32, at: tuple[int, int], basis: Basis, unit_patch: Float32, features: Float32
 ) -> tuple[float, float]:
-    """Centre and scale the patch (3, height, width), and describe it as the windows are; its norm
-    after and before."""
+    """Centre and scale the patch at `at`, and describe it as the windows are; its norm after and
+    before."""
     down, across, plane, u, v = basis
-    ph, pw = patch.shape[1], patch.shape[2]
+    ph, pw = down.shape[1], across.shape[1]
+    top, left, right = at[0], at[1], at[1] + pw
     # The joint mean is that of H-space: along (2, 0, 1) + (0, 1, 0) + (-1, 0, 2), rotated back.
     axis = np.array([3.0, np.sqrt(5.0), 1.0]) / np.sqrt(5.0)
-    total = before = 0.0
+    sums = np.zeros(3)
+    before = 0.0
     for k in range(3):
         for i in range(ph):
+            line, total = planes[k, top + i, left:right], 0.0
             for j in range(pw):
-                total += axis[k] * patch[k, i, j]
-                before += np.float64(patch[k, i, j]) ** 2
-    mean = total / (3 * ph * pw)
+                value = np.float64(line[j])
+                total += value
+                before += value * value
+            sums[k] += total
+    mean = (axis[0] * sums[0] + axis[1] * sums[1] + axis[2] * sums[2]) / (3 * ph * pw)
     square = 0.0
     for k in range(3):
+        away = axis[k] * mean
         for i in range(ph):
+            line = planes[k, top + i, left:right]
             for j in range(pw):
-                value = patch[k, i, j] - axis[k] * mean
-                unit_patch[i, 3 * j + k] = value
-                square += value**2
+                value = np.float64(line[j]) - away
+                square += value * value
     norm = np.sqrt(square)
-    unit_patch *= np.float32(1 / max(norm, SURELY_FLAT))
+    scale = 1 / max(norm, SURELY_FLAT)
+    for i in range(ph):
+        out = unit_patch[i]
+        for k in range(3):
+            line, away = planes[k, top + i, left:right], axis[k] * mean
+            for j in range(pw):
+                out[3 * j + k] = scale * (line[j] - away)
     kept = 0.0
-    lines = np.empty((ph, across.shape[0]), np.float32)
+    column = np.empty(pw, np.float32)
     for n in range(plane.shape[0]):
-        if n == 0 or plane[n] != plane[n - 1]:
+        if v[n] == 0:
+            column[:] = 0
             for i in range(ph):
-                for m in range(across.shape[0]):
-                    line = np.float32(0)
-                    for j in range(pw):
-                        line += unit_patch[i, 3 * j + plane[n]] * across[m, j]
-                    lines[i, m] = line
-        value = 0.0
-        for i in range(ph):
-            value += lines[i, v[n]] * down[u[n], i]
+                tap, line = down[u[n], i], planes[plane[n], top + i, left:right]
+                for j in range(pw):
+                    column[j] += tap * line[j]
+        if u[n] == 0 and v[n] == 0:
+            value = (sums[plane[n]] - axis[plane[n]] * mean * ph * pw) / np.sqrt(ph * pw)
+        else:
+            part, taps = np.float32(0), across[v[n]]
+            for j in range(pw):
+                part += column[j] * taps[j]
+            value = np.float64(part)
+        value *= scale
         features[n] = value
         kept += value * value
     features[plane.shape[0]] = np.sqrt(max(1 - kept, 0.0) + SLACK)
@@ -258,7 +277,7 @@ def _norm_exactly(image: Float32, r: int, c: int, size: tuple[int, int], affine:
     return float(np.sqrt(square))
 
 
-@kernel()
+@kernel(fastmath=FAST)
 def _colour(image: Float32, i: int, j: int, k: int, affine: Float64) -> float:
     value = affine[k, 3]
     for s in range(3):
@@ -266,7 +285,7 @@ def _colour(image: Float32, i: int, j: int, k: int, affine: Float64) -> float:
     return float(value)
 
 
-@kernel()
+@kernel(fastmath=FAST)
 def _moments(
     image: Float32, r: int, c: int, size: tuple[int, int], affine: Float64
 ) -> tuple[float, int]:
@@ -280,7 +299,7 @@ def _moments(
     return total / count, count
 
 
-@kernel()
+@kernel(fastmath=FAST)
 def _score_exactly(
     x: Float32, own: tuple[int, int], y: Float32, r: int, c: int, size: tuple[int, int],
     affine: Float64,
@@ -321,10 +340,10 @@ def _bounds_of_row(
         s, t = features[k + 2, low:high], features[k + 3, low:high]
         for c in range(count):
             out[c] += a * p[c] + b * q[c] + d * s[c] + e * t[c]
-    prior = across[low:high]
+    prior, factor = across[low:high], np.float32(weight)
     top = -LARGE
     for c in range(count):
-        out[c] *= weight * prior[c]
+        out[c] *= factor * prior[c]
         top = max(top, out[c])
     return float(top)
 
@@ -487,7 +506,7 @@ def _settle(
     if near.shape[0] > TOO_CLOSE:
         return TIED
     r, c = near[0] // prior[1].shape[0], near[0] % prior[1].shape[0]
-    if near.shape[0] == 1 and side[3][r, c] == 0 and margin == MARGIN:
+    if near.shape[0] == 1 and side[3][r, c] <= MARGIN and margin <= 2 * MARGIN:
         row[at], col[at], score[at] = r, c, _score(query[0], side, prior, r, c)
         return DONE
     size = query[0].shape[0], query[0].shape[1] // 3
@@ -502,8 +521,7 @@ def _begin(
 ) -> float:  # fmt: skip
     """Fill the query; the margin that its scores need, or -1 for a flat patch."""
     ph, pw = query[0].shape[0], query[0].shape[1] // 3
-    patch = x_planes[:, own[0] : own[0] + ph, own[1] : own[1] + pw]
-    norm, before = _describe_patch(patch, basis, query[0], query[1])
+    norm, before = _describe_patch(x_planes, own, basis, query[0], query[1])
     if norm < HARDLY_FLAT and _norm_exactly(x, own[0], own[1], (ph, pw), affine) <= NO_VARIANCE:
         return -1.0
     return MARGIN + _doubt(before, max(norm, SURELY_FLAT))

@@ -81,15 +81,18 @@ def test_quantiser_on_the_golden_latent(original, golden):
     np.testing.assert_array_equal(symbols, stored["symbols"])
 
 
-def test_prior_is_equal_to_the_last_bit(original, golden):
-    rows = [original.finder._prior(i, 80, 96, torch.device("cpu")) for i in range(4)]
-    np.testing.assert_array_equal(torch.cat(rows).permute(1, 2, 0), golden("case_a")["mask"][0])
+def test_prior_is_the_original_one_up_to_rounding(original, golden):
+    """Its two factors are rounded to float32 before they are multiplied, not after."""
+    down = original.finder._prior(torch.arange(4) * 20, 80, 61)[:, None, :, None]
+    across = original.finder._prior(torch.arange(4) * 24, 96, 73)[None, :, None]
+    prior = (down * across).flatten(0, 1).permute(1, 2, 0)
+    np.testing.assert_allclose(prior, golden("case_a")["mask"][0], rtol=3e-7)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_patch_positions(original, golden, case):
     stored = golden(case)
-    matches = original.finder.match(floats(stored["x_dec"]), floats(stored["y_dec"]))
+    matches = original.finder.brute_force(floats(stored["x_dec"]), floats(stored["y_dec"]))
     np.testing.assert_array_equal(matches.row.flatten(1), stored["row"])
     np.testing.assert_array_equal(matches.col.flatten(1), stored["col"])
     np.testing.assert_allclose(matches.score.flatten(), stored["ncc_max"], atol=1e-5)

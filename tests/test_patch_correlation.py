@@ -184,7 +184,7 @@ def test_real_frames(kitti_pair: tuple[Image, Image]) -> None:
     """Compared by score at every position of three patches: the whole definition would be slow."""
     x, y = (cv2.GaussianBlur(view[27:347, 9:633], (0, 0), 1.5) for view in kitti_pair)
     found = pc.match(x, y)
-    brute = SideInformationFinder(SearchConfig(), Quirks()).match(planes(x), planes(y))
+    brute = SideInformationFinder(SearchConfig(), Quirks()).brute_force(planes(x), planes(y))
     expected = [part[0].numpy() for part in brute]
     best = pc.scores_at(x, y, *expected[:2])
     reached = pc.scores_at(x, y, found.row, found.col)
@@ -206,7 +206,7 @@ def test_training_searches_the_same(measure: Any, prior: bool, off_centre: bool)
     finder = SideInformationFinder(
         SearchConfig(measure=measure, prior=prior), Quirks(off_centre_prior=off_centre)
     )
-    brute = finder.match(planes(x), planes(y))
+    brute = finder.brute_force(planes(x), planes(y))
     found = pc.match(x, y, measure=measure, prior=prior, off_centre=off_centre)
     np.testing.assert_array_equal(found.row, brute.row[0])
     np.testing.assert_array_equal(found.col, brute.col[0])

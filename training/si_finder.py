@@ -1,9 +1,9 @@
-"""The side-information finder in PyTorch: brute force over all positions, on CPU or GPU.
+"""The side-information finder in PyTorch: the exact search on the CPU, brute force elsewhere.
 
 Section 3.2 of the paper: every non-overlapping patch of x_dec is correlated with every position of
-y_dec, weighted by a Gaussian prior around its own place, and the best match is taken from y. This
-is the differentiation-free reference for training on any device; `dsin.runtime.patch_correlation`
-finds the same positions faster on a CPU.
+y_dec, weighted by a Gaussian prior around its own place, and the best match is taken from y, as
+`dsin.runtime.patch_correlation` defines it. `brute_force` compares all positions by convolution on
+any device: the reference that the benchmarks measure against.
 """
 
 import math
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsin.runtime.patch_correlation import MEAN, STD
+from dsin.runtime.patch_correlation import MEAN, STD, origins
+from dsin.training.patch_correlation import patch_correlation
 from dsin.training.presets import Quirks, SearchConfig
 
 PRIOR_WIDTH = 0.5
 """Full width at half maximum of the prior, as a fraction of the image."""
-ROWS_AT_ONCE = 1
+ROWS_AT_ONCE = 2
 """Patch rows whose correlation maps are in memory together."""
 
 
@@ -40,65 +41,74 @@ class SideInformationFinder(nn.Module):
 
     @torch.no_grad()
     def forward(self, x_dec: Tensor, y_dec: Tensor, y: Tensor) -> tuple[Tensor, Matches]:
-        """RGB (N, 3, H, W) in 0..255, H and W multiples of the patch; y_syn likewise."""
-        matches = self.match(x_dec, y_dec)
-        return gather(y, matches, self.config.patch, stretched=self.quirks.stretched_patches), (
-            matches
-        )
+        """RGB (N, 3, H, W) in 0..255; y_syn likewise."""
+        if x_dec.device.type != "cpu" or self.quirks.l2_prefers_far:
+            matches = self.brute_force(x_dec, y_dec)
+            stretched = self.quirks.stretched_patches
+            y_syn = gather(y, matches, self.config.patch, stretched=stretched)
+            return y_syn[:, :, : y.shape[2], : y.shape[3]], matches
+        y_syn, row, col, score = patch_correlation(
+            x_dec.float(), y_dec.float(), y, *self.config.patch, self.config.prior,
+            self.config.measure, self.quirks.stretched_patches, self.quirks.off_centre_prior,
+        )  # fmt: skip
+        return y_syn, Matches(row.long(), col.long(), score)
 
     @torch.no_grad()
-    def match(self, x_dec: Tensor, y_dec: Tensor) -> Matches:
+    def brute_force(self, x_dec: Tensor, y_dec: Tensor) -> Matches:
         """The best position of every patch; ties go to the first in raster order."""
-        results = [self._match_one(x, y) for x, y in zip(x_dec.float(), y_dec.float(), strict=True)]
+        x_dec, y_dec = (t.float().nan_to_num(0, 255, 0).clamp(0, 255) for t in (x_dec, y_dec))
+        results = [self._match_one(x, y) for x, y in zip(x_dec, y_dec, strict=True)]
         return Matches(*(torch.stack(parts) for parts in zip(*results, strict=True)))
 
     def _match_one(self, x_dec: Tensor, y_dec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        height, width = x_dec.shape[1:]
-        ph, pw = self.config.patch
+        size, (ph, pw) = (x_dec.shape[1], x_dec.shape[2]), self.config.patch
         if self.config.measure == "pearson":
             x, y = to_h_space(x_dec[None]), to_h_space(y_dec[None])
         else:
             x, y = rgb_to_lab(x_dec[None]), rgb_to_lab(y_dec[None])
-        patches = F.unfold(x, (ph, pw), stride=(ph, pw))[0].T.reshape(-1, 3, ph, pw)
-        per_row = width // pw
-        columns = width - pw + 1
+        windows = x[0].unfold(1, ph, 1).unfold(2, pw, 1)
+        tops, lefts = (torch.from_numpy(o).long().to(x.device) for o in origins(size, (ph, pw)))
+        columns = size[1] - pw + 1
         spread = window_spread(y, self.config.patch) if self.config.measure == "pearson" else y
         best, where = [], []
-        for first in range(0, height // ph, ROWS_AT_ONCE):
-            rows = range(first, min(first + ROWS_AT_ONCE, height // ph))
-            some = patches[rows.start * per_row : rows.stop * per_row]
-            score = self._scores(some, y, spread)
+        for first in range(0, len(tops), ROWS_AT_ONCE):
+            rows = tops[first : first + ROWS_AT_ONCE]
+            cut = windows[:, rows[:, None], lefts].flatten(1, 2).transpose(0, 1).contiguous()
+            score = self._scores(cut, y, spread)
             if self.config.prior:
-                prior = torch.cat([self._prior(i, height, width, y.device) for i in rows])
-                score = self._weigh(score, prior)
-            top, index = _first_max(score.flatten(1))
+                self._weigh(score, rows, lefts, size)
+            # Of equal maxima this takes the first, as its documentation promises.
+            top, index = score.flatten(1).max(1)
             best.append(top)
             where.append(index)
-        index = torch.cat(where).view(height // ph, per_row)
-        return index // columns, index % columns, torch.cat(best).view(index.shape)
+        grid = len(tops), len(lefts)
+        index = torch.cat(where).view(grid)
+        # From the window's corner to that of the piece: they differ for partial patches only.
+        row = index // columns + (torch.arange(grid[0], device=x.device) * ph - tops)[:, None]
+        col = index % columns + torch.arange(grid[1], device=x.device) * pw - lefts
+        return row, col, torch.cat(best).view(grid)
 
     def _scores(self, patches: Tensor, y: Tensor, spread: Tensor) -> Tensor:
         if self.config.measure == "pearson":
             return pearson_map(patches, y, spread)
         return -squared_distance_map(patches, y)
 
-    def _weigh(self, score: Tensor, prior: Tensor) -> Tensor:
-        """Correlations shrink away from the patch's place; distances grow."""
+    def _weigh(self, score: Tensor, tops: Tensor, lefts: Tensor, size: tuple[int, int]) -> None:
+        """Correlations shrink away from the patch's place; distances grow. In place."""
+        down = self._prior(tops, size[0], score.shape[1])[:, None].expand(-1, len(lefts), -1)
+        across = self._prior(lefts, size[1], score.shape[2])[None].expand(len(tops), -1, -1)
+        down, across = down.flatten(0, 1)[:, :, None], across.flatten(0, 1)[:, None]
         if self.config.measure == "pearson" or self.quirks.l2_prefers_far:
-            return score * prior
-        return score / prior
+            score.mul_(down).mul_(across)
+        else:
+            score.div_(down).div_(across)
 
-    def _prior(self, patch_row: int, height: int, width: int, device: torch.device) -> Tensor:
-        """(patch columns, map rows, map columns) in float32, computed in float64."""
-        ph, pw = self.config.patch
-        shift = 1 if self.quirks.off_centre_prior else 0
-        r = torch.arange(height - ph + 1, dtype=torch.float64) - ph * patch_row - shift
-        c = torch.arange(width - pw + 1, dtype=torch.float64)
-        starts = torch.arange(width // pw, dtype=torch.float64) * pw + shift
-        down = (r / (PRIOR_WIDTH * height)).square()
-        across = ((c[None] - starts[:, None]) / (PRIOR_WIDTH * width)).square()
-        exponent = -4 * math.log(2) * (down[None, :, None] + across[:, None, :])
-        return exponent.exp().float().to(device)
+    def _prior(self, starts: Tensor, length: int, windows: int) -> Tensor:
+        """The prior's factor along one axis (patches, windows), in float32 from float64."""
+        own = starts.cpu().double() + (1 if self.quirks.off_centre_prior else 0)
+        distance = torch.arange(windows, dtype=torch.float64) - own[:, None]
+        exponent = -4 * math.log(2) * (distance / (PRIOR_WIDTH * length)).square()
+        return exponent.exp().float().to(starts.device)
 
 
 def to_h_space(rgb: Tensor) -> Tensor:
@@ -153,12 +163,6 @@ def squared_distance_map(patches: Tensor, y: Tensor) -> Tensor:
     return (F.conv2d(y.square(), ones)[0] - 2 * F.conv2d(y, patches)[0] + own).clamp_min(0)
 
 
-def _first_max(score: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum of each row and the first index that reaches it (torch.max promises no order)."""
-    top = score.amax(1, keepdim=True)
-    return top[:, 0], (score == top).to(torch.uint8).argmax(1)
-
-
 def gather(y: Tensor, matches: Matches, patch: tuple[int, int], *, stretched: bool) -> Tensor:
     """Put the matched pieces of y (N, 3, H, W) together; a plain copy unless `stretched`.
 
@@ -174,8 +178,9 @@ def gather(y: Tensor, matches: Matches, patch: tuple[int, int], *, stretched: bo
         c = _box_samples(matches.col, width, pw)
         pieces = _bilinear(y, r, c)
     else:
-        r = r + torch.arange(ph, device=y.device)
-        c = c + torch.arange(pw, device=y.device)
+        # Beyond the edge there are only pixels of partial patches that are cut off below.
+        r = (r + torch.arange(ph, device=y.device)).clamp(max=height - 1)
+        c = (c + torch.arange(pw, device=y.device)).clamp(max=width - 1)
         pieces = _pick(y, r, c)
     rows, cols = matches.row.shape[1:]
     pieces = pieces.view(n, channels, rows, cols, ph, pw).permute(0, 1, 2, 4, 3, 5)

@@ -1,0 +1,105 @@
+"""The search as an operator of PyTorch: what the definition says, and a node when exported."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dsin.export.torch_node import export_with_node
+from dsin.runtime.errors import FrameError
+from dsin.runtime.patch_correlation import patch_correlation as definition
+from dsin.training.patch_correlation import patch_correlation
+from dsin.training.presets import Quirks, SearchConfig
+from dsin.training.si_finder import SideInformationFinder
+
+PLAIN = (20, 24, True, "pearson", False, False)
+
+
+def views(height: int = 71, width: int = 137) -> tuple[Tensor, Tensor]:
+    """Two blurred pictures and two that look like them, (2, 3, H, W)."""
+    noise = np.random.default_rng(0).normal(128, 90, (2, height, width, 3)).astype(np.float32)
+    x = np.stack([cv2.GaussianBlur(n, (0, 0), 2) for n in noise]).clip(0, 255)
+    y = np.roll(x, (1, -5), (1, 2)) * 0.9
+    return tensor(x), tensor(y)
+
+
+def tensor(pictures: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+
+
+def pictures(images: Tensor) -> Any:
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("measure", ["pearson", "l2"])
+def test_the_operator_is_the_definition(measure: Any, prior: bool) -> None:
+    x, y = views()
+    found = patch_correlation(x, y, y, 20, 24, prior, measure, False, False)
+    expected = definition(*map(pictures, (x, y, y)), prior=prior, measure=measure)
+    np.testing.assert_array_equal(pictures(found[0]), expected.y_syn)
+    for got, wanted in zip(found[1:3], expected[1:3], strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_allclose(found[3], expected.score, atol=1e-5, rtol=2e-6)
+
+
+def test_half_precision_comes_back_in_half_precision() -> None:
+    x, y = (view.half() for view in views())
+    y_syn, row, col, score = patch_correlation(x, y, y, *PLAIN)
+    expected = definition(*(pictures(view.float()) for view in (x, y, y)))
+    assert (y_syn.dtype, score.dtype) == (torch.float16, torch.float32)
+    np.testing.assert_array_equal(row, expected.row)
+    np.testing.assert_array_equal(col, expected.col)
+
+
+def test_shapes_without_data_are_those_with() -> None:
+    torch.library.opcheck(patch_correlation, (*views(), views()[1], *PLAIN))
+
+
+def test_training_searches_with_it_and_brute_force_agrees() -> None:
+    x, y = views()
+    finder = SideInformationFinder(SearchConfig(), Quirks())
+    y_syn, fast = finder(x, y, y)
+    slow = finder.brute_force(x, y)
+    torch.testing.assert_close(fast.row, slow.row, rtol=0, atol=0)
+    torch.testing.assert_close(fast.col, slow.col, rtol=0, atol=0)
+    torch.testing.assert_close(fast.score, slow.score, rtol=0, atol=1e-5)
+    assert y_syn.shape == y.shape
+
+
+class Searching(nn.Module):
+    def forward(self, x_dec: Tensor, y_dec: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return patch_correlation(x_dec / 1.1, y_dec, y, *PLAIN)
+
+
+def test_an_exported_module_has_the_node_with_its_body() -> None:
+    x, y = views()
+    model = export_with_node(Searching(), {"x_dec": x, "y_dec": y, "y": y})
+    found = [n for n in model.graph.node if n.domain == "dsin"]
+    assert [n.op_type for n in found] == ["PatchCorrelation"]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = {"x_dec": x.numpy(), "y_dec": y.numpy(), "y": y.numpy()}
+    expected = patch_correlation(x / 1.1, y, y, *PLAIN)
+    for got, wanted in zip(session.run(None, inputs), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.double(), "y is torch.float64"),
+        (lambda t: t[0], "y is torch.float32 of shape 3x71x137"),
+        (lambda t: t.permute(0, 2, 3, 1), "float32 or float16 of shape N x 3"),
+        (lambda t: t[..., :19, :], "137x19, smaller than a patch of 24x20"),
+        (lambda t: t[..., :120], "they must be of one size"),
+        (lambda t: t[:1], "they must be of one size"),
+    ],
+)
+def test_bad_tensors_are_refused(spoil: Any, message: str) -> None:
+    x, y = views()
+    with pytest.raises(FrameError, match=message):
+        patch_correlation(x, y, spoil(y), *PLAIN)
