@@ -14,6 +14,10 @@ from dsin.export.patch_correlation_op import DOMAIN, INPUTS, NAME, OUTPUTS, func
 from dsin.runtime.errors import ExportError
 from dsin.training.presets import Quirks, SearchConfig
 
+_ATTRIBUTE_TYPES = {
+    onnx.AttributeProto.INT: onnx.defs.OpSchema.AttrType.INT,
+    onnx.AttributeProto.STRING: onnx.defs.OpSchema.AttrType.STRING,
+}
 _OUTPUT_TYPES = ("T", "tensor(int32)", "tensor(int32)", "tensor(float)")
 
 
@@ -33,7 +37,7 @@ def export_with_node(module: nn.Module, inputs: dict[str, Tensor]) -> onnx.Model
         ],
         type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "images")],
         attributes=[
-            onnx.defs.OpSchema.Attribute(a.name, onnx.defs.OpSchema.AttrType(a.type), required=True)
+            onnx.defs.OpSchema.Attribute(a.name, _ATTRIBUTE_TYPES[a.type], required=True)
             for a in node(SearchConfig(), Quirks()).attribute
         ],
     )

@@ -24,7 +24,7 @@ from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.context_model import decode_symbols
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import FrameError, PacketError
-from dsin.runtime.patch_correlation import Matches, PreparedSide, match, prepare, synthesise
+from dsin.runtime.patch_correlation import Matches, PreparedSide
 from dsin.runtime.pictures import (
     Image,
     check_frame,
@@ -34,6 +34,7 @@ from dsin.runtime.pictures import (
     to_planes,
     to_uint8,
 )
+from dsin.runtime.side_search import open_search
 from dsin.runtime.stopwatch import Stopwatch
 
 
@@ -42,14 +43,15 @@ class SideFeatures:
     """What the search needs of a side image, all padded to the bundle's multiples.
 
     `y` is uint8 H×W×3, `y_dec` float32 H×W×3 in 0..255; `height` and `width` are those of the
-    image itself. `stage_ms` has preprocess, network and prepare.
+    image itself; `prepared` is None on a backend that prepares nothing. `stage_ms` has preprocess,
+    network and prepare.
     """
 
     height: int
     width: int
     y: Image
     y_dec: npt.NDArray[np.float32]
-    prepared: PreparedSide
+    prepared: PreparedSide | None
     stage_ms: dict[str, float]
 
 
@@ -89,12 +91,12 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._threads = threads
         self._x_decoder = open_session(
             self.bundle.graph_path("x_decoder"), backend, threads=threads
         )
         self._fusion = open_session(self.bundle.graph_path("fusion"), backend, threads=threads)
         self._encoder = Encoder(self.bundle, backend, threads=threads)
+        self._search = open_search(self.bundle.search, backend, threads)
 
     def __enter__(self) -> "Decoder":
         return self
@@ -126,8 +128,7 @@ class Decoder:
             symbols = self._encoder.symbols(y)
             y_dec = from_planes(self._x_decoder.run(symbols=symbols[None])["x_dec"])
         with watch.stage("prepare"):
-            search = self.bundle.search
-            prepared = prepare(y_dec, search.patch, measure=search.measure, threads=self._threads)
+            prepared = self._search.prepare(y_dec)
         height, width = side.shape[:2]
         return SideFeatures(height, width, y, y_dec, prepared, watch.ms)
 
@@ -201,7 +202,9 @@ class Decoder:
                 image = self._picture(from_planes(x_dec), size)
             return Decoded(image, image, None, None, False, header, watch.ms)
         with watch.stage("search"):
-            matches, y_syn = self._search(from_planes(x_dec), side)
+            matches, y_syn = self._search.find(
+                from_planes(x_dec), side.y_dec, side.y, side.prepared
+            )
         with watch.stage("fusion"):
             x_hat = self._fusion.run(x_dec=x_dec, y_syn=to_planes(y_syn))["x_hat"]
         with watch.stage("postprocess"):
@@ -209,17 +212,6 @@ class Decoder:
                 self._picture(p, size) for p in (from_planes(x_hat), from_planes(x_dec), y_syn)
             )
         return Decoded(image, alone, synthesised, matches, True, header, watch.ms)
-
-    def _search(
-        self, x_dec: npt.NDArray[np.float32], side: SideFeatures
-    ) -> tuple[Matches, npt.NDArray[Any]]:
-        search = self.bundle.search
-        matches = match(
-            x_dec, side.y_dec, patch=search.patch, prior=search.prior, measure=search.measure,
-            off_centre=search.off_centre_prior, prepared=side.prepared, threads=self._threads,
-        )  # fmt: skip
-        stretched = search.stretched_patches
-        return matches, synthesise(side.y, matches, search.patch, stretched=stretched)
 
     def _picture(self, image: npt.NDArray[Any], size: tuple[int, int]) -> Image:
         return to_uint8(image, size, truncate=self.bundle.truncate_to_uint8)

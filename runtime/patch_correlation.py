@@ -56,6 +56,12 @@ H_SPACE = np.array([[1, 1, 0], [1, -1, 0], [0.5, 0, 0.5]])
 """Rows: H1, H2, H3 of the normalised R, G, B."""
 
 
+TO_XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+) / np.array([[0.950456], [1.0], [1.088754]])
+"""Linear R, G, B to CIE X, Y, Z of the D65 white."""
+
+
 class Matches(NamedTuple):
     """Best positions and their scores, each (patch rows, patch columns).
 
@@ -338,11 +344,7 @@ def rgb_to_lab(rgb: Image) -> Float64:
     """sRGB (..., 3) to CIE L*a*b* under D65 (IEC 61966-2-1 and CIE 15)."""
     v = levels(rgb) / 255
     linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169],
-         [0.019334, 0.119193, 0.950227]]
-    )  # fmt: skip
-    xyz = linear @ to_xyz.T / [0.950456, 1.0, 1.088754]
+    xyz = linear @ TO_XYZ.T
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / 0.128419 + 4 / 29)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)

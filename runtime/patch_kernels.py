@@ -148,8 +148,9 @@ def describe_windows(
     for r in range(first, last):
         _window_sums(planes, r, ph, pw, axis, sums, norms)
         for c in range(cols):
-            inverse[c] = 1 / norms[c] if norms[c] >= SURELY_FLAT else 0.0
-            inverse_norm[r, c] = inverse[c]
+            inverse_norm[r, c] = 1 / norms[c] if norms[c] >= SURELY_FLAT else 0.0
+            # Where the norm itself is in doubt, so are features: then the rest alone is the bound.
+            inverse[c] = inverse_norm[r, c] if norms[c] >= HARDLY_FLAT else 0.0
             doubt[r, c] = _doubt(sums[3, c], norms[c])
         kept[:] = 0
         for k in range(plane.shape[0]):
@@ -176,7 +177,7 @@ def describe_windows(
         for c in range(cols):
             # A patch's own rest is at least √SLACK, so the bound grows by the doubt at least.
             rest[c] = np.sqrt(max(1 - kept[c], 0.0) + SLACK) + doubt[r, c] / np.sqrt(SLACK)
-            if inverse[c] == 0:
+            if inverse_norm[r, c] == 0:
                 rest[c] = 0.0
 
 
@@ -375,8 +376,9 @@ def _reach(across: Float32, own: int, least: float) -> tuple[int, int]:
 @kernel()
 def _score(patch: Float32, side: Side, prior: Prior, r: int, c: int) -> float:
     """Weighted score of one window, in float32."""
-    weight = side[2][r, c] * prior[0][r] * prior[1][c]
-    return float(_correlate(patch, side[0], r, c) * weight)
+    correlation = _correlate(patch, side[0], r, c) * side[2][r, c]
+    # Beyond 1 is an error that doubt does not cover, of a window that is nearly flat.
+    return float(min(max(correlation, -1.0), 1.0) * prior[0][r] * prior[1][c])
 
 
 @kernel()

@@ -287,7 +287,7 @@ _ROTATED = _affine(ROTATION)
 def _basis(patch: tuple[int, int]) -> Basis:
     """The leading functions of the orthonormal DCT-II on a patch, low orders first."""
     top = max(ORDERS) + 1
-    down, across = (_dct(top, length) for length in patch)
+    down, across = (dct(top, length) for length in patch)
     orders = [
         (plane, u, v)
         for plane, most in enumerate(ORDERS)
@@ -298,7 +298,8 @@ def _basis(patch: tuple[int, int]) -> Basis:
     return down, across, plane, u, v
 
 
-def _dct(count: int, length: int) -> Float32:
+def dct(count: int, length: int) -> Float32:
+    """The first `count` functions of the orthonormal DCT-II, (count, length)."""
     k, n = np.arange(count)[:, None], np.arange(length) + 0.5
     table = np.cos(np.pi * k * n / length) * np.sqrt(2 / length)
     table[0] /= np.sqrt(2)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tensorrt_rtx
 import torch
 from golden.weights import original_weights
 
@@ -141,3 +143,9 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     # Small frames, since the search for the integer model's scales reads them many times.
     write_bundle(tiny_checkpoint, out, calibration_frames=textured_pair(80, 96, 0))
     return out
+
+
+@pytest.fixture(scope="session")
+def tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """TensorRT, or what builds engines like it where there is no GPU; skips without both."""
+    return tensorrt_rtx.load(tmp_path_factory.mktemp("tensorrt"))

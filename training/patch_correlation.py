@@ -1,9 +1,12 @@
 """PatchCorrelation as an operator of PyTorch: `torch.ops.dsin.patch_correlation`.
 
-The exact search of `dsin.runtime.patch_correlation` on the CPU, and a shape function, so that
-`torch.export` keeps the operator; `dsin.export.patch_correlation_op` turns it into the ONNX node.
-No gradients flow through it: positions have none, and what is copied comes from a picture.
+The exact search of `dsin.runtime.patch_correlation` on the CPU, that of `dsin.runtime.patch_cuda`
+on a GPU, and a shape function, so that `torch.export` keeps the operator;
+`dsin.export.patch_correlation_op` turns it into the ONNX node. No gradients flow through it:
+positions have none, and what is copied comes from a picture.
 """
+
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation import Measure, check_extent, match, synthesise
+from dsin.runtime.patch_cuda import PatchCorrelationKernel, open_kernel, workspace_bytes
 
 NAME = "dsin::patch_correlation"
 
@@ -47,6 +51,64 @@ def patch_correlation(
         made.append((np.ascontiguousarray(pieces.transpose(2, 0, 1)), *found))
     y_syn, row, col, score = (torch.from_numpy(np.stack(p)) for p in zip(*made, strict=True))
     return y_syn.to(y.dtype), row, col, score
+
+
+@patch_correlation.register_kernel("cuda")
+def _(
+    x_dec: Tensor,
+    y_dec: Tensor,
+    y: Tensor,
+    patch_height: int,
+    patch_width: int,
+    prior: bool,
+    measure: str,
+    stretched: bool,
+    off_centre: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kernel = _kernel_of(x_dec.device.index)
+    with torch.cuda.device(x_dec.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        return search_on_device(
+            kernel, stream, (x_dec, y_dec, y), (patch_height, patch_width), prior=prior,
+            measure=measure, stretched=stretched, off_centre=off_centre,
+        )  # fmt: skip
+
+
+_kernel_of = cache(open_kernel)
+
+
+def search_on_device(
+    kernel: PatchCorrelationKernel,
+    stream: int,
+    images: tuple[Tensor, Tensor, Tensor],
+    patch: tuple[int, int],
+    *,
+    prior: bool,
+    measure: str,
+    stretched: bool,
+    off_centre: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator on x_dec, y_dec and y in the memory of the kernel's device, in one stream."""
+    _check(*images, patch)
+    kind: Measure = "pearson" if measure == "pearson" else "l2"
+    half = all(image.dtype == torch.float16 for image in images)
+    x_dec, y_dec, y = (
+        image.to(torch.float16 if half else torch.float32).contiguous() for image in images
+    )
+    n, _, height, width = y.shape
+    y_syn = torch.empty_like(y)
+    row, col, score = (
+        y.new_empty((n, -(-height // patch[0]), -(-width // patch[1])), dtype=kind_of)
+        for kind_of in (torch.int32, torch.int32, torch.float32)
+    )
+    room = y.new_empty(workspace_bytes(n, height, width, patch), dtype=torch.uint8)
+    kernel.launch(
+        x_dec=x_dec.data_ptr(), y_dec=y_dec.data_ptr(), y=y.data_ptr(), y_syn=y_syn.data_ptr(),
+        row=row.data_ptr(), col=col.data_ptr(), score=score.data_ptr(), workspace=room.data_ptr(),
+        batch=n, height=height, width=width, half=half, patch=patch, prior=prior, measure=kind,
+        off_centre=off_centre, stretched=stretched, stream=stream,
+    )  # fmt: skip
+    return y_syn.to(images[2].dtype), row, col, score
 
 
 @patch_correlation.register_fake

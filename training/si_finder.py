@@ -1,4 +1,4 @@
-"""The side-information finder in PyTorch: the exact search on the CPU, brute force elsewhere.
+"""The side-information finder in PyTorch: the exact search on CPU and GPU, brute force elsewhere.
 
 Section 3.2 of the paper: every non-overlapping patch of x_dec is correlated with every position of
 y_dec, weighted by a Gaussian prior around its own place, and the best match is taken from y, as
@@ -42,7 +42,7 @@ class SideInformationFinder(nn.Module):
     @torch.no_grad()
     def forward(self, x_dec: Tensor, y_dec: Tensor, y: Tensor) -> tuple[Tensor, Matches]:
         """RGB (N, 3, H, W) in 0..255; y_syn likewise."""
-        if x_dec.device.type != "cpu" or self.quirks.l2_prefers_far:
+        if x_dec.device.type not in ("cpu", "cuda") or self.quirks.l2_prefers_far:
             matches = self.brute_force(x_dec, y_dec)
             stretched = self.quirks.stretched_patches
             y_syn = gather(y, matches, self.config.patch, stretched=stretched)

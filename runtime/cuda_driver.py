@@ -1,0 +1,93 @@
+"""NVIDIA's driver through its own Python binding: loaded when first asked for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.errors import BackendError
+
+INSTALL = "pip install 'dsin[gpu]'"
+
+
+@cache
+def cuda_driver() -> Any:
+    """The binding, initialised. Raises BackendError where it or the driver is missing."""
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise BackendError(f"NVIDIA's CUDA binding is not installed: {INSTALL}") from error
+    try:
+        checked(driver.cuInit(0))
+    except RuntimeError as error:  # the library of the driver is not found
+        raise BackendError("there is no CUDA driver here: install NVIDIA's") from error
+    return driver
+
+
+def checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call of the driver returns beside its status; BackendError where it failed."""
+    if result[0].value:
+        raise BackendError(f"the CUDA driver says {result[0].name}")
+    return result[1:]
+
+
+class Device:
+    """One GPU and its primary context, which PyTorch, onnxruntime and TensorRT use as well."""
+
+    def __init__(self, index: int) -> None:
+        driver = cuda_driver()
+        count = checked(driver.cuDeviceGetCount())[0]
+        if not 0 <= index < count:
+            raise BackendError(f"there is no CUDA device {index}: this machine has {count}")
+        handle = checked(driver.cuDeviceGet(index))[0]
+        self._context = checked(driver.cuDevicePrimaryCtxRetain(handle))[0]
+        attribute = driver.CUdevice_attribute
+        major, minor = (
+            checked(driver.cuDeviceGetAttribute(which, handle))[0]
+            for which in (
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        self.architecture = int(10 * major + minor)
+        """Compute capability, such as 87."""
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the context current in this thread."""
+        driver = cuda_driver()
+        checked(driver.cuCtxPushCurrent(self._context))
+        try:
+            yield
+        finally:
+            checked(driver.cuCtxPopCurrent())
+
+
+class Memory:
+    """Bytes on the device that is current, freed with the object."""
+
+    def __init__(self, device: Device, size: int) -> None:
+        self._device = device
+        self.size = size
+        with device.current():
+            self._pointer = checked(cuda_driver().cuMemAlloc(size))[0]
+        self.address = int(self._pointer)
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            with self._device.current():
+                checked(cuda_driver().cuMemFree(self._pointer))
+
+    def upload(self, array: npt.NDArray[Any]) -> None:
+        """Copy a contiguous array to the beginning; waits."""
+        source = np.ascontiguousarray(array)
+        checked(cuda_driver().cuMemcpyHtoD(self._pointer, source.ctypes.data, source.nbytes))
+
+    def download(self, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
+        """An array from the beginning; waits for what is under way in the default stream."""
+        target = np.empty(shape, kind)
+        checked(cuda_driver().cuMemcpyDtoH(target.ctypes.data, self._pointer, target.nbytes))
+        return target

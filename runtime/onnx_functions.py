@@ -1,0 +1,49 @@
+"""Drop the local functions of an ONNX model, without the onnx package.
+
+They are the portable body of `PatchCorrelation`. TensorRT's parser has to take the plugin instead,
+and engines are built on devices where onnx is not installed.
+"""
+
+from collections.abc import Iterator
+
+from dsin.runtime.errors import BundleError
+
+_FUNCTIONS = 25
+"""Number of the field `functions` in ONNX's ModelProto."""
+_VARINT, _BYTES = 0, 2
+"""The wire types of protobuf that a ModelProto consists of."""
+
+
+def without_functions(model: bytes) -> bytes:
+    """A serialised ModelProto less its local functions; external weights stay where they are.
+
+    Raises BundleError for what is not a ModelProto.
+    """
+    return b"".join(
+        model[start:end] for number, start, end in _fields(model) if number != _FUNCTIONS
+    )
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each field of a protobuf message."""
+    end = 0
+    while end < len(message):
+        start = end
+        key, end = _varint(message, end)
+        value, end = _varint(message, end)
+        if key & 7 == _BYTES:
+            end += value
+        elif key & 7 != _VARINT:
+            raise BundleError("this is not an ONNX model: export it anew")
+        if end > len(message):
+            raise BundleError("this ONNX model is cut off: export it anew")
+        yield key >> 3, start, end
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number in base 128, lowest digits first, and where it ends."""
+    for length in range(1, 11):
+        digits = message[at : at + length]
+        if len(digits) == length and digits[-1] < 128:
+            return sum((digit & 127) << 7 * i for i, digit in enumerate(digits)), at + length
+    raise BundleError("this ONNX model is cut off: export it anew")
