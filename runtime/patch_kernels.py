@@ -601,9 +601,10 @@ def search_one(
     affine: Float64,
     out: Found,
     state: npt.NDArray[np.uint8],
+    most: float,
 ) -> None:
     """Search one patch that was left over, with room for all windows; out[2] has a score that some
-    window reaches."""
+    window reaches. It stays CROWDED where more than this share of the windows in reach survive."""
     query = (
         np.empty((basis[0].shape[1], 3 * basis[1].shape[1]), np.float32),
         np.empty(basis[2].shape[0] + 1, np.float32),
@@ -613,12 +614,18 @@ def search_one(
     upper = np.empty(places.shape[0], np.float32)
     line, across = np.empty(prior[1].shape[0], np.float32), prior[1].astype(np.float32)
     best = out[2][at]
-    least, count = best - margin, 0
+    least, count, reached = best - margin, 0, 0
+    for r in range(prior[0].shape[0]):
+        if prior[0][r] >= least:
+            low, high = _reach(across, own[1], least / prior[0][r])
+            reached += high - low
     for r in range(prior[0].shape[0]):
         if prior[0][r] >= least:
             count = _list_row(
                 query[1], side[4][r], prior[0][r], across, own[1], r, least, line,
                 (places, upper), count,
             )  # fmt: skip
+            if count > max(LISTED, most * reached):
+                return
     survivors = places[:count], upper[:count]
     state[at] = _settle(query, x, own, side, prior, affine, best, margin, survivors, at, out)

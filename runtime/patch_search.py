@@ -16,14 +16,15 @@ Exactness. Float32 errs in a score by about 1e-6 times the window's norm over it
 (the same of the patch). That is far below the margin unless a window is nearly flat in H-space,
 where its *doubt* is added to bound and score alike, up to where it is always scored in float64.
 
-Worst case. A patch with more than `LISTED` survivors is searched by itself if there are few such,
-and else by matrix products (`dsin.runtime.patch_dense`), of which a picture without any relation to
-the other needs about as many as brute force does. So do exact repetitions, in float64.
+Worst case. A patch with more than `LISTED` survivors is searched by itself, and where most windows
+survive, by matrix products together with others like it (`dsin.runtime.patch_dense`): noise needs
+about as many of those as brute force does. So do exact repetitions, in float64.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -72,8 +73,10 @@ Prior = tuple[Float64, Float64]
 
 ORDERS = (4, 1, 1)
 """Highest total order u + v of the DCT coefficients kept in each rotated plane."""
-FEW = 8
-"""Patches that are searched one by one, however many survivors they have."""
+MOST_LISTED = 0.4
+"""Share of the windows in reach above which scoring survivors costs more than matrix products."""
+FEW = 32
+"""Patches for which matrix products are not worth setting up."""
 # Grey (R = G = B) is (2, 0, 1) in H-space; the other two axes carry colour.
 ROTATION = np.array([[2, 0, 1], [0, 5**0.5, 0], [-1, 0, 2]]) / 5**0.5
 
@@ -131,9 +134,8 @@ def _search(x_dec: Image, side: PreparedSide, weights: Prior | None, threads: in
         return out
     state = _search_pruned(levels, planes, side, weights, own, out, threads)
     crowded = np.argwhere(state == CROWDED)
-    if len(crowded) > FEW:
-        for some in _chunks(crowded):
-            _compare(levels, side, weights, own, some, out, state)
+    for some in _chunks(crowded):
+        _compare(levels, side, weights, own, some, out, state)
     tied = np.argwhere(state == TIED)
     if len(tied):
         _compare_all(levels, side, weights, tied, out)
@@ -152,16 +154,16 @@ def _search_pruned(
         prior = (weights[0][i], weights[1])
         search_row(i, own, planes, x, prepared, basis, prior, _AFFINE, out, state)
 
+    def patch(at: npt.NDArray[np.intp], most: float) -> None:
+        i, j = int(at[0]), int(at[1])
+        place, prior = (int(own[0][i]), int(own[1][j])), (weights[0][i], weights[1][j])
+        search_one((i, j), place, planes, x, prepared, basis, prior, _AFFINE, out, state, most)
+
     _in_threads(patch_row, range(len(state)), threads)
-    crowded = np.argwhere(state == CROWDED)
-    if len(crowded) <= FEW:
-
-        def one(at: npt.NDArray[np.intp]) -> None:
-            i, j = int(at[0]), int(at[1])
-            place, prior = (int(own[0][i]), int(own[1][j])), (weights[0][i], weights[1][j])
-            search_one((i, j), place, planes, x, prepared, basis, prior, _AFFINE, out, state)
-
-        _in_threads(one, crowded, threads)
+    _in_threads(partial(patch, most=MOST_LISTED), np.argwhere(state == CROWDED), threads)
+    left = np.argwhere(state == CROWDED)
+    if len(left) <= FEW:
+        _in_threads(partial(patch, most=1.0), left, threads)
     return state
 
 
