@@ -54,6 +54,22 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True)
+class EdgeConfig:
+    """Sizes of the `edge` codec, in features; blocks are (at 1/8 size, at 1/16 size)."""
+
+    rates: int = 8
+    fine: int = 160
+    coarse: int = 256
+    latent: int = 128
+    encoder_blocks: tuple[int, int] = (3, 3)
+    decoder_blocks: tuple[int, int] = (4, 3)
+    hyper: int = 64
+    hyper_width: int = 160
+    context: int = 128
+    step_width: int = 192
+
+
+@dataclass(frozen=True)
 class ContextConfig:
     """Sizes of the causal 3-D context model."""
 
