@@ -84,7 +84,7 @@ class EdgeEncoder(nn.Module):
 
 
 class EdgeDecoder(nn.Module):
-    """ŷ and rate to x_dec (N, 3, H, W), unclipped, and the features before it (N, fine, H/8, W/8)."""
+    """ŷ and rate to x_dec (N, 3, H, W), unclipped, and features (N, fine, H/8, W/8) before it."""
 
     def __init__(self, config: EdgeConfig) -> None:
         super().__init__()

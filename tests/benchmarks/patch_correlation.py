@@ -55,11 +55,12 @@ def definition(case: Case) -> Positions:
     return found.row, found.col
 
 
-def implementations() -> dict[str, Search]:
+def implementations(gpu: "patch_peers.Cuda | None") -> dict[str, Search]:
     """Everything that runs on this machine; the first is what the others are compared with."""
     return {
         "PyTorch brute force": patch_peers.brute_force,
         "dsin, CPU": fast,
+        **({"dsin, CUDA with copies": gpu.search} if gpu else {}),
         **patch_peers.peers(),
     }
 
@@ -213,7 +214,8 @@ def main() -> None:
     options = arguments()
     keep_freed_memory()
     stereo = patch_inputs.views(options.pairs, options.root, options.count)
-    searches = implementations()
+    gpu = patch_peers.cuda()
+    searches = implementations(gpu)
     cases = patch_inputs.ordinary(stereo)
     for search in searches.values():
         search(cases[0])  # compiles, and loads libraries
@@ -224,6 +226,8 @@ def main() -> None:
     rows = rows_of(ORDINARY, cases, searches)
     prepare_ms, rest_ms = prepared_apart(cases)
     print(f"dsin, CPU: {prepare_ms:.1f} ms need y alone, {rest_ms:.1f} ms the rest")
+    if gpu:
+        print(f"dsin, CUDA: {gpu.kernel_ms(cases[0]):.3f} ms on pictures that are on the GPU")
     for inputs, case in patch_inputs.hard(stereo).items():
         rows += rows_of(inputs, [case], searches)
     sizes = growth()

@@ -4,6 +4,7 @@ All find the best of every position for every patch, each with the product of pa
 its library computes it; norms, prior and maximum are the same for all.
 """
 
+import time
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -14,6 +15,9 @@ from patch_inputs import Case, Image
 
 from dsin.export.patch_correlation_op import standalone
 from dsin.runtime import patch_correlation as pc
+from dsin.runtime.cuda_driver import Device, Memory
+from dsin.runtime.errors import BackendError
+from dsin.runtime.patch_cuda import CudaPatchCorrelation, PatchCorrelationKernel, workspace_bytes
 from dsin.training.presets import Quirks, SearchConfig
 from dsin.training.si_finder import SideInformationFinder
 
@@ -28,6 +32,56 @@ def peers() -> dict[str, Callable[[Case], Positions]]:
         "FFT correlation": fft_correlation,
         "ONNX body, onnxruntime": onnx_body,
     }
+
+
+def cuda() -> "Cuda | None":
+    """The search on a GPU, if there is one."""
+    try:
+        return Cuda()
+    except BackendError as error:
+        print(f"without a GPU: {error}")
+        return None
+
+
+class Cuda:
+    """Positions by the CUDA kernels, and their time alone."""
+
+    def __init__(self) -> None:
+        self._correlate = CudaPatchCorrelation()
+
+    def search(self, case: Case) -> Positions:
+        """With the copies to the GPU and back."""
+        found = self._correlate(case.x, case.y, case.y, prior=case.prior)[1]
+        return found.row, found.col
+
+    def kernel_ms(self, case: Case, launches: int = 50) -> float:
+        """Mean of many launches in a row, on pictures that are on the GPU."""
+        device, (height, width) = Device(0), case.x.shape[:2]
+        kernel, patches = PatchCorrelationKernel(device), -(-height // 20) * -(-width // 24)
+        with device.current():
+            views = [np.ascontiguousarray(v.transpose(2, 0, 1)) for v in (case.x, case.y, case.y)]
+            images = [Memory(device, view.nbytes) for view in views]
+            for memory, view in zip(images, views, strict=True):
+                memory.upload(view)
+            sizes = [images[2].size, *[4 * patches] * 3, workspace_bytes(1, height, width, PATCH)]
+            outputs = [Memory(device, size) for size in sizes]
+            names = ("x_dec", "y_dec", "y", "y_syn", "row", "col", "score", "workspace")
+            pointers = {n: m.address for n, m in zip(names, images + outputs, strict=True)}
+
+            def launch() -> None:
+                kernel.launch(
+                    **pointers, batch=1, height=height, width=width, half=False, patch=PATCH,
+                    prior=case.prior, measure="pearson", off_centre=False, stretched=False,
+                    stream=0,
+                )  # fmt: skip
+
+            launch()
+            outputs[1].download((patches,), np.int32)
+            start = time.perf_counter()
+            for _ in range(launches):
+                launch()
+            outputs[1].download((patches,), np.int32)
+            return 1000 * (time.perf_counter() - start) / launches
 
 
 def brute_force(case: Case) -> Positions:
