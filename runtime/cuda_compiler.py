@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dsin.runtime.cuda_driver import INSTALL
 from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.files import write_bytes_atomically
-
-INSTALL = "pip install 'dsin[gpu]'"
 
 
 def cubin(source: str, architecture: int) -> bytes:

@@ -1,5 +1,6 @@
 """NVIDIA's driver through its own Python binding: loaded when first asked for."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from dsin.runtime.errors import BackendError
 
-INSTALL = "pip install 'dsin[gpu]'"
+INSTALL = "pip install 'dsin[cuda]'"
+"""What brings the binding and the compiler."""
 
 
 @cache
@@ -67,19 +69,13 @@ class Device:
 
 
 class Memory:
-    """Bytes on the device that is current, freed with the object."""
+    """`size` bytes on a device, freed with the object. Its context is current for every call."""
 
     def __init__(self, device: Device, size: int) -> None:
-        self._device = device
         self.size = size
-        with device.current():
-            self._pointer = checked(cuda_driver().cuMemAlloc(size))[0]
+        self._pointer = checked(cuda_driver().cuMemAlloc(size))[0]
         self.address = int(self._pointer)
-
-    def __del__(self) -> None:
-        if hasattr(self, "address"):
-            with self._device.current():
-                checked(cuda_driver().cuMemFree(self._pointer))
+        weakref.finalize(self, _free, device, self._pointer)
 
     def upload(self, array: npt.NDArray[Any]) -> None:
         """Copy a contiguous array to the beginning; waits."""
@@ -91,3 +87,8 @@ class Memory:
         target = np.empty(shape, kind)
         checked(cuda_driver().cuMemcpyDtoH(target.ctypes.data, self._pointer, target.nbytes))
         return target
+
+
+def _free(device: Device, pointer: Any) -> None:
+    with device.current():
+        checked(cuda_driver().cuMemFree(pointer))

@@ -1,6 +1,6 @@
-"""PatchCorrelation on NVIDIA GPUs: `patch_correlation.cu`, compiled where it runs.
+"""PatchCorrelation on NVIDIA GPUs: the kernels of `patch_*.cu`, compiled where they run.
 
-`PatchCorrelationKernel` launches it on device addresses and a stream, for TensorRT, PyTorch and
+`PatchCorrelationKernel` launches them on device addresses and a stream, for TensorRT, PyTorch and
 onnxruntime's I/O binding; `CudaPatchCorrelation` takes NumPy images. Both find the positions of the
 definition (`dsin.runtime.patch_correlation`).
 """

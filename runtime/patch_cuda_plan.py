@@ -1,4 +1,4 @@
-"""What `patch_correlation.cu` is compiled with and launched on: constants, memory, order."""
+"""What the CUDA search is compiled from and launched on: constants, memory, order."""
 
 import ctypes
 import math
@@ -48,7 +48,6 @@ def source(patch: tuple[int, int], measure: Measure, half: bool) -> str:
         "PW": patch[1],
         "K": feature_count(patch),
         "HALF": int(half),
-        "L2": int(measure == "l2"),
         "THREADS": THREADS,
         "GROUP": GROUP,
         "NEAR": NEAR,
@@ -69,8 +68,9 @@ def source(patch: tuple[int, int], measure: Measure, half: bool) -> str:
         _table("float", "ACROSS", dct(max(ORDERS) + 1, patch[1])),
     ]
     defines = [f"#define {name} {value!r}" for name, value in numbers.items()]
-    body = Path(__file__).with_name("patch_correlation.cu").read_text()
-    return "\n".join([*defines, *tables, body])
+    parts = ("common", "pruned" if measure == "pearson" else "l2", "finish")
+    folder = Path(__file__).parent
+    return "\n".join([*defines, *tables, *((folder / f"patch_{p}.cu").read_text() for p in parts)])
 
 
 def _table(kind: str, name: str, values: npt.NDArray[Any]) -> str:

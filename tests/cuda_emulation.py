@@ -1,7 +1,7 @@
 """The CUDA kernels on a CPU: compiled by clang, launched through a driver of our own.
 
-What runs is the product's source, host and device side alike: `patch_correlation.cu`, the code that
-plans and launches it, and NVIDIA's Python binding; `emulation/` has what stands in for the GPU. All
+What runs is the product's source, host and device side alike: the kernels, the code that plans and
+launches them, and NVIDIA's Python binding; `emulation/` has what stands in for the GPU. All
 of it lives in a process of its own, since a process can have but one driver.
 """
 

@@ -4,6 +4,7 @@ See `cuda_emulation` for what the emulation is. What runs in it is a function of
 in the process that has the emulated driver.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -282,16 +283,18 @@ def test_a_mistake_in_the_source_is_shown() -> None:
 def test_without_the_binding_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     for call in (cuda_driver.cuda_driver.__wrapped__, cuda_compiler.version):
-        with pytest.raises(BackendError, match=r"pip install 'dsin\[gpu\]'"):
+        with pytest.raises(BackendError, match=r"pip install 'dsin\[cuda\]'"):
             call()
 
 
 def test_without_a_gpu_the_error_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(BackendError, match=r"no CUDA driver here|the CUDA driver says|dsin\[gpu\]"):
+    with pytest.raises(
+        BackendError, match=r"no CUDA driver here|the CUDA driver says|dsin\[cuda\]"
+    ):
         patch_cuda.CudaPatchCorrelation()
 
 

@@ -185,18 +185,20 @@ def plot(rows: list[Row], sizes: list[tuple[int, int, float, float]], path: Path
     left.set_yticks(np.arange(len(inputs)) + 0.4 - thickness / 2, inputs)
     left.invert_yaxis()
     left.set(xscale="log", xlabel="time, ms", title="320×1224, images to positions")
-    left.legend(fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=len(names))
     megapixels = [width * height / 1e6 for width, height, *_ in sizes]
     right.plot(megapixels, [size[2] for size in sizes], "o-", label="dsin, CPU")
     first = sizes[0][2]
     right.plot(megapixels, [first * m / megapixels[0] for m in megapixels], ":", label="linear")
     squares = [first * (m / megapixels[0]) ** 2 for m in megapixels]
     right.plot(megapixels, squares, "--", label="quadratic, as brute force")
-    right.set(xscale="log", yscale="log", xlabel="megapixels", ylabel="time, ms", title="Growth")
+    right.set(xscale="log", yscale="log", ylabel="time, ms", title="Growth")
+    right.minorticks_off()
+    right.set_xticks(megapixels, [f"{width}×{height}" for width, height, *_ in sizes])
     right.legend(fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, dpi=110)
 
 

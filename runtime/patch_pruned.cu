@@ -1,251 +1,11 @@
-// PatchCorrelation in CUDA: the exact pruned search of dsin.runtime.patch_search.
-//
-// dsin.runtime.patch_cuda puts the constants of one patch size and measure in front of this file
-// and launches its kernels in one stream. The windows are described band by band of their rows,
-// so that the workspace stays small however large the picture is:
-//
-//     every band:  describe   norm and leading DCT coefficients (float16) of each window
-//                  guess      of patches whose own row is in the band: a score to start from
-//     every band:  describe   (not again where there is but one band)
-//                  scan       bound all windows in reach, correlate the survivors, best first
-//     then:        resolve    float64 decides among the windows near the best; ties
-//                  exhaust_*  patches with more of those than are kept: all windows, in float64
-//                  gather     copy the pieces
-//
-// What decides is float64, from the pictures, by the rules of the definition, over a set of windows
-// that surely holds the winner. So neither rounding nor the order of threads shows in the result.
-// The L2 measure has no such bounds: it is all `exhaust_*`.
-//
-// Every block has THREADS threads. No header is included: NVRTC then needs no installation.
+// Pearson correlation: windows described, bounded, and only then compared.
 
-#ifndef EMULATED
-__device__ __forceinline__ float from_half(unsigned short bits)
-{
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-
-__device__ __forceinline__ unsigned short to_half(float value)
-{
-    unsigned short bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-#endif
-
-#if HALF
-typedef unsigned short Pixel;
-__device__ __forceinline__ float to_float(Pixel value) { return from_half(value); }
-__device__ __forceinline__ Pixel to_pixel(float value) { return to_half(value); }
-#else
-typedef float Pixel;
-__device__ __forceinline__ float to_float(Pixel value) { return value; }
-__device__ __forceinline__ Pixel to_pixel(float value) { return value; }
-#endif
-
-#define AREA (PH * PW)
-#define WARPS (THREADS / 32)
-#define EVERY_LANE 0xffffffffu
-
-// What float32 may err by in the score of a window with contrast.
-#define MARGIN 1e-5f
-// The same, times the window's norm over that once centred: 50 additions in a row, and some.
-#define ROUNDING 4e-6f
-// Added to squared norms of rests, which are differences of nearly equal numbers.
-#define SLACK 1e-6f
-// What features stored in float16 may err by in a bound: 2^-11 of at most 1, and some.
-#define ROUGH 6e-4f
-// Norms between these are too close to NO_VARIANCE for float32.
-#define SURELY_FLAT (0.3f * (float)NO_VARIANCE)
-#define HARDLY_FLAT (10 * (float)NO_VARIANCE)
-// How far below the best bound survivors are correlated first.
-#define FIRST_BAND 0.01f
-// Window rows each way around the own row that the guess looks at: stereo is nearly rectified.
-#define OWN_ROWS 2
-// Survivors of one patch that a block collects before it correlates them.
-#define LIST 512
-// Patches side by side that share what is loaded of the windows.
-#define GROUP 4
-#define FLAT -1
-#define UNREACHABLE 0x7fffffff
-
-struct Patch {
-    double mean, norm;        // in H-space, all channels jointly
-    double exact;             // the best score, where the patch is exhausted
-    float wanted[K + 1];      // its features and the norm of their rest
-    float length;             // norm of its query
-    int best;                 // ordered bits of a score that some window surely reaches
-    int near;                 // windows near the best; FLAT for a patch without variance
-    int found;                // whether the exhausted patch has its position
-    int places[NEAR];         // row * width + column of the first NEAR of them
-    float upper[NEAR];        // what their scores are at most
-};
-
-struct Job {
-    const Pixel *x, *y_dec, *y;                 // (3, height, width)
-    Pixel *y_syn;
-    int *row, *col;                             // (patches down, patches across)
-    float *score;
-    Patch *patches;
-    int *crowded;                               // patches with more than NEAR windows near the best
-    unsigned short *features;                   // float16 (rows of the band, K + 1, pitch)
-    float *inverse;                             // 1 / norm, or 0 (rows of the band, pitch)
-    double *lab;                                // (3, rows of the band + PH - 1, width), L2 only
-    int height, width, down, across;            // of the picture, and in patches
-    int first, last, pitch;                     // rows of windows of the band
-    int prior, off_centre, stretched, again;    // again: for crowded patches only
-};
-
-#if L2
-typedef double Query;   // L*a*b* of a patch
-#else
-typedef float Query;    // what its windows' R, G and B are multiplied with
-#endif
+typedef float Query; // what R, G and B of a window are multiplied with
 
 struct Scored {
     float score, doubt;
 };
 
-// Numbers.
-
-__device__ __forceinline__ int ordered(float value)
-{
-    const int bits = __float_as_int(value);
-    return bits >= 0 ? bits : bits ^ 0x7fffffff;
-}
-
-__device__ __forceinline__ float from_ordered(int bits)
-{
-    return __int_as_float(bits >= 0 ? bits : bits ^ 0x7fffffff);
-}
-
-template <class T> __device__ T warp_sum(T value)
-{
-    for (int step = 16; step; step >>= 1)
-        value += __shfl_xor_sync(EVERY_LANE, value, step);
-    return value;
-}
-
-template <class T> __device__ T warp_max(T value)
-{
-    for (int step = 16; step; step >>= 1)
-        value = max(value, __shfl_xor_sync(EVERY_LANE, value, step));
-    return value;
-}
-
-__device__ double block_sum(double value)
-{
-    __shared__ double parts[WARPS];
-    value = warp_sum(value);
-    if (threadIdx.x % 32 == 0)
-        parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    double total = 0;
-    for (int n = 0; n < WARPS; n++)
-        total += parts[n];
-    __syncthreads();
-    return total;
-}
-
-__device__ double block_max(double value)
-{
-    __shared__ double parts[WARPS];
-    value = warp_max(value);
-    if (threadIdx.x % 32 == 0)
-        parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    double most = parts[0];
-    for (int n = 1; n < WARPS; n++)
-        most = max(most, parts[n]);
-    __syncthreads();
-    return most;
-}
-
-// Pictures.
-
-__device__ __forceinline__ float level(const Pixel *image, int at)
-{
-    const float value = to_float(image[at]);
-    return value > 0 ? (value < 255 ? value : 255) : 0; // not a number: 0
-}
-
-__device__ __forceinline__ void to_h_space(const Pixel *image, int plane, int at, double *out)
-{
-    double n[3];
-    for (int k = 0; k < 3; k++)
-        n[k] = (level(image + k * (long long)plane, at) - MEAN[k]) / STD[k];
-    out[0] = n[0] + n[1];
-    out[1] = n[0] - n[1];
-    out[2] = 0.5 * (n[0] + n[2]);
-}
-
-__device__ void to_lab(const Pixel *image, int plane, int at, double *out)
-{
-    double linear[3], f[3];
-    for (int k = 0; k < 3; k++) {
-        const double v = level(image + k * (long long)plane, at) / 255.0;
-        linear[k] = v <= 0.04045 ? v / 12.92 : pow((v + 0.055) / 1.055, 2.4);
-    }
-    for (int k = 0; k < 3; k++) {
-        double v = 0;
-        for (int s = 0; s < 3; s++)
-            v += XYZ[k][s] * linear[s];
-        f[k] = v > 216.0 / 24389 ? cbrt(v) : v / 0.128419 + 4.0 / 29;
-    }
-    out[0] = 116 * f[1] - 16;
-    out[1] = 500 * (f[0] - f[1]);
-    out[2] = 200 * (f[1] - f[2]);
-}
-
-__device__ __forceinline__ int own_row(const Job &job, int i)
-{
-    return min(i * PH, job.height - PH);
-}
-
-__device__ __forceinline__ int own_col(const Job &job, int j)
-{
-    return min(j * PW, job.width - PW);
-}
-
-// The prior, whose full width at half maximum is half the picture.
-
-__device__ __forceinline__ float weight_along(const Job &job, int at, int own, int length)
-{
-    const float t = (at - own - job.off_centre) / (0.5f * length);
-    return job.prior ? exp2f(-4 * t * t) : 1.0f;
-}
-
-__device__ double weight_exactly(const Job &job, int i, int j, int r, int c)
-{
-    if (!job.prior)
-        return 1;
-    const double down = (r - own_row(job, i) - job.off_centre) / (0.5 * job.height);
-    const double across = (c - own_col(job, j) - job.off_centre) / (0.5 * job.width);
-    return exp(-4 * LOG_2 * down * down) * exp(-4 * LOG_2 * across * across);
-}
-
-// Columns low..high of a row of windows beyond which the prior leaves patch column j no score of
-// `best`: correlation is at most 1.
-__device__ void reach(const Job &job, float weight, int j, float best, int &low, int &high)
-{
-    const int columns = job.width - PW + 1;
-    const float least = best - MARGIN;
-    low = 0;
-    high = columns;
-    if (!job.prior || least <= 0)
-        return;
-    if (weight < least) {
-        high = 0;
-        return;
-    }
-    const float most = 0.5f * job.width * sqrtf(0.25f * log2f(weight / least)) + 2;
-    const int peak = own_col(job, j) + job.off_centre;
-    low = max(0, peak - (int)most);
-    high = min(columns, peak + (int)most + 1);
-}
-
-#if !L2
 // Windows described: bounds and correlations in float32.
 
 __device__ __forceinline__ void rotated(const Pixel *image, int plane, int at, float *out)
@@ -293,7 +53,7 @@ __device__ Scored correlate(const Job &job, const float *query, float length, in
     const int plane = job.height * job.width;
     float dot = 0, square = 0;
     for (int e = threadIdx.x % 32; e < AREA; e += 32) {
-        const int at = (r + e / PW) * job.width + c + e % PW;
+        const int at = pixel(job, r, c, e);
 #pragma unroll
         for (int k = 0; k < 3; k++) {
             const float v = level(job.y_dec + k * (long long)plane, at) - (float)MEAN[k];
@@ -311,7 +71,7 @@ __device__ Scored correlate(const Job &job, const float *query, float length, in
 __device__ void load_unit(const Job &job, const Patch &patch, int i, int j, float *unit)
 {
     for (int e = threadIdx.x; e < AREA; e += THREADS) {
-        const int at = (own_row(job, i) + e / PW) * job.width + own_col(job, j) + e % PW;
+        const int at = own_pixel(job, i, j, e);
         double h[3];
         to_h_space(job.x, job.height * job.width, at, h);
         for (int k = 0; k < 3; k++) {
@@ -467,8 +227,6 @@ __device__ void look_around(const Job &job, Patch &patch, int i, int j, const fl
     if (lane == 0)
         atomicMax(&patch.best, ordered(found.score * weight - found.doubt - MARGIN));
 }
-#endif
-
 // One block for each patch whose own row is in the band: what later kernels need of the patch.
 extern "C" __global__ void __launch_bounds__(THREADS) guess(Job job)
 {
@@ -477,26 +235,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) guess(Job job)
         return;
     Patch &patch = job.patches[i * job.across + j];
     if (i == 0 && j == 0 && threadIdx.x == 0)
-        *job.crowded = L2;
-#if L2
-    if (threadIdx.x == 0) {
-        patch.near = NEAR + 1;
-        patch.exact = -1e300;
-        patch.found = 0;
-    }
-#else
+        *job.crowded = 0;
     __shared__ float unit[3 * AREA];
     double sum = 0, square = 0;
     const int plane = job.height * job.width;
     for (int e = threadIdx.x; e < AREA; e += THREADS) {
         double h[3];
-        to_h_space(job.x, plane, (own_row(job, i) + e / PW) * job.width + own_col(job, j) + e % PW, h);
+        to_h_space(job.x, plane, own_pixel(job, i, j, e), h);
         sum += h[0] + h[1] + h[2];
     }
     const double mean = block_sum(sum) / (3 * AREA);
     for (int e = threadIdx.x; e < AREA; e += THREADS) {
         double h[3];
-        to_h_space(job.x, plane, (own_row(job, i) + e / PW) * job.width + own_col(job, j) + e % PW, h);
+        to_h_space(job.x, plane, own_pixel(job, i, j, e), h);
         for (int k = 0; k < 3; k++)
             square += (h[k] - mean) * (h[k] - mean);
     }
@@ -523,10 +274,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) guess(Job job)
         patch.length = sqrt(length);
     __syncthreads();
     look_around(job, patch, i, j, unit);
-#endif
 }
 
-#if !L2
 // Survivors of a group of patches.
 struct Lists {
     float query[3 * AREA];
@@ -537,7 +286,8 @@ struct Lists {
 };
 
 // One warp: correlate survivor n of a patch. The sign of a place says that this was done.
-__device__ void correlate_listed(const Job &job, Patch &patch, int i, int j, Lists &lists, int g, int n)
+__device__ void correlate_listed(
+    const Job &job, Patch &patch, int i, int j, Lists &lists, int g, int n)
 {
     const int place = lists.places[g][n], r = place / job.width, c = place % job.width;
     const Scored found = correlate(job, lists.query, patch.length, r, c);
@@ -682,41 +432,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan(Job job)
         if (lists.count[g])
             settle(job, i, first + g, lists, g);
 }
-#endif
-
 // Float64.
 
 // One warp: the definition's score of a window.
-#if L2
-__device__ double score_exactly(const Job &job, const Patch &, const double *own, int i, int j, int r, int c)
-{
-    const int rows = job.last - job.first + PH - 1;
-    double distance = 0;
-    for (int e = threadIdx.x % 32; e < AREA; e += 32) {
-        const int at = (r - job.first + e / PW) * job.width + c + e % PW;
-        for (int k = 0; k < 3; k++) {
-            const double d = own[k * AREA + e] - job.lab[(long long)k * rows * job.width + at];
-            distance += d * d;
-        }
-    }
-    distance = warp_sum(distance);
-    return distance < TIE ? 0.0 : -distance / weight_exactly(job, i, j, r, c);
-}
-#else
-__device__ double score_exactly(const Job &job, const Patch &patch, const float *, int i, int j, int r, int c)
+__device__ double score_exactly(const Job &job, const Patch &patch, int i, int j, int r, int c)
 {
     const int plane = job.height * job.width, lane = threadIdx.x % 32;
     double sum = 0, square = 0, product = 0;
     for (int e = lane; e < AREA; e += 32) {
         double h[3];
-        to_h_space(job.y_dec, plane, (r + e / PW) * job.width + c + e % PW, h);
+        to_h_space(job.y_dec, plane, pixel(job, r, c, e), h);
         sum += h[0] + h[1] + h[2];
     }
     const double mean = warp_sum(sum) / (3 * AREA);
     for (int e = lane; e < AREA; e += 32) {
         double a[3], b[3];
-        to_h_space(job.x, plane, (own_row(job, i) + e / PW) * job.width + own_col(job, j) + e % PW, a);
-        to_h_space(job.y_dec, plane, (r + e / PW) * job.width + c + e % PW, b);
+        to_h_space(job.x, plane, own_pixel(job, i, j, e), a);
+        to_h_space(job.y_dec, plane, pixel(job, r, c, e), b);
         for (int k = 0; k < 3; k++) {
             square += (b[k] - mean) * (b[k] - mean);
             product += (a[k] - patch.mean) * (b[k] - mean);
@@ -728,17 +460,7 @@ __device__ double score_exactly(const Job &job, const Patch &patch, const float 
         return 0;
     return product / (patch.norm * norm) * weight_exactly(job, i, j, r, c);
 }
-#endif
 
-__device__ void write(const Job &job, int i, int j, int r, int c, double score)
-{
-    // From the window's corner to that of the piece: they differ for partial patches only.
-    job.row[i * job.across + j] = r + i * PH - own_row(job, i);
-    job.col[i * job.across + j] = c + j * PW - own_col(job, j);
-    job.score[i * job.across + j] = score;
-}
-
-#if !L2
 // One block for each patch: decide among the windows near the best.
 extern "C" __global__ void __launch_bounds__(THREADS) resolve(Job job)
 {
@@ -755,7 +477,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) resolve(Job job)
         const int r = patch.places[n] / job.width, c = patch.places[n] % job.width;
         double value = -1e300;
         if (patch.upper[n] >= least)
-            value = score_exactly(job, patch, 0, i, j, r, c);
+            value = score_exactly(job, patch, i, j, r, c);
         if (threadIdx.x % 32 == 0)
             values[n] = value;
     }
@@ -779,21 +501,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) resolve(Job job)
             col = min(col, patch.places[n] % job.width);
     write(job, i, j, row, col, top);
 }
-#endif
 
 // The windows of one row that may win, in float64. Without `floor`: the best score. With it: the
 // first column whose score is at least that, as a negative number, so that both are maxima.
-__device__ double sweep(const Job &job, const Patch &patch, const Query *query, int i, int j, int r, const double *floor)
+__device__ double sweep(
+    const Job &job, const Patch &patch, const Query *query, int i, int j, int r,
+    const double *floor)
 {
     const int lane = threadIdx.x % 32, columns = job.width - PW + 1;
     double found = -1e300;
-#if L2
-    for (int c = threadIdx.x / 32; c < columns; c += WARPS) {
-        const double value = score_exactly(job, patch, query, i, j, r, c);
-        if (!floor || value >= *floor)
-            found = max(found, floor ? -(double)c : value);
-    }
-#else
     const float down = weight_along(job, r, own_row(job, i), job.height);
     const float least = from_ordered(patch.best);
     int low, high;
@@ -812,124 +528,16 @@ __device__ double sweep(const Job &job, const Patch &patch, const Query *query, 
                 continue;
             double value = 0;
             if (inverse_of(job, r, c) != 0)
-                value = score_exactly(job, patch, query, i, j, r, c);
+                value = score_exactly(job, patch, i, j, r, c);
             if (!floor || value >= *floor)
                 found = max(found, floor ? -(double)c : value);
         }
     }
-#endif
     return block_max(found);
 }
 
 __device__ void load_query(const Job &job, const Patch &patch, int i, int j, Query *query)
 {
-#if L2
-    for (int e = threadIdx.x; e < AREA; e += THREADS) {
-        double lab[3];
-        to_lab(job.x, job.height * job.width,
-               (own_row(job, i) + e / PW) * job.width + own_col(job, j) + e % PW, lab);
-        for (int k = 0; k < 3; k++)
-            query[k * AREA + e] = lab[k];
-    }
-    __syncthreads();
-#else
     load_unit(job, patch, i, j, query);
     to_query(query);
-#endif
-}
-
-// One block for each crowded patch: its best score in the band.
-extern "C" __global__ void __launch_bounds__(THREADS) exhaust_best(Job job)
-{
-    __shared__ Query query[3 * AREA];
-    const int i = blockIdx.y, j = blockIdx.x;
-    Patch &patch = job.patches[i * job.across + j];
-    if (patch.near <= NEAR)
-        return;
-    load_query(job, patch, i, j, query);
-    double best = patch.exact;
-    for (int r = job.first; r < job.last; r++)
-        best = max(best, sweep(job, patch, query, i, j, r, 0));
-    if (threadIdx.x == 0)
-        patch.exact = best;
-}
-
-// The same blocks: the first row whose best is that, and the first column in it.
-extern "C" __global__ void __launch_bounds__(THREADS) exhaust_first(Job job)
-{
-    __shared__ Query query[3 * AREA];
-    const int i = blockIdx.y, j = blockIdx.x;
-    Patch &patch = job.patches[i * job.across + j];
-    if (patch.near <= NEAR || patch.found)
-        return;
-    load_query(job, patch, i, j, query);
-    for (int r = job.first; r < job.last; r++) {
-        const double top = sweep(job, patch, query, i, j, r, 0);
-        if (top < patch.exact - TIE)
-            continue;
-        const double floor = top - TIE;
-        const int c = -sweep(job, patch, query, i, j, r, &floor);
-        if (threadIdx.x == 0) {
-            write(job, i, j, r, c, top);
-            patch.found = 1;
-        }
-        return;
-    }
-}
-
-#if L2
-// One thread for each pixel of the band: L*a*b*.
-extern "C" __global__ void __launch_bounds__(THREADS) describe(Job job)
-{
-    const int rows = job.last - job.first + PH - 1;
-    const int c = blockIdx.x * THREADS + threadIdx.x, r = blockIdx.y;
-    if (c >= job.width)
-        return;
-    double lab[3];
-    to_lab(job.y_dec, job.height * job.width, (job.first + r) * job.width + c, lab);
-    for (int k = 0; k < 3; k++)
-        job.lab[((long long)k * rows + r) * job.width + c] = lab[k];
-}
-#endif
-
-// One sample of crop_and_resize: floor, ceiling and fraction, rounded step by step as in float32.
-__device__ float sample(int start, int size, int length, int n, int &low, int &high)
-{
-    const float from = (double)start / size, to = (double)(start + length) / size;
-    const float step = __fdiv_rn(__fmul_rn(__fsub_rn(to, from), size - 1), length - 1);
-    const float at = __fadd_rn(__fmul_rn(from, size - 1), __fmul_rn(n, step));
-    low = min(max((int)floorf(at), 0), size - 1);
-    high = min(max((int)ceilf(at), 0), size - 1);
-    return __fsub_rn(at, low);
-}
-
-__device__ __forceinline__ float between(float a, float b, float fraction)
-{
-    return __fadd_rn(a, __fmul_rn(__fsub_rn(b, a), fraction));
-}
-
-// One thread for each pixel.
-extern "C" __global__ void __launch_bounds__(THREADS) gather(Job job)
-{
-    const int c = blockIdx.x * THREADS + threadIdx.x, r = blockIdx.y;
-    if (c >= job.width)
-        return;
-    const int patch = r / PH * job.across + c / PW;
-    const long long plane = (long long)job.height * job.width;
-    const int at = r * job.width + c;
-    if (!job.stretched) {
-        const int from = (job.row[patch] + r % PH) * job.width + job.col[patch] + c % PW;
-        for (int k = 0; k < 3; k++)
-            job.y_syn[k * plane + at] = job.y[k * plane + from];
-        return;
-    }
-    int r0, r1, c0, c1;
-    const float down = sample(job.row[patch], job.height, PH, r % PH, r0, r1);
-    const float across = sample(job.col[patch], job.width, PW, c % PW, c0, c1);
-    for (int k = 0; k < 3; k++) {
-        const Pixel *y = job.y + k * plane;
-        const float top = between(to_float(y[r0 * job.width + c0]), to_float(y[r0 * job.width + c1]), across);
-        const float low = between(to_float(y[r1 * job.width + c0]), to_float(y[r1 * job.width + c1]), across);
-        job.y_syn[k * plane + at] = to_pixel(between(top, low, down));
-    }
 }
