@@ -189,15 +189,16 @@ def test_the_body_takes_batches_odd_sizes_and_any_number(prior: bool) -> None:
 def test_stock_onnxruntime_runs_the_whole_decoder_in_a_gigabyte() -> None:
     """The shipped bundle's decoder at 320×1224, in a process of its own."""
     program = """
-import resource, sys, numpy as np, onnxruntime as ort
+import re, sys, numpy as np, onnxruntime as ort
 session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 side = np.random.default_rng(0).uniform(0, 255, (2, 1, 3, 320, 1224)).astype(np.float32)
 session.run(None, {"symbols": np.zeros((1, 32, 40, 153), np.uint8), "y_dec": side[0], "y": side[1]})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not getrusage: that also counts what the parent had when it forked.
+print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
     path = open_bundle().graph_path("x_decoder").with_name("decoder.onnx")
     run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, check=True)
-    assert float(run.stdout) < 1000
+    assert float(run.stdout) < 600
 
 
 def test_quirks_and_float16_export(tmp_path: Path) -> None:
