@@ -10,50 +10,21 @@ integers and an integer division.
     frequencies (1, C, h, w, L) ◄─ shares of 2**16 ◄─ exponential table ◄─ best - logit ◄┘
 """
 
-from typing import Any
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from dsin.export.graph_builder import GraphBuilder
 from dsin.runtime.context_model import IntegerContextModel
 from dsin.runtime.rans import TOTAL
-
-OPSET = 18
-IR_VERSION = 10
-"""What onnxruntime 1.20 still reads."""
-
-
-class _Graph:
-    """Nodes and constants in the making; every method returns the name of its output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[TensorProto] = []
-
-    def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        if all(c.name != name for c in self.constants):
-            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def int64(self, *values: int) -> str:
-        name = "int64_" + "_".join(str(v).replace("-", "m") for v in values)
-        return self.constant(name, np.array(values, np.int64))
-
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
-        return output
-
-    def cast(self, name: str, kind: int) -> str:
-        return self.add("Cast", [name], f"{name}_as{kind}", to=kind)
 
 
 def context_graph(model: IntegerContextModel) -> onnx.ModelProto:
     """ONNX model: `symbols` uint8 (1, C, h, w), each below L, to `frequencies` int32
     (1, C, h, w, L), the same integers as `dsin.runtime.context_model.frequencies_reference`.
     """
-    graph = _Graph()
+    graph = GraphBuilder()
     x = _padded_levels(graph, model)
     hidden = _layer(graph, model, 0, x)
     inner = _layer(graph, model, 1, hidden)
@@ -61,25 +32,14 @@ def context_graph(model: IntegerContextModel) -> onnx.ModelProto:
     logits = _layer(graph, model, 3, summed)
     _frequencies(graph, model, logits)
     count = model.symbols_per_alphabet
-    return helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "context",
-            [helper.make_tensor_value_info("symbols", TensorProto.UINT8, [1, "C", "h", "w"])],
-            [
-                helper.make_tensor_value_info(
-                    "frequencies", TensorProto.INT32, [1, "C", "h", "w", count]
-                )
-            ],
-            graph.constants,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="dsin",
+    return graph.model(
+        "context",
+        [("symbols", TensorProto.UINT8, [1, "C", "h", "w"])],
+        [("frequencies", TensorProto.INT32, [1, "C", "h", "w", count])],
     )
 
 
-def _padded_levels(graph: _Graph, model: IntegerContextModel) -> str:
+def _padded_levels(graph: GraphBuilder, model: IntegerContextModel) -> str:
     """Levels (1, 1, C + 4, h + 8, w + 8)."""
     table = graph.constant("levels", model.levels.astype(np.float32))
     index = graph.cast("symbols", TensorProto.INT32)
@@ -90,7 +50,11 @@ def _padded_levels(graph: _Graph, model: IntegerContextModel) -> str:
 
 
 def _layer(
-    graph: _Graph, model: IntegerContextModel, index: int, source: str, skip: str | None = None
+    graph: GraphBuilder,
+    model: IntegerContextModel,
+    index: int,
+    source: str,
+    skip: str | None = None,
 ) -> str:
     """Convolution, rounding, floor of a power-of-two share, clip."""
     name = f"conv{index}"
@@ -108,7 +72,7 @@ def _layer(
     return graph.add("Clip", [floor, low, high], f"{name}_clipped")
 
 
-def _skip(graph: _Graph, model: IntegerContextModel, hidden: str) -> str:
+def _skip(graph: GraphBuilder, model: IntegerContextModel, hidden: str) -> str:
     """The first layer's output at the third's positions, in units of its sums."""
     centre = graph.add(
         "Slice",
@@ -119,7 +83,7 @@ def _skip(graph: _Graph, model: IntegerContextModel, hidden: str) -> str:
     return graph.add("Mul", [centre, scale], "skip")
 
 
-def _frequencies(graph: _Graph, model: IntegerContextModel, logits: str) -> str:
+def _frequencies(graph: GraphBuilder, model: IntegerContextModel, logits: str) -> str:
     """Shares of 2**16 from logits (1, L, C, h, w); what is left goes to the first of the best."""
     count, last = model.symbols_per_alphabet, graph.int64(-1)
     logits = graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 4, 1])

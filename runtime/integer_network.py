@@ -5,7 +5,8 @@
 Inputs and outputs are integers held in float32, and no sum can reach 2**24, so that a float32
 convolution has no rounding, whatever the order of its additions. The multiplication rounds once, as
 IEEE 754 says; a rounding half is part of the bias. So any engine that computes in float32 gives the
-same integers; float16 and the like do not.
+same integers. Float16 and TensorFloat-32 do not, nor does Winograd's algorithm: exported graphs
+have no dense convolution that it applies to (`dsin.export.integer_graph`).
 """
 
 from dataclasses import dataclass

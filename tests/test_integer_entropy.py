@@ -1,5 +1,6 @@
 """The entropy model in integers: exact on any engine, and hardly dearer than the float one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from dsin.calibration.integer_entropy import (
     quantise_entropy,
     run_layers,
 )
+from dsin.export.integer_graph import hyper_graph, step_graph
 from dsin.runtime.errors import BundleError
 from dsin.runtime.integer_network import EXACT, IntegerLayer, run_reference
 from dsin.training.edge_entropy import EntropyModel
@@ -80,33 +82,38 @@ def test_float32_computes_the_definition(integer: IntegerEntropy) -> None:
             np.testing.assert_array_equal(found.numpy(), run_reference(layer, x, rate))
 
 
-def test_onnxruntime_computes_the_definition(integer: IntegerEntropy) -> None:
-    layer = integer.steps[1][2]
-    x = random_input(layer, UNSIGNED, 7)
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    constants = {
-        "w": layer.weight.astype(np.float32),
-        "b": layer.bias[0].astype(np.float32),
-        "m": layer.multiplier[0][:, None, None],
-        "low": np.float32(layer.low),
-        "high": np.float32(layer.high),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w", "b"], ["sum"]),
-            helper.make_node("Mul", ["sum", "m"], ["scaled"]),
-            helper.make_node("Floor", ["scaled"], ["whole"]),
-            helper.make_node("Clip", ["whole", "low", "high"], ["y"]),
-        ],
-        "layer",
-        [helper.make_tensor_value_info("x", kind, [1, *x.shape])],
-        [helper.make_tensor_value_info("y", kind, None)],
-        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": x[None].astype(np.float32)})
-    np.testing.assert_array_equal(found[0], run_reference(layer, x))
+def session(graph: onnx.ModelProto) -> ort.InferenceSession:
+    onnx.checker.check_model(graph, full_check=True)
+    return ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def reference(layers: Sequence[IntegerLayer], x: np.ndarray, rate: int = 0) -> np.ndarray:
+    for layer in layers:
+        x = run_reference(layer, x, rate)
+    return x
+
+
+@pytest.mark.parametrize("rate", range(SMALL.rates))
+def test_the_exported_hyper_decoder_is_exact(integer: IntegerEntropy, rate: int) -> None:
+    graph = hyper_graph(integer.hyper)
+    z = np.random.default_rng(rate).integers(-128, 128, (SMALL.hyper, 3, 5))
+    feeds = {"z": z[None].astype(np.float32), "rate": np.array([rate])}
+    (found,) = session(graph).run(None, feeds)
+    np.testing.assert_array_equal(found[0], reference(integer.hyper, z, rate))
+    kernels = {tuple(c.dims) for c in graph.graph.initializer if len(c.dims) == 4 and c.dims[2] > 1}
+    assert not kernels, "a dense convolution that Winograd applies to"
+
+
+def test_the_exported_steps_are_exact(integer: IntegerEntropy) -> None:
+    rng = np.random.default_rng(5)
+    features = rng.integers(*UNSIGNED, (SMALL.context, 6, 9), endpoint=True)
+    decoded = rng.integers(*CONTEXT, (SMALL.latent, 6, 9), endpoint=True)
+    feeds = {"features": features, "decoded": decoded}
+    floats = {name: value[None].astype(np.float32) for name, value in feeds.items()}
+    for layers in integer.steps:
+        found = session(step_graph(layers)).run(["mean", "raw"], floats)
+        expected = reference(layers, np.concatenate([features, decoded]))
+        np.testing.assert_array_equal(np.concatenate(found, 1)[0], expected)
 
 
 def test_no_sum_can_reach_what_float32_rounds(integer: IntegerEntropy) -> None:
