@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsin.calibration.scale_tables import gaussian_tables
-from dsin.runtime.integer_coder import ScaleTables
+from dsin.runtime.hyper_codec import CONTEXT, CONTEXT_UNITS, MEAN_UNITS, SIGNED, HyperTables
 from dsin.runtime.integer_network import EXACT, IntegerLayer, sum_limits
 from dsin.training.edge_entropy import (
     LARGEST,
@@ -33,11 +33,11 @@ from dsin.training.edge_entropy import (
     turns,
 )
 
-CONTEXT_UNITS, MEAN_UNITS, RAW_UNITS = 16, 64, 16
+RAW_UNITS = 16
 SCALES = np.geomspace(SMALLEST, LARGEST, 64)
 """In quantiser steps; a table each."""
-SIGNED, CONTEXT, UNSIGNED = (-128, 127), (-1024, 1023), (0, 1023)
-"""Ranges of z and raw scales, of what is decoded, and of activations."""
+UNSIGNED = (0, 1023)
+"""Range of activations."""
 MEANS = (-(2**15), 2**15 - 1)
 LARGEST_WEIGHT = 8191
 ROOM = 0.9
@@ -47,17 +47,11 @@ Floats = NDArray[np.float64]
 
 
 class IntegerEntropy(NamedTuple):
-    """`hyper` turns z into features of 0..1023; each of `steps` those and ŷ into means and scales.
-
-    `scale_numbers` uint8 (256,) has the table for raw scale -128, -127, ...; `z_scales` uint8
-    (rates, hyper) the tables of z.
-    """
+    """`hyper` turns z into features; each of `steps` those and ŷ into means and scales."""
 
     hyper: tuple[IntegerLayer, ...]
     steps: tuple[tuple[IntegerLayer, ...], ...]
-    tables: ScaleTables
-    scale_numbers: NDArray[np.uint8]
-    z_scales: NDArray[np.uint8]
+    tables: HyperTables
 
 
 class Predicted(NamedTuple):
@@ -94,9 +88,11 @@ def quantise_entropy(
     return IntegerEntropy(
         tuple(hyper),
         steps,
-        gaussian_tables(SCALES),
-        _nearest_scale(scale_of(raw).double().numpy()),
-        _nearest_scale(model.log_z_scale.detach().double().exp().numpy()),
+        HyperTables(
+            gaussian_tables(SCALES),
+            _nearest_scale(scale_of(raw).double().numpy()),
+            _nearest_scale(model.log_z_scale.detach().double().exp().numpy()),
+        ),
     )
 
 
@@ -222,8 +218,8 @@ def run_layers(layers: Sequence[IntegerLayer], x: Tensor, rate: int) -> Tensor:
 def integer_bits(model: EntropyModel, integer: IntegerEntropy, y: Tensor, rate: int) -> float:
     """What a latent y (1, latent, h, w) costs under the integer model, in bits."""
     z = model.encoder(y).float().round()
-    z_choice = np.repeat(integer.z_scales[rate], z[0, 0].numel())
-    bits = integer.tables.bits(z.flatten().numpy().astype(np.int32), z_choice)
+    z_choice = np.repeat(integer.tables.z_scales[rate], z[0, 0].numel())
+    bits = integer.tables.scales.bits(z.flatten().numpy().astype(np.int32), z_choice)
     hyper = run_layers(integer.hyper, z.clamp(*SIGNED), rate)
     decoded = torch.zeros_like(y)
     for layers, turn in zip(integer.steps, turns(y), strict=True):
@@ -231,7 +227,7 @@ def integer_bits(model: EntropyModel, integer: IntegerEntropy, y: Tensor, rate: 
         mean = predicted.mean / MEAN_UNITS
         symbols = (y - mean).round()
         choice = predicted.scale[turn].numpy().astype(np.uint8)
-        bits += integer.tables.bits(symbols[turn].numpy().astype(np.int32), choice)
+        bits += integer.tables.scales.bits(symbols[turn].numpy().astype(np.int32), choice)
         decoded = decoded + torch.where(turn, symbols + mean, 0.0)
     return bits
 
@@ -239,7 +235,7 @@ def integer_bits(model: EntropyModel, integer: IntegerEntropy, y: Tensor, rate: 
 def _predict(
     integer: IntegerEntropy, layers: Sequence[IntegerLayer], hyper: Tensor, decoded: Tensor
 ) -> Predicted:
-    context = (decoded * CONTEXT_UNITS).round().clamp(*CONTEXT)
+    context = (decoded * CONTEXT_UNITS + 0.5).floor().clamp(*CONTEXT)
     mean, raw = run_layers(layers, torch.cat([hyper, context], 1), 0).long().chunk(2, 1)
-    numbers = torch.from_numpy(integer.scale_numbers).long()
+    numbers = torch.from_numpy(integer.tables.scale_numbers).long()
     return Predicted(mean, numbers[raw.clamp(*SIGNED) - SIGNED[0]])

@@ -12,8 +12,6 @@ from test_edge_model import SMALL
 from torch import Tensor
 
 from dsin.calibration.integer_entropy import (
-    CONTEXT,
-    SIGNED,
     UNSIGNED,
     IntegerEntropy,
     integer_bits,
@@ -22,6 +20,7 @@ from dsin.calibration.integer_entropy import (
 )
 from dsin.export.integer_graph import hyper_graph, step_graph
 from dsin.runtime.errors import BundleError
+from dsin.runtime.hyper_codec import CONTEXT, SIGNED
 from dsin.runtime.integer_network import EXACT, IntegerLayer, run_reference
 from dsin.training.edge_entropy import EntropyModel
 

@@ -1,0 +1,137 @@
+"""A latent to bytes and back: hyperprior and four context steps, all probabilities from integers.
+
+    encode   z ─► tables by channel and rate ───────────────────────┐
+             z ─► hyper graph ─► features                           ├─► integers ─► payload
+             step k: (features, decoded so far) ─► means, scales    │
+                     round(y - mean) under its scale ───────────────┘
+    decode   the same, with the integers taken from the payload part by part: z, then each step's
+
+Symbols of one part are in raster order of (channel, row, column). The decoded latent is symbol plus
+mean, in 64ths of a quantiser step: integers too, so that both ends go on from the same numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsin.runtime.backend import Session
+from dsin.runtime.errors import PacketError
+from dsin.runtime.integer_coder import (
+    HALF_RANGE,
+    IntegerDecoder,
+    Integers,
+    ScaleTables,
+    encode_integers,
+)
+
+MEAN_UNITS, CONTEXT_UNITS = 64, 16
+"""What one quantiser step is in means and decoded values, and in what the steps are given."""
+SIGNED, CONTEXT = (-128, 127), (-1024, 1023)
+"""Ranges of z and of raw scales, and of what the steps are given."""
+STEPS = 4
+HYPER_STRIDE = 4
+"""Latent positions per position of z, each way."""
+ORDER = ((0, 2), (3, 1))
+"""Turn of the first quarter of the channels at the places of a 2×2 square."""
+
+
+@dataclass(frozen=True, eq=False)
+class HyperTables:
+    """`scales` are the distributions; `scale_numbers` uint8 (256,) has the one for each raw scale
+    from -128 on, `z_scales` uint8 (rates, hyper channels) those of z."""
+
+    scales: ScaleTables
+    scale_numbers: NDArray[np.uint8]
+    z_scales: NDArray[np.uint8]
+
+
+class HyperCodec:
+    """Codes latents with the sessions of one bundle's hyper graph and its four step graphs."""
+
+    def __init__(self, hyper: Session, steps: Sequence[Session], tables: HyperTables) -> None:
+        self._hyper = hyper
+        self._steps = steps
+        self._tables = tables
+
+    def encode(
+        self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
+    ) -> tuple[bytes, NDArray[np.float32]]:
+        """The payload of y (latent, h, w) in quantiser steps, and ŷ as the decoder will have it.
+
+        z (hyper, h / 4, w / 4) is what the hyper-encoder makes of y; both are rounded here.
+        """
+        whole = _integers(z)
+        values, choices = [whole.ravel()], [self._z_choice(whole.shape, rate)]
+        features = self._features(whole, rate)
+        decoded = np.zeros(y.shape, np.int32)
+        for step, turn in zip(self._steps, turns(y.shape), strict=True):
+            mean, choice = self._predict(step, features, decoded, turn)
+            symbols = _integers((y.ravel()[turn] * MEAN_UNITS - mean) / MEAN_UNITS)
+            decoded.ravel()[turn] = symbols * MEAN_UNITS + mean
+            values.append(symbols)
+            choices.append(choice)
+        payload = encode_integers(
+            self._tables.scales, np.concatenate(values), np.concatenate(choices)
+        )
+        return payload, _latent(decoded)
+
+    def decode(self, payload: bytes, shape: tuple[int, int, int], rate: int) -> NDArray[np.float32]:
+        """ŷ of that shape (latent, h, w), h and w multiples of 4.
+
+        Raises PacketError for a payload that is malformed or not of this shape, rate and model.
+        """
+        if min(shape) < 1 or shape[1] % HYPER_STRIDE or shape[2] % HYPER_STRIDE:
+            raise PacketError(f"a latent of {shape} cannot be: check the packet's size fields")
+        if not 0 <= rate < len(self._tables.z_scales):
+            raise PacketError(f"packet has rate {rate}, which its bundle does not have")
+        decoder = IntegerDecoder(self._tables.scales, payload)
+        small = (self._tables.z_scales.shape[1], *(n // HYPER_STRIDE for n in shape[1:]))
+        features = self._features(decoder.take(self._z_choice(small, rate)).reshape(small), rate)
+        decoded = np.zeros(shape, np.int32)
+        for step, turn in zip(self._steps, turns(shape), strict=True):
+            mean, choice = self._predict(step, features, decoded, turn)
+            decoded.ravel()[turn] = decoder.take(choice) * MEAN_UNITS + mean
+        decoder.close()
+        return _latent(decoded)
+
+    def _z_choice(self, shape: tuple[int, ...], rate: int) -> NDArray[np.uint8]:
+        return np.repeat(self._tables.z_scales[rate], shape[1] * shape[2])
+
+    def _features(self, z: Integers, rate: int) -> NDArray[np.float32]:
+        small = np.clip(z, *SIGNED)[None].astype(np.float32)
+        features: NDArray[np.float32] = self._hyper.run(z=small, rate=np.array([rate]))["features"]
+        return features
+
+    def _predict(
+        self, step: Session, features: NDArray[np.float32], decoded: Integers,
+        turn: NDArray[np.intp],
+    ) -> tuple[Integers, NDArray[np.uint8]]:  # fmt: skip
+        """Means in 64ths and numbers of scales for the symbols of a turn, (n,)."""
+        # To 16ths; a half goes up.
+        ratio = MEAN_UNITS // CONTEXT_UNITS
+        context = np.clip((decoded + ratio // 2) // ratio, *CONTEXT)
+        out = step.run(features=features, decoded=context[None].astype(np.float32))
+        mean, raw = (out[name].ravel()[turn].astype(np.int32) for name in ("mean", "raw"))
+        return mean, self._tables.scale_numbers[np.clip(raw, *SIGNED) - SIGNED[0]]
+
+
+def turns(shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:
+    """For each step, the flat indices in a (latent, h, w) volume of the symbols that it codes.
+
+    A quarter of the channels at each place, a quarter of the places in each channel.
+    """
+    channels, height, width = shape
+    place = np.array(ORDER)[np.arange(height)[:, None] % 2, np.arange(width) % 2]
+    quarter = np.arange(channels) * STEPS // channels
+    turn = place[None] ^ quarter[:, None, None]
+    return (np.flatnonzero(turn == step) for step in range(STEPS))
+
+
+def _integers(values: NDArray[np.floating]) -> Integers:
+    return np.asarray(np.clip(np.rint(values), -HALF_RANGE, HALF_RANGE - 1), np.int32)
+
+
+def _latent(decoded: Integers) -> NDArray[np.float32]:
+    return np.asarray(decoded, np.float32) / np.float32(MEAN_UNITS)
