@@ -134,4 +134,4 @@ def _integers(values: NDArray[np.floating]) -> Integers:
 
 
 def _latent(decoded: Integers) -> NDArray[np.float32]:
-    return np.asarray(decoded, np.float32) / np.float32(MEAN_UNITS)
+    return np.asarray(decoded / MEAN_UNITS, np.float32)
