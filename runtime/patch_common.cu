@@ -66,8 +66,6 @@ __device__ __forceinline__ Pixel to_pixel(float value) { return value; }
 #define OWN_ROWS 2
 // Survivors of one patch that a block collects before it correlates them.
 #define LIST 512
-// Patches side by side that share what is loaded of the windows.
-#define GROUP 4
 #define FLAT -1
 #define UNREACHABLE 0x7fffffff
 

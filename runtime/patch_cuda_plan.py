@@ -30,7 +30,7 @@ NEAR = 32
 """Windows near its best that are kept of each patch."""
 THREADS = 128
 GROUP = 4
-"""Patches that share a block, as in the source."""
+"""Patches side by side that share a block, and so what is loaded of the windows."""
 STRIPES = 8
 """Blocks that share the windows of such a group."""
 KERNELS: dict[Measure, tuple[str, ...]] = {
@@ -75,16 +75,12 @@ def source(patch: tuple[int, int], measure: Measure, half: bool) -> str:
 
 def _table(kind: str, name: str, values: npt.NDArray[Any]) -> str:
     shape = "".join(f"[{length}]" for length in values.shape)
-    numbers = ", ".join(repr(float(value)) for value in values.flat)
-    return f"__constant__ {kind} {name}{shape} = {_nested(numbers, values.shape)};"
+    return f"__constant__ {kind} {name}{shape} = {_braces(values)};"
 
 
-def _nested(numbers: str, shape: tuple[int, ...]) -> str:
-    if len(shape) == 1:
-        return "{" + numbers + "}"
-    each = numbers.split(", ")
-    rows = (", ".join(each[n : n + shape[1]]) for n in range(0, len(each), shape[1]))
-    return "{" + ", ".join("{" + row + "}" for row in rows) + "}"
+def _braces(values: npt.NDArray[Any]) -> str:
+    each = (_braces(row) for row in values) if values.ndim > 1 else (repr(float(v)) for v in values)
+    return "{" + ", ".join(each) + "}"
 
 
 def feature_count(patch: tuple[int, int]) -> int:
