@@ -81,6 +81,9 @@ def _layer(
     bias = _of_rate(graph, f"{name}_bias", layer.bias, rate)
     factor = _of_rate(graph, f"{name}_multiplier", layer.multiplier, rate)
     total = graph.add("Add", [sums, bias], f"{name}_sums")
+    # Sums are whole already; without this step engines multiply the factor into the weights, whose
+    # products then round. It also mends what Winograd's algorithm would leave of a half.
+    total = graph.add("Round", [total], f"{name}_whole")
     whole = graph.add("Floor", [graph.add("Mul", [total, factor], f"{name}_scaled")], f"{name}_int")
     low, high = (
         graph.constant(f"{name}_{end}", np.array(value, np.float32))

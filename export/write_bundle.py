@@ -6,39 +6,44 @@
 The bundle is written beside its destination, verified there, and renamed into place at the end.
 """
 
-import hashlib
-import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 
 from dsin.calibration.integer_context import quantise_context
 from dsin.export import graphs
+from dsin.export.bundle_files import (
+    Frame,
+    Precision,
+    check_json,
+    file_table,
+    model_id,
+    new_bundle,
+    some_pairs,
+    synthetic_frames,
+    whole_frames,
+)
 from dsin.export.context_graph import context_graph
+from dsin.export.edge_bundle import export_edge_model
 from dsin.export.verify import Comparison, Frames, require, verify
 from dsin.export.weights import WeightsFile, store_as_half
+from dsin.runtime.bundle import CAUSAL
 from dsin.runtime.context_model import IntegerContextModel
-from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.training.autoencoder import STRIDE
-from dsin.training.checkpoint import load_checkpoint
+from dsin.training.checkpoint import load_model
+from dsin.training.edge_model import EdgeDsin
 from dsin.training.model import Dsin
 from dsin.training.presets import Preset, preset_to_dict
 
-Precision = Literal["float32", "float16"]
-Frame = npt.NDArray[np.uint8]
-
-FORMAT = 1
 MOST_CENTERS = 255
 VERIFIED_PAIRS = 2
 """Pairs of frames on which the graphs are compared with the model."""
@@ -66,15 +71,16 @@ def write_bundle(
     Raises CheckpointError for an unreadable checkpoint, FrameError for unfit frames, ExportError
     where a graph differs from the model or `out` is in the way; then nothing is left behind.
     """
-    model, notes = load_checkpoint(checkpoint)
-    return export_model(
-        model,
-        out,
-        weights=weights,
-        calibration_frames=calibration_frames,
-        name=name or model.preset.name,
-        notes=notes if licence is None else {**notes, "weights_licence": licence},
-    )
+    model, notes = load_model(checkpoint)
+    options: dict[str, Any] = {
+        "weights": weights,
+        "calibration_frames": calibration_frames,
+        "name": name or model.preset.name,
+        "notes": notes if licence is None else {**notes, "weights_licence": licence},
+    }
+    if isinstance(model, EdgeDsin):
+        return export_edge_model(model, out, **options)
+    return export_model(model, out, **options)
 
 
 def export_model(
@@ -88,27 +94,20 @@ def export_model(
 ) -> list[Comparison]:
     """As `write_bundle`, for a model in memory; `notes` go to the manifest."""
     _check_exportable(model.preset)
-    _check_destination(out)
     folded = graphs.fold(model)
     if weights == "float16":
         graphs.round_to_half(folded)
     multiple = _frame_multiple(model.preset)
-    frames = [_prepare(frame, multiple) for frame in calibration_frames or _synthetic_frames()]
-    context = _context(folded, frames)
-    reference = folded if weights == "float16" else model
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with new_bundle(out) as partial:
+        frames = whole_frames(calibration_frames or synthetic_frames(), multiple)
+        context = _context(folded, frames)
+        reference = folded if weights == "float16" else model
         write_graphs(folded, context, partial, half=weights == "float16")
-        comparisons = verify(partial, reference, context, _pairs(frames, multiple))
+        pairs = some_pairs(frames, multiple, VERIFIED_SIZE, VERIFIED_PAIRS)
+        comparisons = verify(partial, reference, context, [Frames(x, y) for x, y in pairs])
         require(comparisons)
         manifest = _manifest(folded, context, partial, name, notes, comparisons)
         write_json(partial / MANIFEST, manifest)
-        _replace(out, partial)
-    except OSError as error:
-        raise ExportError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return comparisons
 
 
@@ -143,70 +142,9 @@ def _check_exportable(preset: Preset) -> None:
         raise ExportError("quirk l2_prefers_far is for training only: switch it off to export")
 
 
-def _check_destination(out: Path) -> None:
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise ExportError(f"{out} exists and is not a bundle: choose another directory")
-
-
-def _replace(out: Path, new: Path) -> None:
-    """Put the directory `new` at `out`, whose old bundle goes only then."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        os.replace(out, old)
-    try:
-        os.replace(new, out)
-    except OSError:
-        if old.exists():
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _frame_multiple(preset: Preset) -> tuple[int, int]:
     ph, pw = preset.search.patch
     return math.lcm(STRIDE, ph), math.lcm(STRIDE, pw)
-
-
-def _synthetic_frames() -> list[Frame]:
-    from dsin.runtime.synthetic_rig import SyntheticRig
-
-    return [
-        picture
-        for frame in SyntheticRig(width=624, height=200, frames=3)
-        for picture in (frame.left, frame.right)
-    ]
-
-
-def _prepare(frame: Frame, multiple: tuple[int, int]) -> torch.Tensor:
-    """The middle of a frame, cropped to whole multiples: float32 (1, 3, H, W)."""
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise FrameError("a calibration frame is not RGB of 8 bits: give colour images")
-    height, width = (size // step * step for size, step in zip(frame.shape, multiple, strict=False))
-    if not height or not width:
-        raise FrameError(f"calibration frames must be at least {multiple[1]}x{multiple[0]}")
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    middle = frame[top : top + height, left : left + width].transpose(2, 0, 1)
-    return torch.from_numpy(middle[None].astype(np.float32))
-
-
-def _middle(frame: torch.Tensor, multiple: tuple[int, int]) -> torch.Tensor:
-    height, width = (
-        min(size, most // step * step)
-        for size, most, step in zip(frame.shape[2:], VERIFIED_SIZE, multiple, strict=True)
-    )
-    top, left = (frame.shape[2] - height) // 2, (frame.shape[3] - width) // 2
-    return frame[:, :, top : top + height, left : left + width].contiguous()
-
-
-def _pairs(frames: Sequence[torch.Tensor], multiple: tuple[int, int]) -> list[Frames]:
-    """Neighbours of one size; a frame without a partner is paired with its shifted self."""
-    pairs = []
-    some = [_middle(frame, multiple) for frame in frames[: 2 * VERIFIED_PAIRS]]
-    for first in range(0, len(some), 2):
-        x = some[first]
-        y = some[first + 1] if first + 1 < len(some) else x
-        pairs.append(Frames(x, y if y.shape == x.shape and y is not x else x.roll(5, 3)))
-    return pairs
 
 
 @torch.no_grad()
@@ -214,16 +152,6 @@ def _context(folded: Dsin, frames: Sequence[torch.Tensor]) -> IntegerContextMode
     encoder = graphs.EncoderGraph(folded).eval()
     symbols = [encoder(frame)[0].numpy() for frame in frames]
     return quantise_context(folded.context, folded.quantiser.centers.detach(), symbols)
-
-
-def _model_id(folded: Dsin) -> str:
-    """sha256 over names, shapes and little-endian float32 values of all weights, in name order."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(folded.state_dict().items()):
-        array = tensor.numpy().astype("<f4")
-        digest.update(f"{name} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _manifest(
@@ -238,7 +166,7 @@ def _manifest(
     training = {key: value for key, value in notes.items() if key != "weights_licence"}
     training["export"] = [asdict(comparison) for comparison in comparisons]
     manifest = {
-        "format": FORMAT,
+        "format": CAUSAL,
         "model": name,
         "preset": preset_to_dict(preset),
         "channels": preset.autoencoder.channels,
@@ -253,25 +181,16 @@ def _manifest(
             "off_centre_prior": preset.quirks.off_centre_prior,
         },
         "truncate_to_uint8": preset.quirks.truncate_to_uint8,
-        "model_id": _model_id(folded),
+        "model_id": model_id(folded),
         "rate_points": [{"index": 0, "target_bpp": preset.loss.rate_target}],
         "default_rate": 0,
         "graphs": {
             n: f"{n}.onnx" for n in ("encoder", "decoder", "x_decoder", "fusion", "context")
         },
         "context_tables": "context.npz",
-        "files": {
-            path.name: {
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "bytes": path.stat().st_size,
-            }
-            for path in sorted(directory.iterdir())
-        },
+        "files": file_table(directory),
         "training": training,
         "weights_licence": str(notes.get("weights_licence", "unspecified")),
     }
-    try:
-        json.dumps(manifest, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"the checkpoint's notes do not fit into JSON: {error}") from error
+    check_json(manifest)
     return manifest

@@ -22,8 +22,11 @@ class Session(Protocol):
         """All outputs by name, for all inputs by name; shapes and dtypes are the graph's."""
 
 
-def open_session(path: Path, backend: Backend = "cpu", *, threads: int | None = None) -> Session:
-    """Load the ONNX graph at `path`. `threads` limits the CPU threads of one run (None: all).
+def open_session(
+    path: Path, backend: Backend = "cpu", *, threads: int | None = None, exact: bool = False
+) -> Session:
+    """Load the ONNX graph at `path`. `threads` limits the CPU threads of one run (None: all);
+    `exact` keeps to float32 where a backend would round more, as to TensorFloat-32.
 
     Raises BackendError, with the command that mends it, where the backend is not installed or the
     graph would run on something else than what was asked for.
@@ -34,4 +37,4 @@ def open_session(path: Path, backend: Backend = "cpu", *, threads: int | None = 
         raise BackendError(f"a session needs at least 1 thread, not {threads}")
     from dsin.runtime.backend_ort import OrtSession
 
-    return OrtSession(path, backend, threads)
+    return OrtSession(path, backend, threads, exact=exact)

@@ -19,7 +19,9 @@ _ONLY_ERRORS = 3
 class OrtSession:
     """An onnxruntime session on exactly the provider that was asked for."""
 
-    def __init__(self, path: Path, backend: Backend, threads: int | None) -> None:
+    def __init__(
+        self, path: Path, backend: Backend, threads: int | None, *, exact: bool = False
+    ) -> None:
         ort = _onnxruntime(backend)
         wanted = _PROVIDERS[backend]
         options = ort.SessionOptions()
@@ -27,7 +29,9 @@ class OrtSession:
         options.log_severity_level = _ONLY_ERRORS
         # Spinning threads of an idle session would take the cores from search and entropy coding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = [wanted] if backend == "cpu" else [wanted, _PROVIDERS["cpu"]]
+        providers: list[Any] = [wanted]
+        if backend == "cuda":
+            providers = [(wanted, {"use_tf32": 0 if exact else 1}), _PROVIDERS["cpu"]]
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0

@@ -3,17 +3,19 @@
     bundle.json       manifest, UTF-8 JSON, at most 1 MiB
     *.onnx            graphs, opset 18, batch 1, any height and width that fit `frame_multiple`
     *.weights         external weights of the graphs
-    context.npz       the integer context model (see dsin.runtime.context_model): a zip of .npy
-                      arrays of integers, at most 16 MiB unpacked
+    *.npz             tables of the entropy model: a zip of .npy arrays of integers, at most 16 MiB
+                      unpacked
 
-Keys of the manifest; all are required but `preset`, `training` and `weights_licence`:
+Format 1 has the causal context model (dsin.runtime.context_model), format 2 the hyperprior
+(dsin.runtime.hyper_codec). Keys of the manifest; all are required but `preset`, `training` and
+`weights_licence`:
 
-    format            1
+    format            1 or 2
     model             name of the model
     preset            sizes and options that it was trained with (free form, for information)
-    channels          C, channels of the symbols, 1 to 1024
-    centers           L, number of centres, 2 to 256: symbols are 0 to L - 1
-    stride            pixels per symbol, each way
+    channels          C, channels of the latent, 1 to 1024
+    centers           (format 1) L, number of centres, 2 to 256: symbols are 0 to L - 1
+    stride            pixels per position of the latent, each way
     frame_multiple    [height, width]: frames are padded to multiples of these
     search            {"patch": [height, width], "measure": "pearson" or "l2", "prior": bool,
                       "stretched_patches": bool, "off_centre_prior": bool}
@@ -21,8 +23,11 @@ Keys of the manifest; all are required but `preset`, `training` and `weights_lic
     model_id          sha256 of the trained weights, 64 hexadecimal digits
     rate_points       [{"index": 0, "target_bpp": number}, …], indices counting from 0
     default_rate      index of the rate point that is used when none is asked for
-    graphs            {"encoder", "decoder", "x_decoder", "fusion", "context": file name}
-    context_tables    file name of the integer context model
+    graphs            {name: file name}: "encoder", "x_decoder", "fusion"; in format 1 "decoder"
+                      (the whole decoder in one graph) and "context"; in format 2 "hyper" and
+                      "step0" to "step3"
+    context_tables    (format 1) file name of the integer context model
+    entropy_tables    (format 2) file name of the tables of scales
     files             {file name: {"sha256": 64 hexadecimal digits, "bytes": size}}
     training          training data and metrics (free form)
     weights_licence   licence of the weights
@@ -30,8 +35,10 @@ Keys of the manifest; all are required but `preset`, `training` and `weights_lic
 Names are plain file names inside the directory, and `files` lists everything but the manifest.
 
 The codec id is the first 6 bytes of the sha256 of: the letters "dsin codec", the version of the
-bitstream (u8), model_id as 32 bytes, the digest of the context model (32 bytes), then channels,
-centers, stride and the two frame multiples, each as u16, little-endian.
+bitstream (u8), model_id as 32 bytes, the digest of the entropy model (32 bytes), then channels,
+centers, stride and the two frame multiples, each as u16, little-endian. In format 2 the digest is
+the sha256 of that of the tables and of the files of hyper and step0 to step3, and the number of
+rates stands for centers.
 """
 
 import hashlib
@@ -44,12 +51,18 @@ from typing import Any, Literal
 from dsin.runtime.bitstream import VERSION
 from dsin.runtime.context_model import IntegerContextModel
 from dsin.runtime.errors import BundleError, DsinError
+from dsin.runtime.hyper_codec import HYPER_STRIDE, STEPS, HyperTables
 from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
 
-FORMAT = 1
+CAUSAL, HYPERPRIOR = 1, 2
+"""Formats, by their entropy model."""
 DEFAULT_BUNDLE = "paper"
 """Name of the shipped bundle that is used when none is named."""
-GRAPHS = ("encoder", "decoder", "x_decoder", "fusion", "context")
+ENTROPY_GRAPHS = ("hyper", *(f"step{n}" for n in range(STEPS)))
+GRAPHS = {
+    CAUSAL: ("encoder", "decoder", "x_decoder", "fusion", "context"),
+    HYPERPRIOR: ("encoder", "x_decoder", "fusion", *ENTROPY_GRAPHS),
+}
 MAX_FILE_BYTES = 2**30
 MAX_FILES = 64
 
@@ -89,7 +102,6 @@ class Bundle:
     model: str
     preset: Mapping[str, Any]
     channels: int
-    centers: int
     stride: int
     frame_multiple: tuple[int, int]
     search: SearchOptions
@@ -101,11 +113,11 @@ class Bundle:
     file_bytes: Mapping[str, int]
     training: Mapping[str, Any]
     weights_licence: str
-    context: IntegerContextModel
+    entropy: IntegerContextModel | HyperTables
     codec_id: bytes
 
     def graph_path(self, name: str) -> Path:
-        """Path of the ONNX graph of that name, one of GRAPHS."""
+        """Path of the ONNX graph of that name, one of its format's GRAPHS."""
         return self.path / self.graphs[name]
 
     def rate_index(self, rate: int | None) -> int:
@@ -131,31 +143,39 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     """
     directory = _directory(DEFAULT_BUNDLE if path is None else path)
     manifest = read_manifest(directory / MANIFEST)
-    if manifest.integer("format", 0, 2**31) != FORMAT:
+    number = manifest.integer("format", 0, 2**31)
+    if number not in GRAPHS:
         raise BundleError(
-            f"{manifest.where}: format {manifest.data['format']} is not the {FORMAT} that this "
-            "dsin reads"
+            f"{manifest.where}: format {number} is none of those that this dsin reads: "
+            "update dsin, or export anew"
         )
     files = _files(manifest)
-    graphs = {name: manifest.table("graphs").file(name, files) for name in GRAPHS}
-    tables = manifest.file("context_tables", files)
+    graphs = {name: manifest.table("graphs").file(name, files) for name in GRAPHS[number]}
+    tables = manifest.file(
+        "context_tables" if number == CAUSAL else "entropy_tables", files
+    )  # fmt: skip
     for name, entry in files.items():
         _check_file(directory, name, entry)
-    context = IntegerContextModel.from_arrays(read_arrays(directory / tables))
-    return _bundle(directory, manifest, graphs, files, context)
+    arrays = read_arrays(directory / tables)
+    if number == CAUSAL:
+        return _bundle(directory, manifest, graphs, files, IntegerContextModel.from_arrays(arrays))
+    return _bundle(directory, manifest, graphs, files, HyperTables.from_arrays(arrays))
 
 
 def codec_id(
     model_id: str,
-    context_digest: bytes,
+    entropy_digest: bytes,
     channels: int,
-    centers: int,
+    kinds: int,
     stride: int,
     frame_multiple: tuple[int, int],
 ) -> bytes:
-    """The 6 bytes that name what symbols and probabilities mean (see the module's docstring)."""
-    sizes = struct.pack("<5H", channels, centers, stride, *frame_multiple)
-    parts = (b"dsin codec", bytes([VERSION]), bytes.fromhex(model_id), context_digest, sizes)
+    """The 6 bytes that name what symbols and probabilities mean (see the module's docstring).
+
+    `kinds` is the number of centres, or of rates in format 2.
+    """
+    sizes = struct.pack("<5H", channels, kinds, stride, *frame_multiple)
+    parts = (b"dsin codec", bytes([VERSION]), bytes.fromhex(model_id), entropy_digest, sizes)
     return hashlib.sha256(b"".join(parts)).digest()[:6]
 
 
@@ -164,33 +184,36 @@ def _bundle(
     manifest: Table,
     graphs: dict[str, str],
     files: dict[str, _Entry],
-    context: IntegerContextModel,
+    entropy: IntegerContextModel | HyperTables,
 ) -> Bundle:
     rate_points = _rate_points(manifest)
     channels = manifest.integer("channels", 1, 1024)
-    centers = manifest.integer("centers", 2, 256)
     stride = manifest.integer("stride", 1, 64)
-    frame_multiple = manifest.pair("frame_multiple")
+    multiple = manifest.pair("frame_multiple")
     model_id = manifest.sha256("model_id")
-    if centers != context.symbols_per_alphabet:
-        raise BundleError(
-            f"{manifest.where}: {centers} centers, but the context model has "
-            f"{context.symbols_per_alphabet}"
-        )
     search = _search(manifest.table("search"))
-    for multiple, patch in zip(frame_multiple, search.patch, strict=True):
-        if multiple % patch or multiple % stride:
+    if isinstance(entropy, IntegerContextModel):
+        kinds, steps = _centers(manifest, entropy), search.patch
+        digest = entropy.digest()
+    else:
+        kinds, steps = len(entropy.z_scales), (HYPER_STRIDE * stride,) * 2
+        hashes = [files[graphs[name]].sha256 for name in ENTROPY_GRAPHS]
+        digest = hashlib.sha256(entropy.digest() + bytes.fromhex("".join(hashes))).digest()
+        if kinds != len(rate_points):
             raise BundleError(
-                f"{manifest.where}: frame_multiple is no multiple of the patch and the stride"
+                f"{manifest.where}: {len(rate_points)} rate_points, but tables for {kinds}"
             )
+    if any(m % step or m % stride for m, step in zip(multiple, steps, strict=True)):
+        raise BundleError(
+            f"{manifest.where}: frame_multiple is no multiple of what patches and strides need"
+        )
     return Bundle(
         path=directory,
         model=manifest.text("model"),
         preset=manifest.mapping("preset"),
         channels=channels,
-        centers=centers,
         stride=stride,
-        frame_multiple=frame_multiple,
+        frame_multiple=multiple,
         search=search,
         truncate_to_uint8=manifest.flag("truncate_to_uint8"),
         model_id=model_id,
@@ -200,11 +223,19 @@ def _bundle(
         file_bytes={name: entry.size for name, entry in files.items()},
         training=manifest.mapping("training"),
         weights_licence=manifest.text("weights_licence", default="not stated"),
-        context=context,
-        codec_id=codec_id(
-            model_id, context.digest(), channels, centers, stride, frame_multiple
-        ),
-    )  # fmt: skip
+        entropy=entropy,
+        codec_id=codec_id(model_id, digest, channels, kinds, stride, multiple),
+    )
+
+
+def _centers(manifest: Table, context: IntegerContextModel) -> int:
+    centers = manifest.integer("centers", 2, 256)
+    if centers != context.symbols_per_alphabet:
+        raise BundleError(
+            f"{manifest.where}: {centers} centers, but the context model has "
+            f"{context.symbols_per_alphabet}"
+        )
+    return centers
 
 
 def _directory(path: Path | str) -> Path:

@@ -324,7 +324,7 @@ def _bundle_facts(what: str) -> dict[str, Any]:
         "model": bundle.model,
         "codec_id": bundle.codec_id.hex(),
         "model_id": bundle.model_id,
-        "symbols": f"{bundle.channels} channels of {bundle.centers}, stride {bundle.stride}",
+        "latent": _latent_facts(bundle),
         "frame_multiple": list(bundle.frame_multiple),
         "search": {"patch": list(bundle.search.patch), "measure": bundle.search.measure,
                    "prior": bundle.search.prior,
@@ -337,6 +337,15 @@ def _bundle_facts(what: str) -> dict[str, Any]:
         "training": dict(bundle.training),
         "weights_licence": bundle.weights_licence,
     }  # fmt: skip
+
+
+def _latent_facts(bundle: "Bundle") -> str:
+    from dsin.runtime.context_model import IntegerContextModel
+
+    where = f"{bundle.channels} channels, stride {bundle.stride}"
+    if isinstance(bundle.entropy, IntegerContextModel):
+        return f"{where}, {bundle.entropy.symbols_per_alphabet} centres, causal context model"
+    return f"{where}, hyperprior"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The decoder: a packet and the receiver's own view to a picture.
 
-    y ─► encoder.onnx ─► x_decoder.onnx ─► y_dec            as soon as y arrives: prepare_side
-                                             │
-    packet ─► rANS ─► symbols ─► x_decoder.onnx ─► x_dec ─► search(x_dec, y_dec, y) ─► y_syn
-                                             │                                           │
-                                             └────────► fusion.onnx ◄────────────────────┘
-                                                             └─► picture
+    y ─► encoder's network ─► decoder's network ─► y_dec     as soon as y arrives: prepare_side
+                                                     │
+    packet ─► latent ─► decoder's network ─► x_dec ─► search(x_dec, y_dec, y) ─► y_syn
+                                               │                                   │
+                                               └──────────► fusion ◄───────────────┘
+                                                              └─► picture
 
 Without y the picture is x_dec.
 """
@@ -15,43 +15,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from dsin.runtime.backend import Backend, open_session
+from dsin.runtime.backend import Backend
 from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
 from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.context_model import decode_symbols
+from dsin.runtime.codecs import Latent, Reconstruction, open_picture_decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import FrameError, PacketError
-from dsin.runtime.patch_correlation import Matches, PreparedSide
-from dsin.runtime.pictures import (
-    Image,
-    check_frame,
-    from_planes,
-    pad,
-    padded_size,
-    to_planes,
-    to_uint8,
-)
-from dsin.runtime.side_search import open_search
+from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.patch_correlation import Matches
+from dsin.runtime.pictures import Image, check_frame, from_planes, padded_size, to_uint8
+from dsin.runtime.side_fusion import Side, open_side_fusion
 from dsin.runtime.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
 class SideFeatures:
-    """What the search needs of a side image, all padded to the bundle's multiples.
+    """What decoding needs of a side image, uint8 H×W×3, prepared for one rate, or for all of them
+    where `rate` is None. `stage_ms` has network and prepare."""
 
-    `y` is uint8 H×W×3, `y_dec` float32 H×W×3 in 0..255; `height` and `width` are those of the
-    image itself; `prepared` is None on a backend that prepares nothing. `stage_ms` has preprocess,
-    network and prepare.
-    """
-
-    height: int
-    width: int
-    y: Image
-    y_dec: npt.NDArray[np.float32]
-    prepared: PreparedSide | None
+    image: Image
+    rate: int | None
+    side: Side
     stage_ms: dict[str, float]
 
 
@@ -91,12 +77,9 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._x_decoder = open_session(
-            self.bundle.graph_path("x_decoder"), backend, threads=threads
-        )
-        self._fusion = open_session(self.bundle.graph_path("fusion"), backend, threads=threads)
+        self._codec = open_picture_decoder(self.bundle, backend, threads)
+        self._fusion = open_side_fusion(self.bundle, backend, threads)
         self._encoder = Encoder(self.bundle, backend, threads=threads)
-        self._search = open_search(self.bundle.search, backend, threads)
 
     def __enter__(self) -> "Decoder":
         return self
@@ -111,26 +94,25 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of the networks; the decoder cannot be used after that."""
-        if hasattr(self, "_x_decoder"):
+        if hasattr(self, "_codec"):
             self._encoder.close()
-            del self._x_decoder, self._fusion
+            del self._codec, self._fusion
 
-    def prepare_side(self, side: npt.NDArray[Any]) -> SideFeatures:
+    def prepare_side(self, side: npt.NDArray[Any], *, rate: int | None = None) -> SideFeatures:
         """All that depends on the side image alone, H×W×3 RGB uint8: do it when y arrives.
 
-        Raises FrameError for any other array.
+        `rate` is that of the packet to come, None the bundle's default; a packet of another rate
+        is decoded as well, only later. Raises FrameError for any other array.
         """
         check_frame(side, "side image")
+        index = self.bundle.rate_index(rate)
         watch = Stopwatch()
-        with watch.stage("preprocess"):
-            y = pad(side, self.bundle.frame_multiple)
         with watch.stage("network"):
-            symbols = self._encoder.symbols(y)
-            y_dec = from_planes(self._x_decoder.run(symbols=symbols[None])["x_dec"])
+            y_dec = self._codec.reconstruct(self._encoder.latent(side, rate=index), index)
         with watch.stage("prepare"):
-            prepared = self._search.prepare(y_dec)
-        height, width = side.shape[:2]
-        return SideFeatures(height, width, y, y_dec, prepared, watch.ms)
+            prepared = self._fusion.prepare(side, y_dec)
+        depends = isinstance(self.bundle.entropy, HyperTables)
+        return SideFeatures(side, index if depends else None, prepared, watch.ms)
 
     def decode(self, packet: bytes, side: npt.NDArray[Any] | SideFeatures | None) -> Image:
         """The picture, H×W×3 RGB uint8; without a side image, what can be decoded alone.
@@ -151,67 +133,67 @@ class Decoder:
         if header.rate >= len(self.bundle.rate_points):
             raise PacketError(f"packet has rate {header.rate}, which its bundle does not have")
         size = header.height, header.width
-        features = self._features(side, size)
-        rows, columns = padded_size(*size, self.bundle.frame_multiple)
-        stride = self.bundle.stride
-        shape = self.bundle.channels, rows // stride, columns // stride
+        features = self._features(side, size, header.rate)
         watch = Stopwatch()
         with watch.stage("entropy"):
-            symbols = decode_symbols(self.bundle.context, bytes(payload), shape)
-        return self._decode(symbols, features, size, header, watch)
+            padded = padded_size(*size, self.bundle.frame_multiple)
+            latent = self._codec.latent(bytes(payload), padded, header.rate)
+        return self._decode(latent, features, size, header.rate, header, watch)
 
-    def decode_symbols(
+    def decode_latent(
         self,
-        symbols: npt.NDArray[np.uint8],
+        latent: Latent,
         side: npt.NDArray[Any] | SideFeatures | None,
         height: int,
         width: int,
+        *,
+        rate: int | None = None,
     ) -> Decoded:
-        """As `decode_parts`, from symbols (C, h, w) of a frame of that size."""
-        size = height, width
-        return self._decode(symbols, self._features(side, size), size, None, Stopwatch())
+        """As `decode_parts`, from the latent of a frame of that size (see `Encoder.latent`)."""
+        size, index = (height, width), self.bundle.rate_index(rate)
+        features = self._features(side, size, index)
+        return self._decode(latent, features, size, index, None, Stopwatch())
 
     def _features(
-        self, side: npt.NDArray[Any] | SideFeatures | None, size: tuple[int, int]
+        self, side: npt.NDArray[Any] | SideFeatures | None, size: tuple[int, int], rate: int
     ) -> SideFeatures | None:
         """Check the side image's size before anything is computed."""
         if side is None:
             return None
-        if not isinstance(side, SideFeatures):
-            check_frame(side, "side image")
-        theirs = (side.height, side.width) if isinstance(side, SideFeatures) else side.shape[:2]
-        if theirs != size:
+        image = side.image if isinstance(side, SideFeatures) else side
+        check_frame(image, "side image")
+        if image.shape[:2] != size:
             raise FrameError(
-                f"side image is {theirs[1]}x{theirs[0]}, but the packet is of "
+                f"side image is {image.shape[1]}x{image.shape[0]}, but the packet is of "
                 f"{size[1]}x{size[0]}: both views must have one size"
             )
-        return side if isinstance(side, SideFeatures) else self.prepare_side(side)
+        if isinstance(side, SideFeatures) and side.rate in (None, rate):
+            return side
+        return self.prepare_side(image, rate=rate)
 
     def _decode(
         self,
-        symbols: npt.NDArray[np.uint8],
-        side: SideFeatures | None,
+        latent: Latent,
+        features: SideFeatures | None,
         size: tuple[int, int],
+        rate: int,
         header: PacketHeader | None,
         watch: Stopwatch,
     ) -> Decoded:
         with watch.stage("x_decoder"):
-            x_dec = self._x_decoder.run(symbols=symbols[None])["x_dec"]
-        if side is None:
+            decoded = self._codec.reconstruct(latent, rate)
+        if features is None:
             with watch.stage("postprocess"):
-                image = self._picture(from_planes(x_dec), size)
-            return Decoded(image, image, None, None, False, header, watch.ms)
-        with watch.stage("search"):
-            matches, y_syn = self._search.find(
-                from_planes(x_dec), side.y_dec, side.y, side.prepared
-            )
-        with watch.stage("fusion"):
-            x_hat = self._fusion.run(x_dec=x_dec, y_syn=to_planes(y_syn))["x_hat"]
+                alone = self._alone(decoded, size)
+            return Decoded(alone, alone, None, None, False, header, watch.ms)
+        fused = self._fusion.fuse(decoded, features.side, rate, watch)
         with watch.stage("postprocess"):
-            image, alone, synthesised = (
-                self._picture(p, size) for p in (from_planes(x_hat), from_planes(x_dec), y_syn)
-            )
-        return Decoded(image, alone, synthesised, matches, True, header, watch.ms)
+            image, y_syn = (self._picture(p, size) for p in (fused.x_hat, fused.y_syn))
+            alone = self._alone(decoded, size)
+        return Decoded(image, alone, y_syn, fused.matches, True, header, watch.ms)
+
+    def _alone(self, decoded: Reconstruction, size: tuple[int, int]) -> Image:
+        return self._picture(from_planes(decoded.x_dec), size)
 
     def _picture(self, image: npt.NDArray[Any], size: tuple[int, int]) -> Image:
         return to_uint8(image, size, truncate=self.bundle.truncate_to_uint8)

@@ -1,21 +1,19 @@
 """The encoder: a frame to a packet. It never sees the other view.
 
-frame ─► pad ─► encoder.onnx ─► symbols ─► frequencies ─► rANS ─► packet
+frame ─► pad ─► network ─► latent ─► entropy coding ─► packet
 """
 
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from dsin.runtime.backend import Backend, open_session
+from dsin.runtime.backend import Backend
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.context_model import encode_symbols
-from dsin.runtime.errors import BundleError
-from dsin.runtime.pictures import Image, check_frame, pad, to_planes
+from dsin.runtime.codecs import Latent, open_picture_encoder
+from dsin.runtime.pictures import check_frame, pad, to_planes
 from dsin.runtime.stopwatch import Stopwatch
 
 
@@ -45,7 +43,7 @@ class Encoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._session = open_session(self.bundle.graph_path("encoder"), backend, threads=threads)
+        self._codec = open_picture_encoder(self.bundle, backend, threads)
 
     def __enter__(self) -> "Encoder":
         return self
@@ -60,8 +58,8 @@ class Encoder:
 
     def close(self) -> None:
         """Let go of the network; the encoder cannot be used after that."""
-        if hasattr(self, "_session"):
-            del self._session
+        if hasattr(self, "_codec"):
+            del self._codec
 
     def encode(
         self,
@@ -92,28 +90,18 @@ class Encoder:
         index = self.bundle.rate_index(rate)
         check_frame(frame)
         watch = Stopwatch()
-        symbols = self._symbols(frame, watch)
-        with watch.stage("entropy"):
-            payload = encode_symbols(self.bundle.context, symbols)
+        with watch.stage("preprocess"):
+            planes = to_planes(pad(frame, self.bundle.frame_multiple))
+        payload = self._codec.encode(planes, index, watch)
         height, width = frame.shape[:2]
         header = PacketHeader(
             self.bundle.codec_id, width, height, index, frame_number, timestamp_ns
         )
         return EncodedFrame(header, payload, watch.ms)
 
-    def symbols(self, frame: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """The symbols of a frame, (C, h, w), before entropy coding. Raises FrameError."""
+    def latent(self, frame: npt.NDArray[Any], *, rate: int | None = None) -> Latent:
+        """The latent of a frame as the decoder will have it: symbols uint8 (C, h, w) with a causal
+        bundle, ŷ float32 (C, h, w) with a hyperprior. Raises FrameError."""
         check_frame(frame)
-        return self._symbols(frame, Stopwatch())
-
-    def _symbols(self, frame: Image, watch: Stopwatch) -> npt.NDArray[np.uint8]:
-        with watch.stage("preprocess"):
-            planes = to_planes(pad(frame, self.bundle.frame_multiple))
-        with watch.stage("network"):
-            symbols: npt.NDArray[np.uint8] = self._session.run(x=planes)["symbols"][0]
-        # The coder's tables end at the last centre, so a foreign graph is stopped here.
-        if symbols.dtype != np.uint8 or int(symbols.max()) >= self.bundle.centers:
-            raise BundleError(
-                f"{self.bundle.graph_path('encoder')} yields no symbols of this bundle"
-            )
-        return symbols
+        planes = to_planes(pad(frame, self.bundle.frame_multiple))
+        return self._codec.latent(planes, self.bundle.rate_index(rate))

@@ -10,14 +10,16 @@ Symbols of one part are in raster order of (channel, row, column). The decoded l
 mean, in 64ths of a quantiser step: integers too, so that both ends go on from the same numbers.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsin.runtime.backend import Session
-from dsin.runtime.errors import PacketError
+from dsin.runtime.errors import BundleError, PacketError
 from dsin.runtime.integer_coder import (
     HALF_RANGE,
     IntegerDecoder,
@@ -46,6 +48,44 @@ class HyperTables:
     scale_numbers: NDArray[np.uint8]
     z_scales: NDArray[np.uint8]
 
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "HyperTables":
+        """From the arrays of a bundle. Raises BundleError for what cannot be such tables."""
+        scales = ScaleTables.from_arrays(arrays)
+        numbers, z_scales = arrays.get("scale_numbers"), arrays.get("z_scales")
+        if numbers is None or numbers.shape != (SIGNED[1] - SIGNED[0] + 1,):
+            raise BundleError("the entropy tables have no 256 scale_numbers: export anew")
+        if z_scales is None or z_scales.ndim != 2 or not z_scales.size:
+            raise BundleError("the entropy tables have no z_scales: export anew")
+        for chosen in (numbers, z_scales):
+            if chosen.dtype != np.uint8 or int(chosen.max()) >= len(scales.reach):
+                raise BundleError("the entropy tables name scales that they lack: export anew")
+        return cls(scales, np.ascontiguousarray(numbers), np.ascontiguousarray(z_scales))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Inverse of `from_arrays`."""
+        return {
+            **self.scales.to_arrays(),
+            "scale_numbers": self.scale_numbers,
+            "z_scales": self.z_scales,
+        }
+
+    def digest(self) -> bytes:
+        """sha256 over names, types, shapes and little-endian values of all arrays, by name."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.to_arrays().items()):
+            little = array.astype(array.dtype.newbyteorder("<"))
+            digest.update(f"{name} {little.dtype.str} {little.shape}\n".encode())
+            digest.update(little.tobytes())
+        return digest.digest()
+
+
+class _Part(NamedTuple):
+    """Symbols (n,) of z or of one step, and the number of the table for each."""
+
+    symbols: Integers
+    choice: NDArray[np.uint8]
+
 
 class HyperCodec:
     """Codes latents with the sessions of one bundle's hyper graph and its four step graphs."""
@@ -62,20 +102,30 @@ class HyperCodec:
 
         z (hyper, h / 4, w / 4) is what the hyper-encoder makes of y; both are rounded here.
         """
+        parts, decoded = self._parts(y, z, rate)
+        values, choices = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return encode_integers(self._tables.scales, values, choices), _latent(decoded)
+
+    def quantise(
+        self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
+    ) -> NDArray[np.float32]:
+        """ŷ as `encode` gives it, without the bytes."""
+        return _latent(self._parts(y, z, rate)[1])
+
+    def _parts(
+        self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
+    ) -> tuple[list[_Part], Integers]:
+        """What is coded, part by part, and the decoded latent in 64ths of a step."""
         whole = _integers(z)
-        values, choices = [whole.ravel()], [self._z_choice(whole.shape, rate)]
+        parts = [_Part(whole.ravel(), self._z_choice(whole.shape, rate))]
         features = self._features(whole, rate)
         decoded = np.zeros(y.shape, np.int32)
         for step, turn in zip(self._steps, turns(y.shape), strict=True):
             mean, choice = self._predict(step, features, decoded, turn)
             symbols = _integers((y.ravel()[turn] * MEAN_UNITS - mean) / MEAN_UNITS)
             decoded.ravel()[turn] = symbols * MEAN_UNITS + mean
-            values.append(symbols)
-            choices.append(choice)
-        payload = encode_integers(
-            self._tables.scales, np.concatenate(values), np.concatenate(choices)
-        )
-        return payload, _latent(decoded)
+            parts.append(_Part(symbols, choice))
+        return parts, decoded
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], rate: int) -> NDArray[np.float32]:
         """ŷ of that shape (latent, h, w), h and w multiples of 4.

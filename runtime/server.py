@@ -95,6 +95,7 @@ class _Pairing:
         self._source = source
         self._decoder = decoder
         self._next = 0
+        self._rate: int | None = None
         self._ready: SideFeatures | None = None
 
     def check_size(self, height: int, width: int) -> None:
@@ -121,10 +122,11 @@ class _Pairing:
             )
         ahead = self._ready if number == self._next else None  # None: the device dropped some
         self._ready, self._next = None, number + 1
+        self._rate = header.rate  # the next frame's, most likely
         return ahead or self._prepare(number)
 
     def _prepare(self, number: int) -> SideFeatures:
-        return self._decoder.prepare_side(self._source.view(number, "right"))
+        return self._decoder.prepare_side(self._source.view(number, "right"), rate=self._rate)
 
 
 def _receive(connection: socket.socket) -> bytes:

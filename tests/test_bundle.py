@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from dsin.runtime import bundle as bundle_module
 from dsin.runtime.bundle import (
+    CAUSAL,
     DEFAULT_BUNDLE,
     GRAPHS,
     Bundle,
@@ -26,6 +27,7 @@ from dsin.runtime.bundle import (
     open_bundle,
     shipped_bundles,
 )
+from dsin.runtime.context_model import IntegerContextModel
 from dsin.runtime.errors import BundleError
 from dsin.runtime.manifest import MAX_MANIFEST_BYTES, read_arrays
 
@@ -53,14 +55,15 @@ def refusal(directory: Path) -> str:
 class TestGoodBundle:
     def test_the_manifest_is_read_into_fields(self, pristine: Path) -> None:
         bundle = open_bundle(pristine)
-        assert (bundle.model, bundle.channels, bundle.centers, bundle.stride) == (
-            "blocks", 3, 6, 8,
-        )  # fmt: skip
+        assert (bundle.model, bundle.channels, bundle.stride) == ("blocks", 3, 8)
         assert bundle.frame_multiple == (40, 24)
         assert bundle.search == SearchOptions((20, 24), "pearson", True, False, False)
         assert bundle.rate_points == (RatePoint(0, 0.06), RatePoint(1, 0.1))
-        assert bundle.context.symbols_per_alphabet == 6
-        assert [bundle.graph_path(name).name for name in GRAPHS] == [f"{n}.onnx" for n in GRAPHS]
+        assert isinstance(bundle.entropy, IntegerContextModel)
+        assert bundle.entropy.symbols_per_alphabet == 6
+        assert [bundle.graph_path(n).name for n in GRAPHS[CAUSAL]] == [
+            f"{n}.onnx" for n in GRAPHS[CAUSAL]
+        ]
         assert bundle.rate_index(None) == 1
         assert bundle.rate_index(0) == 0
 
@@ -199,8 +202,8 @@ class TestManifest:
         assert "bundle.json" in refusal(directory)
 
     def test_another_format(self, directory: Path) -> None:
-        write_manifest(directory, {**read_manifest(directory), "format": 2})
-        assert "format 2 is not the 1 that this dsin reads" in refusal(directory)
+        write_manifest(directory, {**read_manifest(directory), "format": 3})
+        assert "format 3 is none of those that this dsin reads" in refusal(directory)
 
     def test_every_required_key_is_required(self, directory: Path, pristine: Path) -> None:
         content = read_manifest(pristine)

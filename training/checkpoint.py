@@ -7,13 +7,16 @@ from typing import Any
 import torch
 
 from dsin.runtime.errors import CheckpointError
+from dsin.training.edge_model import EdgeDsin
 from dsin.training.model import Dsin
-from dsin.training.presets import Preset, preset_from_dict, preset_to_dict
+from dsin.training.presets import AnyPreset, EdgePreset, Preset, preset_from_dict, preset_to_dict
 
 FORMAT = 1
 
 
-def save_checkpoint(path: Path, model: Dsin, *, notes: dict[str, Any] | None = None) -> None:
+def save_checkpoint(
+    path: Path, model: Dsin | EdgeDsin, *, notes: dict[str, Any] | None = None
+) -> None:
     """Write weights, preset and `notes` (plain data: training data, metrics, licence).
 
     The file appears whole or not at all.
@@ -30,7 +33,9 @@ def save_checkpoint(path: Path, model: Dsin, *, notes: dict[str, Any] | None = N
     os.replace(partial, path)
 
 
-def load_checkpoint(path: Path, *, preset: Preset | None = None) -> tuple[Dsin, dict[str, Any]]:
+def load_model(
+    path: Path, *, preset: AnyPreset | None = None
+) -> tuple[Dsin | EdgeDsin, dict[str, Any]]:
     """The model in inference mode, and its notes; `preset` replaces the stored one.
 
     Raises CheckpointError for a file that is missing, foreign, or does not fit the preset.
@@ -43,10 +48,29 @@ def load_checkpoint(path: Path, *, preset: Preset | None = None) -> tuple[Dsin, 
         raise CheckpointError(f"{path} is not a checkpoint: {type(error).__name__}") from error
     if not isinstance(content, dict) or content.get("dsin_checkpoint") != FORMAT:
         raise CheckpointError(f"{path} is not a dsin checkpoint of format {FORMAT}")
-    model = Dsin(preset or preset_from_dict(content["preset"]))
+    wanted = preset or preset_from_dict(content["preset"])
+    model = EdgeDsin(wanted) if isinstance(wanted, EdgePreset) else Dsin(wanted)
     try:
         model.load_state_dict(content["model"])
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"{path} does not fit preset {model.preset.name}: {first}") from error
+        raise CheckpointError(f"{path} does not fit preset {wanted.name}: {first}") from error
     return model.eval(), content["notes"]
+
+
+def load_checkpoint(path: Path, *, preset: Preset | None = None) -> tuple[Dsin, dict[str, Any]]:
+    """As `load_model`, for the paper's model only."""
+    model, notes = load_model(path, preset=preset)
+    if not isinstance(model, Dsin):
+        raise CheckpointError(f"{path} is of the edge model, not of the paper's")
+    return model, notes
+
+
+def load_edge_checkpoint(
+    path: Path, *, preset: EdgePreset | None = None
+) -> tuple[EdgeDsin, dict[str, Any]]:
+    """As `load_model`, for the `edge` model only."""
+    model, notes = load_model(path, preset=preset)
+    if not isinstance(model, EdgeDsin):
+        raise CheckpointError(f"{path} is of the paper's model, not of edge")
+    return model, notes

@@ -67,6 +67,8 @@ class EdgeConfig:
     hyper_width: int = 160
     context: int = 128
     step_width: int = 192
+    fusion: int = 192
+    fusion_blocks: int = 5
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,57 @@ class Preset:
     quirks: Quirks = field(default_factory=Quirks)
 
 
+@dataclass(frozen=True)
+class EdgePhase:
+    """One phase of training the `edge` model.
+
+    Each step is one of pairs, `photo_share` of them one of pictures without a side image. Crops are
+    (height, width) in pixels. With `side_weight` 0 there are no pairs and the fusion stays as it
+    is; else it is the weight of x_hat against x_dec in the distortion. The learning rate follows a
+    cosine to 3 % of its peak. `samples_per_pair` side images, altered at random, are searched anew
+    every `resample_steps`.
+    """
+
+    name: str
+    steps: int = 100_000
+    batch: int = 8
+    crop: tuple[int, int] = (256, 256)
+    photo_share: float = 1.0
+    side_weight: float = 0.0
+    samples_per_pair: int = 8
+    resample_steps: int = 10_000
+    distortion: Literal["mse", "ms_ssim"] = "mse"
+    learning_rate: float = 3e-4
+    average: float = 0.9995
+    validate_every_steps: int = 2000
+    checkpoint_every_minutes: float = 5.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+@dataclass(frozen=True)
+class EdgePreset:
+    """A whole `edge` model with its training. `multipliers` are the weights of squared error
+    against bits per pixel at the lowest and the highest rate; the others lie evenly between."""
+
+    name: str = "edge"
+    model: Literal["edge"] = "edge"
+    codec: EdgeConfig = field(default_factory=EdgeConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    multipliers: tuple[float, float] = (0.9e-4, 9e-3)
+    phases: tuple[EdgePhase, ...] = ()
+    seed: int = 666
+
+
+AnyPreset = Preset | EdgePreset
+
+
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package."""
     folder = resources.files("dsin.training")
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def load_preset(name_or_path: str) -> Preset:
+def load_preset(name_or_path: str) -> AnyPreset:
     """The preset of that name, or the one in that TOML file.
 
     Raises CheckpointError where there is none, or where it has an unknown or ill-typed key.
@@ -176,17 +222,18 @@ def load_preset(name_or_path: str) -> Preset:
     return preset_from_dict({"name": path.stem, **data})
 
 
-def preset_to_dict(preset: Preset) -> dict[str, Any]:
+def preset_to_dict(preset: AnyPreset) -> dict[str, Any]:
     """Plain data for TOML, JSON and checkpoints; `preset_from_dict` inverts it."""
     return dataclasses.asdict(preset)
 
 
-def preset_from_dict(data: dict[str, Any]) -> Preset:
-    """Build a preset, refusing keys it does not have.
+def preset_from_dict(data: dict[str, Any]) -> AnyPreset:
+    """Build a preset, refusing keys it does not have; `model = "edge"` makes it an EdgePreset.
 
     Raises CheckpointError naming the key.
     """
-    return typing.cast(Preset, _build(Preset, data, "preset"))
+    kind = EdgePreset if data.get("model") == "edge" else Preset
+    return typing.cast(AnyPreset, _build(kind, data, "preset"))
 
 
 def _build(cls: type[Any], data: Any, where: str) -> Any:

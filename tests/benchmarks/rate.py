@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dsin.calibration.integer_context import float_bits
 from dsin.runtime.bundle import open_bundle
-from dsin.runtime.context_model import cross_entropy_bits
+from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.frames import read_image
 from dsin.training.checkpoint import load_checkpoint
@@ -20,7 +20,8 @@ from dsin.training.data import centre_crop, read_pair_list
 
 def main() -> None:
     pairs, root, *checkpoint = map(Path, sys.argv[1:])
-    bundle = open_bundle()
+    bundle = open_bundle("paper")
+    assert isinstance(bundle.entropy, IntegerContextModel)
     model = load_checkpoint(checkpoint[0])[0] if checkpoint else None
     total = {"coded": 0.0, "integer": 0.0, "float": 0.0}
     worst = 0.0
@@ -28,8 +29,8 @@ def main() -> None:
         for pair in read_pair_list(pairs, root):
             frame = centre_crop(read_image(pair.x), (320, 1224))
             coded = len(encoder.encode_payload(frame).payload)
-            symbols = encoder.symbols(frame)
-            own = cross_entropy_bits(bundle.context, symbols) / 8
+            symbols = encoder.latent(frame)
+            own = cross_entropy_bits(bundle.entropy, symbols) / 8
             total["coded"] += coded
             total["integer"] += own
             worst = max(worst, coded - own)

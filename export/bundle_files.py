@@ -1,0 +1,136 @@
+"""What every bundle needs when it is written: a directory that appears whole, hashes, frames."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.manifest import MANIFEST
+
+Precision = Literal["float32", "float16"]
+Frame = npt.NDArray[np.uint8]
+
+
+@contextmanager
+def new_bundle(out: Path) -> Iterator[Path]:
+    """A directory to fill, which replaces `out` at the end unless something is raised.
+
+    Raises ExportError where `out` exists and is no bundle, or cannot be written.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ExportError(f"{out} exists and is not a bundle: choose another directory")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _replace(out, partial)
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Put the directory `new` at `out`, whose old bundle goes only then."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        os.replace(out, old)
+    try:
+        os.replace(new, out)
+    except OSError:
+        if old.exists():
+            os.replace(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def file_table(directory: Path) -> dict[str, dict[str, Any]]:
+    """Hash and size of every file, for the manifest."""
+    return {
+        path.name: {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(directory.iterdir())
+    }
+
+
+def model_id(model: nn.Module) -> str:
+    """sha256 over names, shapes and little-endian float32 values of all weights, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.numpy().astype("<f4")
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def check_json(manifest: Mapping[str, Any]) -> None:
+    """Raise ExportError for notes that are no JSON."""
+    try:
+        json.dumps(manifest, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the checkpoint's notes do not fit into JSON: {error}") from error
+
+
+def synthetic_frames() -> list[Frame]:
+    """Pairs of the built-in rig."""
+    from dsin.runtime.synthetic_rig import SyntheticRig
+
+    return [
+        picture
+        for frame in SyntheticRig(width=624, height=200, frames=3)
+        for picture in (frame.left, frame.right)
+    ]
+
+
+def whole_frames(frames: Sequence[Frame], multiple: tuple[int, int]) -> list[torch.Tensor]:
+    """The middles of frames, cropped to whole multiples: float32 (1, 3, H, W).
+
+    Raises FrameError for frames that are too small or not 8-bit colour.
+    """
+    return [_whole(frame, multiple) for frame in frames]
+
+
+def _whole(frame: Frame, multiple: tuple[int, int]) -> torch.Tensor:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise FrameError("a calibration frame is not RGB of 8 bits: give colour images")
+    height, width = (size // step * step for size, step in zip(frame.shape, multiple, strict=False))
+    if not height or not width:
+        raise FrameError(f"calibration frames must be at least {multiple[1]}x{multiple[0]}")
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    middle = frame[top : top + height, left : left + width].transpose(2, 0, 1)
+    return torch.from_numpy(middle[None].astype(np.float32))
+
+
+def some_pairs(
+    frames: Sequence[torch.Tensor], multiple: tuple[int, int], most: tuple[int, int], count: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Neighbours of one size, at most `most` (height, width) of their middles; a frame without a
+    partner is paired with its shifted self."""
+    pairs = []
+    some = [_middle(frame, multiple, most) for frame in frames[: 2 * count]]
+    for first in range(0, len(some), 2):
+        x = some[first]
+        y = some[first + 1] if first + 1 < len(some) else x
+        pairs.append((x, y if y.shape == x.shape and y is not x else x.roll(5, 3)))
+    return pairs
+
+
+def _middle(frame: torch.Tensor, multiple: tuple[int, int], most: tuple[int, int]) -> torch.Tensor:
+    height, width = (
+        min(size, limit // step * step)
+        for size, limit, step in zip(frame.shape[2:], most, multiple, strict=True)
+    )
+    top, left = (frame.shape[2] - height) // 2, (frame.shape[3] - width) // 2
+    return frame[:, :, top : top + height, left : left + width].contiguous()

@@ -1,0 +1,68 @@
+"""One picture to bytes and back, whatever entropy model its bundle has.
+
+Planes are RGB float32 (1, 3, H, W) in 0..255, padded to the bundle's multiples. A *latent* is what
+the decoder's network takes: symbols uint8 (C, h, w) with the causal context model, ŷ float32
+(C, h, w) in quantiser steps with the hyperprior.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
+
+from dsin.runtime.backend import Backend
+from dsin.runtime.bundle import Bundle
+from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.pictures import Planes
+from dsin.runtime.stopwatch import Stopwatch
+
+Latent = npt.NDArray[Any]
+
+
+class Reconstruction(NamedTuple):
+    """A picture as the decoder's network has it: x_dec in 0..255, and with the hyperprior the
+    features (1, F, H/8, W/8) that it was made of."""
+
+    x_dec: Planes
+    features: npt.NDArray[Any] | None
+
+
+class PictureEncoder(Protocol):
+    """The device's half. `watch` gets the stages network and entropy."""
+
+    def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
+        """The payload of a picture."""
+
+    def latent(self, planes: Planes, rate: int) -> Latent:
+        """What the decoder will have, without the bytes between."""
+
+
+class PictureDecoder(Protocol):
+    """The server's half."""
+
+    def latent(self, payload: bytes, size: tuple[int, int], rate: int) -> Latent:
+        """From the payload of planes of that (height, width). Raises PacketError."""
+
+    def reconstruct(self, latent: Latent, rate: int) -> Reconstruction:
+        """The picture."""
+
+
+def open_picture_encoder(bundle: Bundle, backend: Backend, threads: int | None) -> PictureEncoder:
+    """The encoder of a bundle. Raises BackendError."""
+    if isinstance(bundle.entropy, HyperTables):
+        from dsin.runtime.edge_codec import EdgePictureEncoder
+
+        return EdgePictureEncoder(bundle, bundle.entropy, backend, threads)
+    from dsin.runtime.causal_codec import CausalPictureEncoder
+
+    return CausalPictureEncoder(bundle, bundle.entropy, backend, threads)
+
+
+def open_picture_decoder(bundle: Bundle, backend: Backend, threads: int | None) -> PictureDecoder:
+    """The decoder of a bundle. Raises BackendError."""
+    if isinstance(bundle.entropy, HyperTables):
+        from dsin.runtime.edge_codec import EdgePictureDecoder
+
+        return EdgePictureDecoder(bundle, bundle.entropy, backend, threads)
+    from dsin.runtime.causal_codec import CausalPictureDecoder
+
+    return CausalPictureDecoder(bundle, bundle.entropy, backend, threads)

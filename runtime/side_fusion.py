@@ -1,0 +1,118 @@
+"""What the side image adds: search, and a network that merges what was found with x_dec.
+
+    paper   x_dec, y_dec ─► search ─► y_syn ─► fusion(x_dec, y_syn)
+    edge    x_dec, y_dec ─► search ─► refinement by blocks ─► y_syn, y_dec_syn, cost
+            ─► fusion(x_dec, features, y_syn, y_dec_syn, cost, rate)
+
+y_dec_syn is y_dec put together like y_syn: with it the network sees what coding took from y.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.backend import Backend, open_session
+from dsin.runtime.block_refinement import BLOCK, paste, refine
+from dsin.runtime.bundle import Bundle
+from dsin.runtime.codecs import Reconstruction
+from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.patch_correlation import Matches, PreparedSide
+from dsin.runtime.pictures import Image, from_planes, pad, padded_size, to_planes, to_uint8
+from dsin.runtime.side_search import open_search
+from dsin.runtime.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Side:
+    """The side image, uint8 H×W×3, and itself as decoded, of one size; `prepared` is None on a
+    backend that prepares nothing."""
+
+    y: Image
+    y_dec: npt.NDArray[Any]
+    prepared: PreparedSide | None
+
+
+class Fused(NamedTuple):
+    """x_hat and y_syn, H×W×3 in 0..255, and the positions that the search found."""
+
+    x_hat: npt.NDArray[Any]
+    y_syn: npt.NDArray[Any]
+    matches: Matches
+
+
+class SideFusion(Protocol):
+    """Made for one bundle. `watch` gets the stages search and fusion."""
+
+    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+        """What depends on the side image alone."""
+
+    def fuse(
+        self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch
+    ) -> Fused:  # fmt: skip
+        """Merge a picture with the side image."""
+
+
+def open_side_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> SideFusion:
+    """The way of a bundle. Raises BackendError."""
+    kind = BlockFusion if isinstance(bundle.entropy, HyperTables) else PatchFusion
+    return kind(bundle, backend, threads)
+
+
+class PatchFusion:
+    """The paper's: whole patches."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._multiple = bundle.frame_multiple
+        self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
+        self._search = open_search(bundle.search, backend, threads)
+
+    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+        y_dec = from_planes(decoded.x_dec)
+        return Side(pad(image, self._multiple), y_dec, self._search.prepare(y_dec))
+
+    def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
+        with watch.stage("search"):
+            matches, y_syn = self._search.find(
+                from_planes(decoded.x_dec), side.y_dec, side.y, side.prepared
+            )
+        with watch.stage("fusion"):
+            x_hat = self._session.run(x_dec=decoded.x_dec, y_syn=to_planes(y_syn))["x_hat"]
+        return Fused(from_planes(x_hat), y_syn, matches)
+
+
+class BlockFusion:
+    """The `edge` codec's. It works on the picture without most of its padding: to whole blocks
+    only, and at least one patch."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._patch = bundle.search.patch
+        rows, columns = self._patch
+        self._least = padded_size(rows, columns, (BLOCK, BLOCK))
+        self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
+        self._search = open_search(bundle.search, backend, threads)
+
+    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+        whole = padded_size(image.shape[0], image.shape[1], (BLOCK, BLOCK))
+        size = max(whole[0], self._least[0]), max(whole[1], self._least[1])
+        y_dec = to_uint8(from_planes(decoded.x_dec), size, truncate=False)
+        return Side(pad(image, size), y_dec, self._search.prepare(y_dec))
+
+    def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
+        rows, columns = side.y.shape[:2]
+        planes = np.ascontiguousarray(decoded.x_dec[:, :, :rows, :columns])
+        assert decoded.features is not None
+        features = decoded.features[:, :, : rows // BLOCK, : columns // BLOCK]
+        with watch.stage("search"):
+            x_dec = to_uint8(from_planes(planes), (rows, columns), truncate=False)
+            matches, _ = self._search.find(x_dec, side.y_dec, side.y, side.prepared)
+            refined = refine(x_dec, side.y_dec, matches, self._patch)
+            y_syn, y_dec_syn = (paste(image, refined) for image in (side.y, side.y_dec))
+        with watch.stage("fusion"):
+            x_hat = self._session.run(
+                x_dec=planes, features=np.ascontiguousarray(features), y_syn=to_planes(y_syn),
+                y_dec_syn=to_planes(y_dec_syn), cost=refined.cost[None, None],
+                rate=np.array([rate], np.int64),
+            )["x_hat"]  # fmt: skip
+        return Fused(from_planes(x_hat), y_syn, matches)
