@@ -56,7 +56,7 @@ from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays
 
 CAUSAL, HYPERPRIOR = 1, 2
 """Formats, by their entropy model."""
-DEFAULT_BUNDLE = "paper"
+DEFAULT_BUNDLE = "edge"
 """Name of the shipped bundle that is used when none is named."""
 ENTROPY_GRAPHS = ("hyper", *(f"step{n}" for n in range(STEPS)))
 GRAPHS = {

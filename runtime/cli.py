@@ -196,14 +196,26 @@ def evaluate(
     save_images: Annotated[
         Path | None, typer.Option("--save-images", metavar="DIR", help="Save the pictures there.")
     ] = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against", metavar="CODECS", help="Rivals: of hevc,avif,jpeg2000,webp,jpeg."
+        ),
+    ] = "",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", help="With --against: draw the curves.")
+    ] = None,
     backend: BackendOption = BackendName.cpu,
 ) -> None:
     """Code every pair of a list and measure bits, PSNR and MS-SSIM."""
+    if plot is not None and not against:
+        raise typer.BadParameter("--plot draws curves: name rivals with --against")
     size = None if crop is None else _parse_crop(crop)
     module = _load("dsin.training.evaluate", "train", "evaluate")
     module.evaluate_list(
         pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
         save_images=save_images, backend=backend.value,
+        against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
     )  # fmt: skip
 
 

@@ -234,8 +234,14 @@ class TestManifest:
             (_set("rate_points", 0, value=5), "must be a JSON object"),
             (_set("search", "measure", value="cosine"), "measure must be pearson or l2"),
             (_set("search", "prior", value=1), "prior must be true or false"),
-            (_set("search", "patch", value=[20, 25]), "no multiple of the patch and the stride"),
-            (_set("frame_multiple", value=[20, 24]), "no multiple of the patch and the stride"),
+            (
+                _set("search", "patch", value=[20, 25]),
+                "no multiple of what patches",
+            ),
+            (
+                _set("frame_multiple", value=[20, 24]),
+                "no multiple of what patches",
+            ),
             (_set("files", "encoder.onnx", "sha256", value="0"), "64 hexadecimal digits"),
         ],
     )

@@ -201,7 +201,7 @@ class TestInfo:
 
     def test_of_a_bundle(self, dsin: Run, bundle: Path) -> None:
         facts = json.loads(dsin("info", bundle, "--json").out)
-        assert facts["symbols"] == "3 channels of 6, stride 8"
+        assert facts["latent"] == "3 channels, stride 8, 6 centres, causal context model"
         assert facts["target_bpp"] == [0.06, 0.1]
         assert facts["bytes"] == sum(f["bytes"] for f in read_manifest(bundle)["files"].values())
         assert "weights licence    MIT" in dsin("info", bundle).out
@@ -210,8 +210,8 @@ class TestInfo:
         user_error(dsin("info", folder / "left.png"), "not a dsin packet")
         user_error(dsin("info", folder / "absent"), "there is no bundle")
         broken = write_block_bundle(tmp_path / "broken")
-        write_manifest(broken, {**read_manifest(broken), "format": 2})
-        user_error(dsin("info", broken), "format 2")
+        write_manifest(broken, {**read_manifest(broken), "format": 3})
+        user_error(dsin("info", broken), "format 3")
 
 
 class TestOtherRooms:

@@ -8,6 +8,7 @@ image as a batch of rows, which gives higher figures; published ones may be of t
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,10 @@ from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.frames import read_image
 from dsin.runtime.metrics import psnr_db
+from dsin.training.comparison import Point, bd_rates, plot_comparison, print_comparison, rival_curve
 from dsin.training.data import Pair, centre_crop, read_pair_list, to_tensor
 from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
+from dsin.training.rivals import Rival, rivals
 
 Image = npt.NDArray[np.uint8]
 FIGURES = (
@@ -61,18 +64,28 @@ def evaluate_list(
     json_path: Path | None = None,
     save_images: Path | None = None,
     backend: Backend = "cpu",
+    against: Sequence[str] = (),
+    plot: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a pair list, print the mean and write the report; see `evaluate`.
 
-    Raises DsinError where `json_path` cannot be written, before anything is computed.
+    `against` names rival codecs (see `dsin.training.rivals`): the bundle is then measured at all
+    its rates, and the report has `rates`, `rivals` and `bd_rate` in percent too; `plot` gets the
+    curves as PNG. Raises DsinError where `json_path` or `plot` cannot be written, before anything
+    is computed.
     """
     listed = read_pair_list(pairs, root)
-    if json_path is not None and not os.access(json_path.resolve().parent, os.W_OK):
-        raise DsinError(f"cannot write {json_path}: its folder is missing or read-only")
+    others = rivals(against)
+    for path in (json_path, plot):
+        if path is not None and not os.access(path.resolve().parent, os.W_OK):
+            raise DsinError(f"cannot write {path}: its folder is missing or read-only")
+    opened = open_bundle(bundle)
     report = evaluate(
-        open_bundle(bundle), listed, rate=rate, crop=crop, save_images=save_images, backend=backend
+        opened, listed, rate=rate, crop=crop, save_images=save_images, backend=backend
     )
     print_mean(report)
+    if others:
+        report |= _compare(opened, listed, crop, backend, others, plot)
     if json_path is not None:
         write_json(json_path, report)
     return report
@@ -105,6 +118,32 @@ def evaluate(
             if save_images is not None:
                 _save(save_images / f"{number:04}_{pair.x.stem}", x, coded.decoded)
     return {"bundle": bundle.path.name, "images": images, "mean": _mean(images)}
+
+
+def _compare(
+    bundle: Bundle, pairs: list[Pair], crop: tuple[int, int] | None, backend: Backend,
+    others: list[Rival], plot: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Curves of the bundle at all rates and of the rivals, and BD-rates."""
+    means = [
+        evaluate(bundle, pairs, rate=point.index, crop=crop, backend=backend)["mean"]
+        for point in bundle.rate_points
+    ]
+    with_side, alone = (
+        [Point(n, m["bpp"], m["psnr_db" + s], m["ms_ssim" + s]) for n, m in enumerate(means)]
+        for s in ("", "_no_side")
+    )
+    pictures = [_read(pair, crop)[0] for pair in pairs]
+    curves = {rival.name: rival_curve(rival, pictures) for rival in others}
+    print_comparison(bundle.path.name, with_side, curves)
+    if plot is not None:
+        plot_comparison(plot, bundle.path.name, with_side, curves, alone)
+    return {
+        "rates": means,
+        "rivals": {name: [p._asdict() for p in points] for name, points in curves.items()},
+        "bd_rate": {name: bd_rates(with_side, points) for name, points in curves.items()},
+        "bd_rate_no_side": {name: bd_rates(alone, points) for name, points in curves.items()},
+    }
 
 
 def print_mean(report: dict[str, Any]) -> None:

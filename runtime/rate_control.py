@@ -1,0 +1,54 @@
+"""Which rate point to take for the next frame, so that a link's bits per second are used but not
+exceeded.
+
+A token bucket over what was really sent: the budget of every frame is added, its bytes are taken
+away. The size of the next frame at each rate point is predicted from the last frames: their sizes
+follow the rate points' declared bits, times a factor for the scene that is learnt on the way. The
+point whose predicted size is nearest to what the bucket holds, spread over the next frames, wins.
+"""
+
+from collections.abc import Sequence
+
+from dsin.runtime.errors import DsinError
+
+HORIZON = 5
+"""Frames over which an excess or a remainder is made good."""
+LEARNT = 0.5
+"""Share of the newest frame in the scene's factor."""
+
+
+class RateController:
+    """Rate indices for a target bit rate.
+
+        controller = RateController(points, pixels=width * height, target_kbps=300, fps=10)
+        rate = controller.next_rate()
+        controller.sent(rate, len(packet))
+
+    `points` are the bundle's bits per pixel, ascending. Raises DsinError for a target that is not
+    positive.
+    """
+
+    def __init__(
+        self, points: Sequence[float], *, pixels: int, target_kbps: float, fps: float
+    ) -> None:
+        if target_kbps <= 0 or fps <= 0 or not points:
+            raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
+        self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]
+        self._budget = 1000 * target_kbps / 8 / fps
+        self._saved = 0.0
+        self._factors = [1.0] * len(points)
+
+    def next_rate(self) -> int:
+        """The rate index for the next frame."""
+        wanted = self._budget + self._saved / HORIZON
+        predicted = [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
+        return min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
+
+    def sent(self, rate: int, size: int) -> None:
+        """Note that a frame of `size` bytes was sent at that rate."""
+        self._saved += self._budget - size
+        seen = size / self._sizes[rate]
+        for index in range(len(self._factors)):
+            # Neighbouring points learn from each other, the less the further away.
+            share = LEARNT / (1 + abs(index - rate))
+            self._factors[index] += share * (seen - self._factors[index])

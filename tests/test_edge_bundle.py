@@ -1,0 +1,155 @@
+"""The `edge` model from checkpoint to bundle, packets and pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from conftest import textured_pair
+from test_edge_model import SMALL
+
+from dsin.export.write_bundle import write_bundle
+from dsin.runtime import Decoder, Encoder, open_bundle
+from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bundle import Bundle
+from dsin.runtime.errors import BundleError, CheckpointError, DsinError, ExportError, PacketError
+from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.metrics import psnr_db
+from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint, save_checkpoint
+from dsin.training.edge_model import EdgeDsin
+from dsin.training.presets import EdgePreset, preset_from_dict, preset_to_dict
+
+Image = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def model() -> EdgeDsin:
+    torch.manual_seed(4)
+    model = EdgeDsin(EdgePreset(name="small", codec=SMALL)).eval().requires_grad_(False)
+    # Let the fusion do something.
+    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("edge") / "small.pt"
+    save_checkpoint(path, model, notes={"weights_licence": "random weights"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "small"
+    frames = textured_pair(128, 192, 0)
+    comparisons = write_bundle(checkpoint, out, calibration_frames=frames, weights="float16")
+    assert all(comparisons)
+    assert {c.output for c in comparisons} >= {"encoder y", "fusion x_hat", "step3 mean"}
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(path: Path) -> Bundle:
+    return open_bundle(path)
+
+
+def test_the_manifest_tells_rates_and_entropy_model(bundle: Bundle) -> None:
+    assert isinstance(bundle.entropy, HyperTables)
+    assert len(bundle.rate_points) == SMALL.rates
+    assert bundle.frame_multiple == (64, 64)
+    assert bundle.weights_licence == "random weights"
+
+
+@pytest.mark.parametrize("size", [(128, 192), (75, 100), (1, 1), (20, 130)])
+def test_every_rate_and_size_goes_through_bytes(bundle: Bundle, size: tuple[int, int]) -> None:
+    x, y = (view[: size[0], : size[1]] for view in textured_pair(128, 192, 1))
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        for rate in range(SMALL.rates):
+            header, payload = parse_packet(encoder.encode(x, rate=rate), bundle.codec_id)
+            decoded = decoder.decode_parts(header, payload, y)
+            latent = encoder.latent(x, rate=rate)
+            again = decoder.decode_latent(latent, y, *size, rate=rate)
+            assert decoded.image.shape == x.shape
+            np.testing.assert_array_equal(decoded.image, again.image)
+            alone = decoder.decode_parts(header, payload, None)
+            np.testing.assert_array_equal(alone.image, decoded.x_dec)
+            assert not alone.used_side
+
+
+def test_the_picture_is_what_training_computes(bundle: Bundle, model: EdgeDsin) -> None:
+    x, y = textured_pair(128, 192, 2)
+    planes = torch.from_numpy(x.transpose(2, 0, 1)[None].copy()).float()
+    expected = model.reconstruct(planes, torch.tensor([1])).x_dec[0].permute(1, 2, 0).numpy()
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        got = decoder.decode_parts(*parse_packet(encoder.encode(x, rate=1)), y).x_dec
+    # The integer entropy model predicts slightly other means, and so other roundings.
+    assert psnr_db(got, np.rint(expected).astype(np.uint8)) > 35
+
+
+def test_a_side_image_prepared_for_another_rate_is_prepared_again(bundle: Bundle) -> None:
+    x, y = textured_pair(128, 192, 3)
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        packet = encoder.encode(x, rate=2)
+        fit, other = (decoder.prepare_side(y, rate=rate) for rate in (2, 0))
+        assert (fit.rate, other.rate) == (2, 0)
+        np.testing.assert_array_equal(decoder.decode(packet, fit), decoder.decode(packet, other))
+
+
+def test_bytes_do_not_depend_on_threads(bundle: Bundle) -> None:
+    x, _ = textured_pair(128, 192, 5)
+    packets = []
+    for threads in (1, 2):
+        with Encoder(bundle, threads=threads) as encoder:
+            packets.append(encoder.encode(x, rate=1))
+    assert packets[0] == packets[1]
+
+
+def test_exact_graphs_round_their_sums(path: Path) -> None:
+    """Or engines multiply the factors into the weights, and nothing is whole any more."""
+    for name in ("hyper", "step0", "step1", "step2", "step3"):
+        nodes = onnx.load(path / f"{name}.onnx", load_external_data=False).graph.node
+        made_by = {node.output[0]: node.op_type for node in nodes}
+        factors = [node for node in nodes if node.op_type == "Mul"]
+        assert factors
+        assert all(made_by[node.input[0]] == "Round" for node in factors)
+
+
+def test_foreign_rates_and_packets_are_refused(bundle: Bundle, path: Path) -> None:
+    x, _ = textured_pair(64, 64, 6)
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        with pytest.raises(DsinError, match="rates 0 to 2"):
+            encoder.encode(x, rate=SMALL.rates)
+        header, payload = parse_packet(encoder.encode(x, rate=0))
+        for spoiled in (payload[:-1], b"", bytes(payload) + b"\0"):
+            with pytest.raises(PacketError):
+                decoder.decode_parts(header, spoiled, None)
+
+
+def test_the_two_models_are_not_confused(checkpoint: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="edge model"):
+        load_checkpoint(checkpoint)
+    with pytest.raises(CheckpointError, match="paper's model"):
+        load_edge_checkpoint(tiny_checkpoint)
+
+
+def test_presets_come_back_from_plain_data() -> None:
+    preset = EdgePreset(codec=SMALL)
+    assert preset_from_dict(preset_to_dict(preset)) == preset
+
+
+def test_an_existing_folder_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match="not a bundle"):
+        write_bundle(checkpoint, tmp_path, calibration_frames=textured_pair(64, 64, 0))
+
+
+@pytest.mark.parametrize("name", ["scale_numbers", "z_scales"])
+def test_tables_that_name_no_scale_are_refused(bundle: Bundle, name: str) -> None:
+    assert isinstance(bundle.entropy, HyperTables)
+    arrays = bundle.entropy.to_arrays()
+    with pytest.raises(BundleError, match="lack"):
+        HyperTables.from_arrays({**arrays, name: np.full_like(arrays[name], 255)})
+    with pytest.raises(BundleError, match=name):
+        HyperTables.from_arrays({k: v for k, v in arrays.items() if k != name})
