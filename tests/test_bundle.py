@@ -95,7 +95,7 @@ class TestGoodBundle:
         assert shipped_bundles() == sorted((DEFAULT_BUNDLE, "other"))
         assert open_bundle().path.name == DEFAULT_BUNDLE
         assert open_bundle("other").path == tmp_path / "other"
-        with pytest.raises(BundleError, match=r"no bundle nix.*shipped are: other, paper"):
+        with pytest.raises(BundleError, match=r"no bundle nix.*shipped are: edge, other"):
             open_bundle("nix")
 
 
