@@ -46,7 +46,8 @@ class Decoded:
     """A decoded frame: `image` with side information, `x_dec` without, uint8 H×W×3.
 
     `y_syn` (the side image's patches put where they match) and `matches` are None without a side
-    image; then `image` is `x_dec`. `header` is None where decoding started from symbols.
+    image; then, and where the side image shows another scene, `image` is `x_dec` and `used_side`
+    is false. `header` is None where decoding started from symbols.
     `stage_ms` has entropy, x_decoder, search, fusion and postprocess, as far as they ran.
     """
 
@@ -190,7 +191,7 @@ class Decoder:
         with watch.stage("postprocess"):
             image, y_syn = (self._picture(p, size) for p in (fused.x_hat, fused.y_syn))
             alone = self._alone(decoded, size)
-        return Decoded(image, alone, y_syn, fused.matches, True, header, watch.ms)
+        return Decoded(image, alone, y_syn, fused.matches, fused.related, header, watch.ms)
 
     def _alone(self, decoded: Reconstruction, size: tuple[int, int]) -> Image:
         return self._picture(from_planes(decoded.x_dec), size)

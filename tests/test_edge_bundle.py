@@ -17,6 +17,7 @@ from dsin.runtime.bundle import Bundle
 from dsin.runtime.errors import BundleError, CheckpointError, DsinError, ExportError, PacketError
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.side_fusion import LEAST_SCORE
 from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint, save_checkpoint
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.presets import EdgePreset, preset_from_dict, preset_to_dict
@@ -95,6 +96,18 @@ def test_a_side_image_prepared_for_another_rate_is_prepared_again(bundle: Bundle
         fit, other = (decoder.prepare_side(y, rate=rate) for rate in (2, 0))
         assert (fit.rate, other.rate) == (2, 0)
         np.testing.assert_array_equal(decoder.decode(packet, fit), decoder.decode(packet, other))
+
+
+def test_a_side_image_of_another_scene_is_left_alone(bundle: Bundle) -> None:
+    x, y = textured_pair(128, 192, 8)
+    other = np.random.default_rng(0).integers(0, 256, y.shape, np.uint8)
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        header, payload = parse_packet(encoder.encode(x, rate=2))
+        decoded = decoder.decode_parts(header, payload, other)
+        assert decoded.matches is not None
+        related = bool(np.median(decoded.matches.score) >= LEAST_SCORE)
+        assert decoded.used_side == related
+        assert np.array_equal(decoded.image, decoded.x_dec) == (not related)
 
 
 def test_bytes_do_not_depend_on_threads(bundle: Bundle) -> None:
