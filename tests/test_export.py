@@ -196,7 +196,7 @@ session.run(None, {"symbols": np.zeros((1, 32, 40, 153), np.uint8), "y_dec": sid
 # Not getrusage: that also counts what the parent had when it forked.
 print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
-    path = open_bundle().graph_path("x_decoder").with_name("decoder.onnx")
+    path = open_bundle("paper").graph_path("x_decoder").with_name("decoder.onnx")
     run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, check=True)
     assert float(run.stdout) < 600
 
