@@ -21,6 +21,7 @@ from dsin.runtime.side_fusion import LEAST_SCORE
 from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint, save_checkpoint
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.presets import EdgePreset, preset_from_dict, preset_to_dict
+from dsin.training.train import train
 
 Image = npt.NDArray[np.uint8]
 
@@ -145,6 +146,11 @@ def test_the_two_models_are_not_confused(checkpoint: Path, tiny_checkpoint: Path
         load_checkpoint(checkpoint)
     with pytest.raises(CheckpointError, match="paper's model"):
         load_edge_checkpoint(tiny_checkpoint)
+
+
+def test_training_it_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not yet that of edge"):
+        train(EdgePreset(codec=SMALL), [], [], tmp_path / "run")
 
 
 def test_presets_come_back_from_plain_data() -> None:

@@ -21,7 +21,7 @@ from dsin.training.curves import plot_curves
 from dsin.training.data import CentredPairs, Pair, RandomPairs
 from dsin.training.losses import Loss, loss_of, psnr_db
 from dsin.training.model import Coded, Dsin, inference_mode_of
-from dsin.training.presets import PhaseConfig, Preset
+from dsin.training.presets import AnyPreset, PhaseConfig, Preset
 
 VALIDATION_CROP = (320, 1200)
 """Validation crop, (height, width): multiples of the patch and of the stride."""
@@ -126,7 +126,7 @@ class Phase(L.LightningModule):  # type: ignore[misc]
 
 
 def train(
-    preset: Preset,
+    preset: AnyPreset,
     pairs: list[Pair],
     validation: list[Pair],
     out: Path,
@@ -143,8 +143,11 @@ def train(
     from), `last.ckpt` (to resume from), `log_<n>/metrics.csv` and `curves.png`. With `resume`
     finished phases are skipped and the unfinished one goes on; an interrupt or SIGTERM loses
     nothing, a kill what came after the last `checkpoint_every_minutes`.
-    Raises CheckpointError where `out` has a run already and `resume` is off.
+    Raises CheckpointError where `out` has a run already and `resume` is off, or for a preset of
+    the edge model.
     """
+    if not isinstance(preset, Preset):
+        raise CheckpointError("dsin train knows the paper's model only, not yet that of edge")
     if not preset.phases:
         raise CheckpointError(f"preset {preset.name} has no phases to train")
     best = start_from
