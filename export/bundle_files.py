@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from dsin.export.verify import Comparison
+from dsin.runtime.bundle import GRAPHS
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.manifest import MANIFEST
+from dsin.training.edge_model import EdgeDsin
+from dsin.training.model import Dsin
+from dsin.training.presets import Preset, Quirks, preset_to_dict
 
 Precision = Literal["float32", "float16"]
 Frame = npt.NDArray[np.uint8]
@@ -75,12 +81,45 @@ def model_id(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_json(manifest: Mapping[str, Any]) -> None:
-    """Raise ExportError for notes that are no JSON."""
+def manifest_of(
+    model: Dsin | EdgeDsin,
+    directory: Path,
+    name: str,
+    notes: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a filled directory; `own` are the keys that only its format's writer knows.
+
+    Raises ExportError for notes that are no JSON.
+    """
+    preset = model.preset
+    quirks = preset.quirks if isinstance(preset, Preset) else Quirks()
+    training = {key: value for key, value in notes.items() if key != "weights_licence"}
+    training["export"] = [asdict(comparison) for comparison in comparisons]
+    manifest = {
+        **own,
+        "model": name,
+        "preset": preset_to_dict(preset),
+        "search": {
+            "patch": list(preset.search.patch),
+            "measure": preset.search.measure,
+            "prior": preset.search.prior,
+            "stretched_patches": quirks.stretched_patches,
+            "off_centre_prior": quirks.off_centre_prior,
+        },
+        "truncate_to_uint8": quirks.truncate_to_uint8,
+        "model_id": model_id(model),
+        "graphs": {graph: f"{graph}.onnx" for graph in GRAPHS[own["format"]]},
+        "files": file_table(directory),
+        "training": training,
+        "weights_licence": str(notes.get("weights_licence", "unspecified")),
+    }
     try:
         json.dumps(manifest, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ExportError(f"the checkpoint's notes do not fit into JSON: {error}") from error
+    return manifest
 
 
 def synthetic_frames() -> list[Frame]:

@@ -6,7 +6,6 @@ checkpoint ─► (round to float16) ─┬─► encoder, x_decoder, fusion
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from dsin.export import edge_graphs
 from dsin.export.bundle_files import (
     Frame,
     Precision,
-    check_json,
-    file_table,
-    model_id,
+    manifest_of,
     new_bundle,
     some_pairs,
     synthetic_frames,
@@ -31,12 +28,11 @@ from dsin.export.edge_verify import verify_edge
 from dsin.export.integer_graph import hyper_graph, step_graph
 from dsin.export.verify import Comparison, require
 from dsin.export.weights import WeightsFile, store_as_half
-from dsin.runtime.bundle import GRAPHS, HYPERPRIOR
+from dsin.runtime.bundle import HYPERPRIOR
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.training.edge_codec import STRIDE
 from dsin.training.edge_model import MULTIPLE, EdgeDsin
-from dsin.training.presets import preset_to_dict
 
 VERIFIED_PAIRS = 2
 VERIFIED_SIZE = (320, 640)
@@ -69,7 +65,18 @@ def export_edge_model(
         comparisons = verify_edge(partial, rounded, integer, pairs)
         require(comparisons)
         rates = _bits_per_pixel(rounded, integer, frames[:MEASURED_FRAMES])
-        manifest = _manifest(rounded, partial, name, notes, comparisons, rates)
+        own = {
+            "format": HYPERPRIOR,
+            "channels": model.preset.codec.latent,
+            "stride": STRIDE,
+            "frame_multiple": list(MULTIPLES),
+            "rate_points": [
+                {"index": index, "target_bpp": round(bpp, 4)} for index, bpp in enumerate(rates)
+            ],
+            "default_rate": int(np.abs(np.array(rates) - DEFAULT_BPP).argmin()),
+            "entropy_tables": "entropy.npz",
+        }
+        manifest = manifest_of(rounded, partial, name, notes, comparisons, own)
         write_json(partial / MANIFEST, manifest)
     return comparisons
 
@@ -130,44 +137,3 @@ def _bits_per_pixel(
         ]
         means.append(float(np.mean(costs)))
     return means
-
-
-def _manifest(
-    model: EdgeDsin,
-    directory: Path,
-    name: str,
-    notes: Mapping[str, Any],
-    comparisons: Sequence[Comparison],
-    rates: Sequence[float],
-) -> dict[str, Any]:
-    preset = model.preset
-    training = {key: value for key, value in notes.items() if key != "weights_licence"}
-    training["export"] = [asdict(comparison) for comparison in comparisons]
-    manifest = {
-        "format": HYPERPRIOR,
-        "model": name,
-        "preset": preset_to_dict(preset),
-        "channels": preset.codec.latent,
-        "stride": STRIDE,
-        "frame_multiple": list(MULTIPLES),
-        "search": {
-            "patch": list(preset.search.patch),
-            "measure": preset.search.measure,
-            "prior": preset.search.prior,
-            "stretched_patches": False,
-            "off_centre_prior": False,
-        },
-        "truncate_to_uint8": False,
-        "model_id": model_id(model),
-        "rate_points": [
-            {"index": index, "target_bpp": round(bpp, 4)} for index, bpp in enumerate(rates)
-        ],
-        "default_rate": int(np.abs(np.array(rates) - DEFAULT_BPP).argmin()),
-        "graphs": {graph: f"{graph}.onnx" for graph in GRAPHS[HYPERPRIOR]},
-        "entropy_tables": "entropy.npz",
-        "files": file_table(directory),
-        "training": training,
-        "weights_licence": str(notes.get("weights_licence", "unspecified")),
-    }
-    check_json(manifest)
-    return manifest

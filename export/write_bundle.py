@@ -8,7 +8,6 @@ The bundle is written beside its destination, verified there, and renamed into p
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,7 @@ from dsin.export import graphs
 from dsin.export.bundle_files import (
     Frame,
     Precision,
-    check_json,
-    file_table,
-    model_id,
+    manifest_of,
     new_bundle,
     some_pairs,
     synthetic_frames,
@@ -42,7 +39,7 @@ from dsin.training.autoencoder import STRIDE
 from dsin.training.checkpoint import load_model
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.model import Dsin
-from dsin.training.presets import Preset, preset_to_dict
+from dsin.training.presets import Preset
 
 MOST_CENTERS = 255
 VERIFIED_PAIRS = 2
@@ -106,7 +103,17 @@ def export_model(
         pairs = some_pairs(frames, multiple, VERIFIED_SIZE, VERIFIED_PAIRS)
         comparisons = verify(partial, reference, context, [Frames(x, y) for x, y in pairs])
         require(comparisons)
-        manifest = _manifest(folded, context, partial, name, notes, comparisons)
+        own = {
+            "format": CAUSAL,
+            "channels": model.preset.autoencoder.channels,
+            "centers": model.preset.autoencoder.centers,
+            "stride": STRIDE,
+            "frame_multiple": list(multiple),
+            "rate_points": [{"index": 0, "target_bpp": model.preset.loss.rate_target}],
+            "default_rate": 0,
+            "context_tables": "context.npz",
+        }
+        manifest = manifest_of(folded, partial, name, notes, comparisons, own)
         write_json(partial / MANIFEST, manifest)
     return comparisons
 
@@ -152,45 +159,3 @@ def _context(folded: Dsin, frames: Sequence[torch.Tensor]) -> IntegerContextMode
     encoder = graphs.EncoderGraph(folded).eval()
     symbols = [encoder(frame)[0].numpy() for frame in frames]
     return quantise_context(folded.context, folded.quantiser.centers.detach(), symbols)
-
-
-def _manifest(
-    folded: Dsin,
-    context: IntegerContextModel,
-    directory: Path,
-    name: str,
-    notes: Mapping[str, Any],
-    comparisons: Sequence[Comparison],
-) -> dict[str, Any]:
-    preset = folded.preset
-    training = {key: value for key, value in notes.items() if key != "weights_licence"}
-    training["export"] = [asdict(comparison) for comparison in comparisons]
-    manifest = {
-        "format": CAUSAL,
-        "model": name,
-        "preset": preset_to_dict(preset),
-        "channels": preset.autoencoder.channels,
-        "centers": preset.autoencoder.centers,
-        "stride": STRIDE,
-        "frame_multiple": list(_frame_multiple(preset)),
-        "search": {
-            "patch": list(preset.search.patch),
-            "measure": preset.search.measure,
-            "prior": preset.search.prior,
-            "stretched_patches": preset.quirks.stretched_patches,
-            "off_centre_prior": preset.quirks.off_centre_prior,
-        },
-        "truncate_to_uint8": preset.quirks.truncate_to_uint8,
-        "model_id": model_id(folded),
-        "rate_points": [{"index": 0, "target_bpp": preset.loss.rate_target}],
-        "default_rate": 0,
-        "graphs": {
-            n: f"{n}.onnx" for n in ("encoder", "decoder", "x_decoder", "fusion", "context")
-        },
-        "context_tables": "context.npz",
-        "files": file_table(directory),
-        "training": training,
-        "weights_licence": str(notes.get("weights_licence", "unspecified")),
-    }
-    check_json(manifest)
-    return manifest
