@@ -139,10 +139,10 @@ def _first_steps(
             s = context.conv2(a) + h[:, :, 2:, 2:-2, 2:-2]
             hidden = max(hidden, float(h.max()) / 255, float(s.abs().max()) / 127 / 2**SKIP_BITS)
             inner = max(inner, float(a.max()) / 255)
-    return _Steps(_level_step(values), hidden or 1.0, inner or 1.0)
+    return _Steps(level_step(values), hidden or 1.0, inner or 1.0)
 
 
-def _level_step(values: Floats) -> float:
+def level_step(values: Floats) -> float:
     """The step under which the centres lie closest to integers, the largest between 64 and 127."""
     largest = float(np.abs(values).max()) or 1.0
     steps = largest / np.arange(64, 128)

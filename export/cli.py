@@ -1,4 +1,4 @@
-"""`dsin-export`: checkpoints to bundles."""
+"""`dsin-export`: checkpoints to bundles, and back."""
 
 import enum
 import sys
@@ -64,6 +64,18 @@ def onnx(
         typer.echo(str(comparison))
     size = sum(path.stat().st_size for path in output.iterdir())
     typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+
+
+@app.command()
+def checkpoint(
+    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="checkpoint to write")],
+) -> None:
+    """Restore the checkpoint of a bundle, to train it further with dsin train --start-from."""
+    from dsin.export.restore import restore_checkpoint
+
+    restore_checkpoint(bundle, output)
+    typer.echo(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
 
 
 def read_frames(source: Path, root: Path | None = None) -> list[Any]:

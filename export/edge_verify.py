@@ -11,11 +11,9 @@ import torch
 from dsin.calibration.integer_entropy import IntegerEntropy, run_layers
 from dsin.export.verify import PICTURE_TOLERANCE, Comparison
 from dsin.runtime.backend import open_session
-from dsin.runtime.block_refinement import paste, refine
 from dsin.runtime.hyper_codec import CONTEXT, SIGNED
-from dsin.runtime.patch_correlation import match
-from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 from dsin.training.edge_model import EdgeDsin
+from dsin.training.edge_side import side_input
 
 Array = npt.NDArray[Any]
 LATENT_TOLERANCE = 1e-3
@@ -85,7 +83,7 @@ def _expected(
     y_hat = model.entropy(latent, index).y_hat
     x_dec, features = model.decoder(y_hat, index)
     x_dec = x_dec.clamp(0, 255)
-    side = _side(model, x_dec, y, index)
+    side = side_input(x_dec, model.reconstruct(y, index).x_dec, y, model.preset.search)
     x_hat = model.fusion(x_dec, features, *side, index).clamp(0, 255)
     whole = z.round().clamp(*SIGNED)
     hyper = run_layers(integer.hyper, whole, rate)
@@ -114,18 +112,3 @@ def _expected(
         mean, raw = predicted.chunk(2, 1)
         outputs[f"step{n}"] = {"mean": mean.numpy(), "raw": raw.numpy()}
     return _Run(inputs, outputs)
-
-
-def _side(
-    model: EdgeDsin, x_dec: torch.Tensor, y: torch.Tensor, rate: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """y_syn, y_dec_syn and the cost, as the runtime makes them."""
-    size = (x_dec.shape[2], x_dec.shape[3])
-    pictures = (x_dec, model.reconstruct(y, rate).x_dec, y)
-    mine, theirs, side = (to_uint8(from_planes(p.numpy()), size, truncate=False) for p in pictures)
-    patch = model.preset.search.patch
-    refined = refine(mine, theirs, match(mine, theirs, patch=patch), patch)
-    y_syn, y_dec_syn = (
-        torch.from_numpy(to_planes(paste(image, refined))) for image in (side, theirs)
-    )
-    return y_syn, y_dec_syn, torch.from_numpy(refined.cost)[None, None]

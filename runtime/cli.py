@@ -233,6 +233,10 @@ def train(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run [runs/PRESET].")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    photos: Annotated[
+        Path | None,
+        typer.Option("--photos", metavar="DIR", help="Pictures without a side image, for edge."),
+    ] = None,
     start_from: Annotated[
         Path | None, typer.Option("--start-from", metavar="CKPT", help="Weights to start from.")
     ] = None,
@@ -249,6 +253,7 @@ def train(
         data.read_pair_list(pairs, root),
         data.read_pair_list(validation, root),
         out or Path("runs") / loaded.name,
+        photos=data.list_photos(photos) if photos else (),
         start_from=start_from,
         resume=resume,
         devices=devices,

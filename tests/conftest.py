@@ -14,12 +14,25 @@ from golden.weights import original_weights
 
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.data import Pair
+from dsin.training.edge_model import EdgeDsin
 from dsin.training.model import Dsin
-from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset
+from dsin.training.presets import (
+    AutoencoderConfig,
+    EdgeConfig,
+    EdgePreset,
+    FusionConfig,
+    Preset,
+)
 from dsin.training.tf_checkpoint import original_preset, original_to_state_dict
 
 Image = npt.NDArray[np.uint8]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+SMALL = EdgeConfig(
+    rates=3, fine=16, coarse=24, latent=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1), hyper=8,
+    hyper_width=16, context=8, step_width=16,
+)  # fmt: skip
+"""The `edge` model with few features."""
 
 torch.set_num_threads(2)
 
@@ -142,6 +155,37 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     # Small frames, since the search for the integer model's scales reads them many times.
     write_bundle(tiny_checkpoint, out, calibration_frames=textured_pair(80, 96, 0))
+    return out
+
+
+@pytest.fixture(scope="session")
+def edge_model() -> EdgeDsin:
+    """Random weights of the small `edge` model."""
+    torch.manual_seed(4)
+    model = EdgeDsin(EdgePreset(name="small", codec=SMALL)).eval().requires_grad_(False)
+    # Let the fusion do something.
+    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
+    return model
+
+
+@pytest.fixture(scope="session")
+def edge_checkpoint(edge_model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of that."""
+    path = tmp_path_factory.mktemp("edge") / "small.pt"
+    save_checkpoint(path, edge_model, notes={"weights_licence": "random weights"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def edge_bundle(edge_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """And its bundle directory."""
+    from dsin.export.write_bundle import write_bundle
+
+    out = tmp_path_factory.mktemp("bundles") / "small"
+    frames = textured_pair(128, 192, 0)
+    comparisons = write_bundle(edge_checkpoint, out, calibration_frames=frames, weights="float16")
+    assert all(comparisons)
+    assert {c.output for c in comparisons} >= {"encoder y", "fusion x_hat", "step3 mean"}
     return out
 
 

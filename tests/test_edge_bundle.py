@@ -7,8 +7,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
-from conftest import textured_pair
-from test_edge_model import SMALL
+from conftest import SMALL, textured_pair
 
 from dsin.export.write_bundle import write_bundle
 from dsin.runtime import Decoder, Encoder, open_bundle
@@ -18,43 +17,16 @@ from dsin.runtime.errors import BundleError, CheckpointError, DsinError, ExportE
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.side_fusion import LEAST_SCORE
-from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint, save_checkpoint
+from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.presets import EdgePreset, preset_from_dict, preset_to_dict
-from dsin.training.train import train
 
 Image = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def model() -> EdgeDsin:
-    torch.manual_seed(4)
-    model = EdgeDsin(EdgePreset(name="small", codec=SMALL)).eval().requires_grad_(False)
-    # Let the fusion do something.
-    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
-    return model
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("edge") / "small.pt"
-    save_checkpoint(path, model, notes={"weights_licence": "random weights"})
-    return path
-
-
-@pytest.fixture(scope="module")
-def path(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "small"
-    frames = textured_pair(128, 192, 0)
-    comparisons = write_bundle(checkpoint, out, calibration_frames=frames, weights="float16")
-    assert all(comparisons)
-    assert {c.output for c in comparisons} >= {"encoder y", "fusion x_hat", "step3 mean"}
-    return out
-
-
-@pytest.fixture(scope="module")
-def bundle(path: Path) -> Bundle:
-    return open_bundle(path)
+def bundle(edge_bundle: Path) -> Bundle:
+    return open_bundle(edge_bundle)
 
 
 def test_the_manifest_tells_rates_and_entropy_model(bundle: Bundle) -> None:
@@ -80,10 +52,10 @@ def test_every_rate_and_size_goes_through_bytes(bundle: Bundle, size: tuple[int,
             assert not alone.used_side
 
 
-def test_the_picture_is_what_training_computes(bundle: Bundle, model: EdgeDsin) -> None:
+def test_the_picture_is_what_training_computes(bundle: Bundle, edge_model: EdgeDsin) -> None:
     x, y = textured_pair(128, 192, 2)
     planes = torch.from_numpy(x.transpose(2, 0, 1)[None].copy()).float()
-    expected = model.reconstruct(planes, torch.tensor([1])).x_dec[0].permute(1, 2, 0).numpy()
+    expected = edge_model.reconstruct(planes, torch.tensor([1])).x_dec[0].permute(1, 2, 0).numpy()
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         got = decoder.decode_parts(*parse_packet(encoder.encode(x, rate=1)), y).x_dec
     # The integer entropy model predicts slightly other means, and so other roundings.
@@ -120,17 +92,17 @@ def test_bytes_do_not_depend_on_threads(bundle: Bundle) -> None:
     assert packets[0] == packets[1]
 
 
-def test_exact_graphs_round_their_sums(path: Path) -> None:
+def test_exact_graphs_round_their_sums(edge_bundle: Path) -> None:
     """Or engines multiply the factors into the weights, and nothing is whole any more."""
     for name in ("hyper", "step0", "step1", "step2", "step3"):
-        nodes = onnx.load(path / f"{name}.onnx", load_external_data=False).graph.node
+        nodes = onnx.load(edge_bundle / f"{name}.onnx", load_external_data=False).graph.node
         made_by = {node.output[0]: node.op_type for node in nodes}
         factors = [node for node in nodes if node.op_type == "Mul"]
         assert factors
         assert all(made_by[node.input[0]] == "Round" for node in factors)
 
 
-def test_foreign_rates_and_packets_are_refused(bundle: Bundle, path: Path) -> None:
+def test_foreign_rates_and_packets_are_refused(bundle: Bundle, edge_bundle: Path) -> None:
     x, _ = textured_pair(64, 64, 6)
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         with pytest.raises(DsinError, match="rates 0 to 2"):
@@ -141,16 +113,11 @@ def test_foreign_rates_and_packets_are_refused(bundle: Bundle, path: Path) -> No
                 decoder.decode_parts(header, spoiled, None)
 
 
-def test_the_two_models_are_not_confused(checkpoint: Path, tiny_checkpoint: Path) -> None:
+def test_the_two_models_are_not_confused(edge_checkpoint: Path, tiny_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="edge model"):
-        load_checkpoint(checkpoint)
+        load_checkpoint(edge_checkpoint)
     with pytest.raises(CheckpointError, match="paper's model"):
         load_edge_checkpoint(tiny_checkpoint)
-
-
-def test_training_it_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not yet that of edge"):
-        train(EdgePreset(codec=SMALL), [], [], tmp_path / "run")
 
 
 def test_presets_come_back_from_plain_data() -> None:
@@ -158,10 +125,10 @@ def test_presets_come_back_from_plain_data() -> None:
     assert preset_from_dict(preset_to_dict(preset)) == preset
 
 
-def test_an_existing_folder_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(edge_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ExportError, match="not a bundle"):
-        write_bundle(checkpoint, tmp_path, calibration_frames=textured_pair(64, 64, 0))
+        write_bundle(edge_checkpoint, tmp_path, calibration_frames=textured_pair(64, 64, 0))
 
 
 @pytest.mark.parametrize("name", ["scale_numbers", "z_scales"])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import SMALL
 from torch import Tensor, nn
 
 from dsin.training.edge_codec import STRIDE, EdgeDecoder, EdgeEncoder
@@ -15,11 +16,6 @@ from dsin.training.edge_entropy import (
     turns,
 )
 from dsin.training.presets import EdgeConfig
-
-SMALL = EdgeConfig(
-    rates=3, fine=16, coarse=24, latent=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1), hyper=8,
-    hyper_width=16, context=8, step_width=16,
-)  # fmt: skip
 
 
 def multiplications(module: nn.Module, *inputs: Tensor) -> int:

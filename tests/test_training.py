@@ -222,7 +222,7 @@ def test_mixed_precision(tiny_preset, small_pairs, tmp_path, precision):
 def test_learning_rate(tiny_preset, run, rates):
     """Two pairs are two steps an epoch."""
     pairs = [Pair(Path("x"), Path("y"))] * 2
-    module = training.Phase(Dsin(tiny_preset), run, pairs, Path("best.pt"), 0)
+    module = training.Phase(Dsin(tiny_preset), run, pairs, pairs, 0)
     for step, factor in rates.items():
         assert module._decay(step) == pytest.approx(factor, abs=1e-9), step
 

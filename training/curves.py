@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def plot_curves(logs: list[Path], png: Path) -> None:
-    """Draw every logged quantity over the steps, one panel each; a resumed run has several logs."""
+    """Draw every logged quantity over the steps, one panel each; a resumed run has several logs.
+
+    A run that was too short to log anything has no picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,6 +23,8 @@ def plot_curves(logs: list[Path], png: Path) -> None:
                     if value and key not in ("step", "epoch"):
                         series[key].append((int(row["step"]), float(value)))
     names = sorted(series)
+    if not names:
+        return
     figure, axes = plt.subplots(len(names), 1, figsize=(8, 2 * len(names)), squeeze=False)
     for axis, name in zip(axes[:, 0], names, strict=True):
         axis.plot(*zip(*sorted(series[name]), strict=True), linewidth=0.8)

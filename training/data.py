@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import read_image
+from dsin.runtime.frames import SUFFIXES, read_image
 
 Image = npt.NDArray[np.uint8]
 
@@ -42,6 +42,14 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
         if not file.is_file():
             raise FrameError(f"{path} names {file}, which does not exist: is the root right?")
     return [Pair(x, y) for x, y in zip(files[::2], files[1::2], strict=True)]
+
+
+def list_photos(folder: Path) -> list[Path]:
+    """All pictures below a folder, in order. Raises FrameError where there are none."""
+    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not photos:
+        raise FrameError(f"{folder} has no pictures: give a folder with some")
+    return photos
 
 
 def centre_crop(image: Image, size: tuple[int, int]) -> Image:

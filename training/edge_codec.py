@@ -60,6 +60,13 @@ class RateGain(nn.Module):
         return x * self.factor[rate][:, :, None, None]
 
 
+def precise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A layer in float32, also under autocast: latents are large, and their rounding matters."""
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = conv(x.float())
+    return out
+
+
 class EdgeEncoder(nn.Module):
     """RGB (N, 3, H, W) in 0..255 and rate (N,) to y (N, latent, H/16, W/16), in quantiser steps."""
 
@@ -79,7 +86,7 @@ class EdgeEncoder(nn.Module):
         x = self.stem(F.pixel_unshuffle((x - CENTRE) / SPREAD, PIXELS))
         x = self.fine_gain(self.fine(x), rate)
         x = self.coarse_gain(self.down(F.pixel_unshuffle(x, 2)), rate)
-        y: Tensor = self.out(self.coarse(x)).float()
+        y = precise(self.out, self.coarse(x))
         return y * self.log_steps[rate].exp()[:, :, None, None]
 
 
@@ -99,7 +106,7 @@ class EdgeDecoder(nn.Module):
         self.out = nn.Conv2d(fine, 3 * PIXELS**2, 3, padding=1)
 
     def forward(self, y_hat: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(y_hat * self.log_steps[rate].exp()[:, :, None, None])
+        x = precise(self.stem, y_hat * self.log_steps[rate].exp()[:, :, None, None])
         x = self.coarse(self.coarse_gain(x, rate))
         x = self.fine_gain(F.pixel_shuffle(self.up(x), 2), rate)
         features = self.fine(x)

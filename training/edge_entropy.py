@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsin.training.edge_codec import Block, RateGain
+from dsin.training.edge_codec import Block, RateGain, precise
 from dsin.training.presets import EdgeConfig
 
 STEPS = 4
@@ -54,8 +54,7 @@ class HyperEncoder(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         x = self.block0(self.stem(y))
         x = self.block1(self.down0(F.pixel_unshuffle(x, 2)))
-        z: Tensor = self.out(F.relu(self.down1(F.pixel_unshuffle(x, 2))))
-        return z
+        return precise(self.out, F.relu(self.down1(F.pixel_unshuffle(x, 2))))
 
 
 class HyperDecoder(nn.Module):
@@ -92,7 +91,7 @@ class ContextStep(nn.Module):
     def forward(self, hyper: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(self.stem(torch.cat([hyper, decoded], 1)))
         x = F.relu(self.mix(F.relu(self.depthwise(x))))
-        mean, scale = self.out(x).float().chunk(2, 1)
+        mean, scale = precise(self.out, x).chunk(2, 1)
         return mean, scale
 
 
@@ -113,7 +112,7 @@ class EntropyModel(nn.Module):
         While training, bits are those of uniform noise in place of rounding; ŷ is always rounded,
         with gradients straight through.
         """
-        z = self.encoder(y).float()
+        z = self.encoder(y)
         scale = self.log_z_scale[rate].exp().clamp(0.05, 64)[:, :, None, None]
         z_bits = gaussian_bits(self._sample(z), scale).sum((1, 2, 3))
         hyper = self.hyper_gain(self.decoder(straight_through(z)), rate)

@@ -57,7 +57,12 @@ def psnr_db(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def ms_ssim(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean MS-SSIM over the batch, (N, 3, H, W) in 0..255.
+    """Mean MS-SSIM over the batch, (N, 3, H, W) in 0..255; see `ms_ssim_of_each`."""
+    return ms_ssim_of_each(x, reconstruction).mean()
+
+
+def ms_ssim_of_each(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """MS-SSIM of each picture, (N,), of (N, 3, H, W) in 0..255.
 
     Wang, Simoncelli and Bovik, "Multi-scale structural similarity" (2003): five scales, Gaussian
     window of 11 pixels and sigma 1.5 without padding, each channel by itself. Raises FrameError
@@ -72,7 +77,7 @@ def ms_ssim(x: Tensor, reconstruction: Tensor) -> Tensor:
         last = scale == len(SCALE_WEIGHTS) - 1
         product = product * (whole if last else contrast).relu() ** weight
         x, reconstruction = _halved(x), _halved(reconstruction)
-    return product.mean()
+    return product.expand(x.shape[:2]).mean(1)
 
 
 def _ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

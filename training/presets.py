@@ -154,21 +154,22 @@ class Preset:
 class EdgePhase:
     """One phase of training the `edge` model.
 
-    Each step is one of pairs, `photo_share` of them one of pictures without a side image. Crops are
-    (height, width) in pixels. With `side_weight` 0 there are no pairs and the fusion stays as it
-    is; else it is the weight of x_hat against x_dec in the distortion. The learning rate follows a
-    cosine to 3 % of its peak. `samples_per_pair` side images, altered at random, are searched anew
-    every `resample_steps`.
+    Each batch is of pairs, or, with probability `photo_share`, of pictures without a side image.
+    `crop` and `photo_crop` are (height, width) in pixels, multiples of 64. `side_weight` is the
+    weight of x_hat against x_dec in the distortion of pairs; with 0 the fusion stays as it is, and
+    there are no pairs. With `freeze_codec` only the fusion is trained. The learning rate follows a
+    cosine to 3 % of its peak; `average` is the decay of the weights' moving average, which is what
+    is validated and kept.
     """
 
     name: str
     steps: int = 100_000
     batch: int = 8
-    crop: tuple[int, int] = (256, 256)
+    crop: tuple[int, int] = (192, 384)
+    photo_crop: tuple[int, int] = (256, 256)
     photo_share: float = 1.0
     side_weight: float = 0.0
-    samples_per_pair: int = 8
-    resample_steps: int = 10_000
+    freeze_codec: bool = False
     distortion: Literal["mse", "ms_ssim"] = "mse"
     learning_rate: float = 3e-4
     average: float = 0.9995

@@ -1,54 +1,45 @@
-"""Training in phases on Lightning's trainer: resume, mixed precision and DDP come from there."""
+"""Training in phases: the paper's model here, that of edge in `dsin.training.edge_train`."""
 
 import math
-import warnings
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from dsin.runtime.errors import CheckpointError
-from dsin.runtime.files import write_json
-from dsin.training.checkpoint import load_checkpoint, save_checkpoint
-from dsin.training.curves import plot_curves
+from dsin.training.checkpoint import load_checkpoint
 from dsin.training.data import CentredPairs, Pair, RandomPairs
 from dsin.training.losses import Loss, loss_of, psnr_db
 from dsin.training.model import Coded, Dsin, inference_mode_of
-from dsin.training.presets import AnyPreset, PhaseConfig, Preset
+from dsin.training.phase_runner import PhaseModule, is_done, run_phase
+from dsin.training.presets import AnyPreset, EdgePreset, PhaseConfig, Preset
 
 VALIDATION_CROP = (320, 1200)
 """Validation crop, (height, width): multiples of the patch and of the stride."""
 
-UNWANTED_ADVICE = (
-    "Checkpoint directory .* exists and is not empty",  # it has the phase's logs
-    ".*does not have many workers",  # the validation set is small
-    ".*resuming from a checkpoint that ended before the epoch ended",  # training has no epochs
-)
 
-
-class Phase(L.LightningModule):  # type: ignore[misc]
+class Phase(PhaseModule):
     """One phase of one preset as Lightning sees it."""
 
+    model: Dsin
+    phase: PhaseConfig
+
     def __init__(
-        self, model: Dsin, phase: PhaseConfig, pairs: list[Pair], best: Path, workers: int
-    ) -> None:
-        super().__init__()
+        self, model: Dsin, phase: PhaseConfig, pairs: list[Pair], validation: list[Pair],
+        workers: int,
+    ) -> None:  # fmt: skip
+        super().__init__(model, phase)
         for part in (model.encoder, model.decoder, model.fusion):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = model
-        self.phase = phase
         self.pairs = pairs
+        self.validation = validation
         self.workers = workers
         self.steps_per_epoch = max(1, len(pairs) // phase.batch)
-        self.best_path = best
-        self.best_loss = math.inf
         trained = model.fusion if phase.freeze_autoencoder else model
         self.trained = [p for p in trained.parameters() if p.requires_grad]
 
@@ -96,16 +87,6 @@ class Phase(L.LightningModule):  # type: ignore[misc]
             scores["val_psnr"] = psnr_db(x, x_hat.clamp(0, 255)).mean()
         self.log_dict(scores, prog_bar=True, sync_dist=True, batch_size=len(x))
 
-    def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking or not self.trainer.is_global_zero:
-            return
-        loss = float(self.trainer.callback_metrics["val_loss"])
-        if loss < self.best_loss:
-            self.best_loss = loss
-            metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-            notes = {"phase": self.phase.name, "step": self.global_step, "validation": metrics}
-            save_checkpoint(self.best_path, self.model, notes=notes)
-
     def configure_optimizers(self) -> Any:
         # Adam with epsilon 1e-8, as published; the epsilon's place differs by less than noise.
         optimiser = torch.optim.Adam(self.trained, lr=self.phase.learning_rate)
@@ -118,11 +99,20 @@ class Phase(L.LightningModule):  # type: ignore[misc]
         epochs = step / self.steps_per_epoch
         return float(self.phase.decay_factor ** (epochs // self.phase.decay_every_epochs))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["dsin_best_loss"] = self.best_loss
+    def validation_loader(self) -> "DataLoader[tuple[Tensor, Tensor]]":
+        return DataLoader(CentredPairs(self.validation, VALIDATION_CROP))
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.best_loss = float(checkpoint["dsin_best_loss"])
+    def data_notes(self) -> dict[str, Any]:
+        return {"pairs": len(self.pairs)}
+
+    def finish(self) -> None:
+        if self.phase.freeze_autoencoder or self.phase.batch_norm == "settled":
+            return
+        settle_batch_norm(
+            self.model,
+            _random(self.pairs, self.phase, (self.model.preset.seed + 1,), 0),
+            count=min(100, self.phase.steps),
+        )
 
 
 def train(
@@ -131,6 +121,7 @@ def train(
     validation: list[Pair],
     out: Path,
     *,
+    photos: Sequence[Path] = (),
     start_from: Path | None = None,
     resume: bool = False,
     devices: int = 1,
@@ -139,84 +130,38 @@ def train(
 ) -> Path:
     """Run the preset's phases in turn; returns the last phase's final checkpoint.
 
-    `out/<phase>/` gets `best.pt` (lowest validation loss), `final.pt` (which the next phase starts
-    from), `last.ckpt` (to resume from), `log_<n>/metrics.csv` and `curves.png`. With `resume`
-    finished phases are skipped and the unfinished one goes on; an interrupt or SIGTERM loses
-    nothing, a kill what came after the last `checkpoint_every_minutes`.
-    Raises CheckpointError where `out` has a run already and `resume` is off, or for a preset of
-    the edge model.
+    `out/<phase>/` gets what `dsin.training.phase_runner` says. With `resume` finished phases are
+    skipped and the unfinished one goes on; an interrupt or SIGTERM loses nothing, a kill what came
+    after the last `checkpoint_every_minutes`. `photos` are pictures without a side image, which
+    only the edge model trains on.
+    Raises CheckpointError where `out` has a run already and `resume` is off, or for photos that the
+    preset has no use for.
     """
-    if not isinstance(preset, Preset):
-        raise CheckpointError("dsin train knows the paper's model only, not yet that of edge")
     if not preset.phases:
         raise CheckpointError(f"preset {preset.name} has no phases to train")
+    if photos and isinstance(preset, Preset):
+        raise CheckpointError(f"preset {preset.name} trains on pairs only: leave out the pictures")
     best = start_from
     for phase in preset.phases:
-        best = _run_phase(preset, phase, pairs, validation, out / phase.name, best, resume,
-                          devices, nodes, workers)  # fmt: skip
+        folder = out / phase.name
+        if is_done(folder, resume=resume):
+            best = folder / "final.pt"
+            continue
+        L.seed_everything(preset.seed, workers=True, verbose=False)
+        if isinstance(preset, EdgePreset):
+            from dsin.training.edge_train import run_edge_phase
+
+            assert not isinstance(phase, PhaseConfig)
+            best = run_edge_phase(preset, phase, pairs, photos, validation, folder, best,
+                                  resume=resume, devices=devices, nodes=nodes,
+                                  workers=workers)  # fmt: skip
+            continue
+        assert isinstance(phase, PhaseConfig)
+        model = load_checkpoint(best, preset=preset)[0] if best else Dsin(preset)
+        module = Phase(model.train(), phase, pairs, validation, workers)
+        best = run_phase(module, folder, resume=resume, devices=devices, nodes=nodes)
     assert best is not None
     return best
-
-
-def _run_phase(
-    preset: Preset, phase: PhaseConfig, pairs: list[Pair], validation: list[Pair], out: Path,
-    start_from: Path | None, resume: bool, devices: int, nodes: int, workers: int,
-) -> Path:  # fmt: skip
-    done, last = out / "done.json", out / "last.ckpt"
-    if resume and done.is_file():
-        return out / "final.pt"
-    if last.is_file() and not resume:
-        raise CheckpointError(f"{out} has a run already: continue with --resume, or choose another")
-    L.seed_everything(preset.seed, workers=True, verbose=False)
-    model = load_checkpoint(start_from, preset=preset)[0] if start_from else Dsin(preset)
-    module = Phase(model.train(), phase, pairs, out / "best.pt", workers)
-    trainer = L.Trainer(
-        max_steps=phase.steps,
-        precision=phase.precision,
-        devices=devices,
-        num_nodes=nodes,
-        # Each phase leaves some part of the model without gradients.
-        strategy="auto" if devices * nodes == 1 else "ddp_find_unused_parameters_true",
-        logger=CSVLogger(out, name="", version=f"log_{len(list(out.glob('log*')))}"),
-        callbacks=[
-            ModelCheckpoint(
-                out, filename="last", enable_version_counter=False,
-                train_time_interval=_minutes(phase.checkpoint_every_minutes), save_top_k=1,
-                save_on_exception=True,
-            ),
-            RichProgressBar(),
-        ],
-        val_check_interval=phase.validate_every_steps,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=20,
-        enable_model_summary=False,
-        default_root_dir=out,
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        for advice in UNWANTED_ADVICE:
-            warnings.filterwarnings("ignore", advice)
-        trainer.fit(
-            module,
-            val_dataloaders=DataLoader(CentredPairs(validation, VALIDATION_CROP)),
-            ckpt_path=str(last) if resume and last.is_file() else None,
-        )
-    if trainer.global_step < phase.steps:
-        raise KeyboardInterrupt
-    if not phase.freeze_autoencoder and phase.batch_norm == "batch":
-        with trainer.precision_plugin.forward_context():
-            settle_batch_norm(
-                module.model,
-                _random(pairs, phase, (preset.seed + 1,), 0),
-                count=min(100, phase.steps),
-            )
-    if trainer.is_global_zero:
-        notes = {"phase": phase.name, "step": trainer.global_step, "pairs": len(pairs)}
-        save_checkpoint(out / "final.pt", module.model, notes=notes)
-        plot_curves(sorted(out.glob("log*/metrics.csv")), out / "curves.png")
-        write_json(done, asdict(phase))
-    trainer.strategy.barrier()  # the next phase reads what the first process has just written
-    return out / "final.pt"
 
 
 @torch.no_grad()
@@ -249,9 +194,3 @@ def _random(
         data, phase.batch, num_workers=workers, persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
-
-
-def _minutes(minutes: float) -> Any:
-    from datetime import timedelta
-
-    return timedelta(minutes=minutes)
