@@ -32,7 +32,8 @@ def restore(model: Dsin, graphs: Mapping[str, Tensors], entropy: IntegerContextM
             _fill(module.conv1, module.norm1, stored, f"{name}.conv1")
             _fill(module.conv2, module.norm2, stored, f"{name}.conv2")
     for number, conv in enumerate([*model.fusion.convs, model.fusion.last]):
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
         conv.weight.copy_(_tensor(graphs["fusion"][f"conv{number}.weight"]))
         conv.bias.copy_(_bias(graphs["fusion"], f"conv{number}", conv.bias))
     _restore_context(model.context, centers.astype(np.float64), entropy)

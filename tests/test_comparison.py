@@ -9,6 +9,7 @@ from conftest import textured_pair
 from dsin.runtime.errors import DsinError
 from dsin.runtime.metrics import psnr_db
 from dsin.training.comparison import Point, bd_rates
+from dsin.training.crops import at_bytes, busiest_place
 from dsin.training.evaluate import evaluate_list
 from dsin.training.rivals import rivals
 
@@ -25,6 +26,28 @@ def test_more_bytes_give_a_better_picture(name: str) -> None:
     assert psnr_db(np.ascontiguousarray(few[1]), picture) < psnr_db(
         np.ascontiguousarray(many[1]), picture
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_bytes_are_as_near_as_the_codec_can(name: str) -> None:
+    picture, _ = textured_pair(128, 192, 1)
+    (rival,) = rivals([name])
+    for wanted in (1, 2500, 10**9):
+        found = at_bytes(rival, picture, wanted)
+        size, _ = rival.code(picture, found.setting)
+        assert size == found.size
+        if wanted == 2500:
+            assert 0.8 < found.size / wanted < 1.25
+    assert found.setting == rival.ladder[-1]
+
+
+def test_the_cut_is_where_the_edges_are() -> None:
+    picture = np.full((320, 640, 3), 90, np.uint8)
+    assert busiest_place(picture[:100, :100], (160, 400)) == (0, 0)
+    picture[200:216, 500:516] = np.random.default_rng(0).integers(0, 256, (16, 16, 3))
+    top, left = busiest_place(picture, (64, 96))
+    assert 216 - 64 <= top <= 200
+    assert 516 - 96 <= left <= 500
 
 
 def test_an_unknown_rival_is_refused() -> None:
@@ -56,7 +79,9 @@ def test_the_report_has_curves_and_a_plot(tiny_bundle: Path, tmp_path: Path) -> 
     report = evaluate_list(
         tmp_path / "list.txt", tmp_path, bundle=tiny_bundle, against=["jpeg"],
         plot=tmp_path / "curves.png", json_path=tmp_path / "report.json",
+        save_images=tmp_path / "pictures",
     )  # fmt: skip
+    assert len(list((tmp_path / "pictures").glob("*_against.png"))) == 1
     assert [point["bpp"] for point in report["rivals"]["jpeg"]] == sorted(
         point["bpp"] for point in report["rivals"]["jpeg"]
     )

@@ -27,6 +27,7 @@ from dsin.runtime.files import write_image, write_json
 from dsin.runtime.frames import read_image
 from dsin.runtime.metrics import psnr_db
 from dsin.training.comparison import Point, bd_rates, plot_comparison, print_comparison, rival_curve
+from dsin.training.crops import beside_rivals
 from dsin.training.data import Pair, centre_crop, read_pair_list, to_tensor
 from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
 from dsin.training.rivals import Rival, rivals
@@ -81,8 +82,9 @@ def evaluate_list(
             raise DsinError(f"cannot write {path}: its folder is missing or read-only")
     opened = open_bundle(bundle)
     report = evaluate(
-        opened, listed, rate=rate, crop=crop, save_images=save_images, backend=backend
-    )
+        opened, listed, rate=rate, crop=crop, save_images=save_images, backend=backend,
+        others=others,
+    )  # fmt: skip
     print_mean(report)
     if others:
         report |= _compare(opened, listed, crop, backend, others, plot)
@@ -99,13 +101,15 @@ def evaluate(
     crop: tuple[int, int] | None = None,
     save_images: Path | None = None,
     backend: Backend = "cpu",
+    others: Sequence[Rival] = (),
 ) -> dict[str, Any]:
     """Figures of every pair and their mean, as `dsin evaluate --json` writes them.
 
     `crop` is (height, width), cut from the middle. `ms_ssim` is None for images with a side under
     161 pixels. `decode_ms` is from the packet to the picture, with what depends on y alone already
     prepared, as it is when the packet arrives. `save_images` gets x, x_dec, y_syn and the result of
-    each pair as PNG. Raises FrameError for images that cannot be used.
+    each pair as PNG, and with `others` a sheet of cuts beside theirs at equal bytes. Raises
+    FrameError for images that cannot be used.
     """
     images = []
     if save_images is not None:
@@ -116,7 +120,13 @@ def evaluate(
             coded = _code(encoder, decoder, x, y, rate)
             images.append(_figures(pair, x, coded))
             if save_images is not None:
-                _save(save_images / f"{number:04}_{pair.x.stem}", x, coded.decoded)
+                stem = save_images / f"{number:04}_{pair.x.stem}"
+                _save(stem, x, coded.decoded)
+                if others:
+                    sheet = beside_rivals(
+                        x, len(coded.packet), coded.decoded, others, bundle.path.name
+                    )
+                    write_image(stem.with_name(f"{stem.name}_against.png"), sheet)
     return {"bundle": bundle.path.name, "images": images, "mean": _mean(images)}
 
 

@@ -28,11 +28,12 @@ _COLOURS = "ITU601"
 
 @dataclass(frozen=True)
 class Rival:
-    """One codec; `code(image, setting)` returns its bytes and the decoded picture. `settings` go
-    from few bytes to many."""
+    """One codec; `code(image, setting)` returns its bytes and the decoded picture. `settings` for
+    curves and `ladder` for equal bytes go from few bytes to many."""
 
     name: str
     settings: Sequence[float]
+    ladder: Sequence[float] | npt.NDArray[np.float64]
     code: Callable[[Image, float], tuple[int, Image]]
 
 
@@ -112,10 +113,10 @@ def _jpeg(image: Image, level: float) -> tuple[int, Image]:
 _RIVALS = {
     rival.name: rival
     for rival in (
-        Rival("hevc", (51, 49, 47, 44, 41, 38), _hevc),
-        Rival("avif", (0, 3, 8, 15, 25, 35), _avif),
-        Rival("jpeg2000", (20.5, 22, 23.5, 25, 26, 27), _jpeg2000),
-        Rival("webp", (0, 1, 3, 5, 10, 15), _webp),
-        Rival("jpeg", (2, 4, 7, 9, 12, 20), _jpeg),
+        Rival("hevc", (51, 49, 47, 44, 41, 38), range(51, 9, -1), _hevc),
+        Rival("avif", (0, 3, 8, 15, 25, 35), range(91), _avif),
+        Rival("jpeg2000", (20.5, 22, 23.5, 25, 26, 27), np.arange(12, 45, 0.1), _jpeg2000),
+        Rival("webp", (0, 1, 3, 5, 10, 15), range(96), _webp),
+        Rival("jpeg", (2, 4, 7, 9, 12, 20), range(1, 96), _jpeg),
     )
 }
