@@ -171,6 +171,10 @@ def demo(
     ] = None,
     bundle: BundleOption = None,
     rate: RateOption = None,
+    kbps: Annotated[
+        float | None,
+        typer.Option("--kbps", metavar="K", help="Choose rates for K kbit/s, frame by frame."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures.")] = Path(
         "dsin-demo"
     ),
@@ -178,9 +182,11 @@ def demo(
     backend: BackendOption = BackendName.cpu,
 ) -> None:
     """Stream stereo frames from a device process to a server process, and compare."""
+    if rate is not None and kbps is not None:
+        raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.demo import run_demo
 
-    run_demo(kitti, frames, bundle, rate, out, json_path, backend.value)
+    run_demo(kitti, frames, bundle, rate, kbps, out, json_path, backend.value)
 
 
 @app.command()

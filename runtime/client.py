@@ -24,6 +24,7 @@ from dsin.runtime.bitstream import (
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import StreamError
 from dsin.runtime.frames import FrameSource
+from dsin.runtime.rate_control import RateController
 
 IN_FLIGHT = 2
 """Frames sent and not yet acknowledged: one under way while the server decodes another."""
@@ -62,14 +63,16 @@ def send_frames(
     connection: socket.socket,
     *,
     rate: int | None = None,
+    controller: RateController | None = None,
     fps: float | None = None,
     on_frame: Callable[[SentFrame], None] = lambda frame: None,
 ) -> int:
     """Stream the left views of a source and return how many frames were dropped.
 
     Without `fps`, every frame is sent, as fast as both sides keep up. With it, frames come at that
-    pace as from a camera, and those that nobody has time for are dropped. `on_frame` is called
-    once for each frame that the server has decoded, soon after. Raises StreamError if the server
+    pace as from a camera, and those that nobody has time for are dropped. A `controller` chooses
+    each frame's rate from what was sent before, in place of `rate`. `on_frame` is called once for
+    each frame that the server has decoded, soon after. Raises StreamError if the server
     goes away, FrameError for a frame that cannot be read.
     """
     height, width = source.size
@@ -80,12 +83,16 @@ def send_frames(
         for number in paced(len(source), fps, wait_until_ready=window.wait_for_room):
             frame = source.view(number, "left")
             taken = time.monotonic()
+            chosen = rate if controller is None else controller.next_rate()
             coded = encoder.encode_payload(
-                frame, rate=rate, frame_number=number, timestamp_ns=source.timestamp_ns(number)
+                frame, rate=chosen, frame_number=number, timestamp_ns=source.timestamp_ns(number)
             )
+            data = pack_frame(stream, coded.header, coded.payload)
+            if controller is not None:
+                controller.sent(coded.header.rate, len(data))
             size = PACKET_HEADER_BYTES + len(coded.payload)
             window.expect(_UnderWay(number, size, coded.stage_ms, taken))
-            window.send(pack_frame(stream, coded.header, coded.payload))
+            window.send(data)
             sent += 1
         window.wait_until_empty()
     return len(source) - sent

@@ -39,7 +39,7 @@ from dsin.runtime.demo_processes import (
 )
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_json
-from dsin.runtime.frames import open_source
+from dsin.runtime.frames import frames_per_second, open_source
 
 GRACE_S = 2.0
 """After a failure, so long the other process may still say what it knows."""
@@ -108,6 +108,7 @@ def run_demo(
     frames: int | None = None,
     bundle: str | None = None,
     rate: int | None = None,
+    kbps: float | None = None,
     out: Path = Path("dsin-demo"),
     json_path: Path | None = None,
     backend: Backend = "cpu",
@@ -115,11 +116,12 @@ def run_demo(
     """Stream a KITTI raw drive, or the synthetic rig, from a device to a server process.
 
     Writes a side-by-side picture of every frame into `out`, the figures to `json_path`, and shows
-    progress and a table. The processes are spawned, so a script that calls this needs the usual
+    progress and a table. With `kbps` the rate is chosen frame by frame, in place of `rate`. The
+    processes are spawned, so a script that calls this needs the usual
     `if __name__ == "__main__"`. Raises FrameError, BundleError or DsinError for what cannot be
     used or written, StreamError if a process fails.
     """
-    settings = _checked(kitti, frames, bundle, rate, out, json_path, backend)
+    settings = _checked(kitti, frames, bundle, rate, kbps, out, json_path, backend)
     results = _Results(settings)
     with _started(settings) as children:
         for child, message in _messages(children):
@@ -132,6 +134,8 @@ def run_demo(
     if json_path is not None:
         write_json(json_path, report.to_json())
     print(report.table())
+    if kbps is not None:
+        print(f"\nlink     {results.kbps():.1f} kbit/s at the recorded pace, {kbps:g} wanted")
     last = picture_name(settings.frames - 1)
     print(f"\npictures {out / picture_name(0)} to {last}")
     return report
@@ -142,6 +146,7 @@ def _checked(
     frames: int | None,
     bundle: str | None,
     rate: int | None,
+    kbps: float | None,
     out: Path,
     json_path: Path | None,
     backend: Backend,
@@ -150,21 +155,25 @@ def _checked(
     source = open_source(kitti, frames)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
+    settings = Settings(kitti, len(source), bundle, rate, kbps, out, backend)
+    settings.controller(opened, source)
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise DsinError(f"cannot write {json_path}: its folder does not exist")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DsinError(f"cannot write pictures to {out}: {error.strerror}") from error
-    return Settings(kitti, len(source), bundle, rate, out, backend)
+    return settings
 
 
 class _Results:
     """Gathers what the processes tell, and shows how far they are."""
 
     def __init__(self, settings: Settings) -> None:
-        height, width = settings.source().size
+        source = settings.source()
+        height, width = source.size
         self._pixels = height * width
+        self._source_fps = frames_per_second(source)
         self._wanted = settings.frames
         self._sent: dict[int, SentFrame] = {}
         self._served: dict[int, Served] = {}
@@ -187,6 +196,10 @@ class _Results:
 
     def _bpp(self) -> float:
         return _mean([8 * sent.packet_bytes / self._pixels for sent in self._sent.values()])
+
+    def kbps(self) -> float:
+        """What the packets are in kbit/s at the pace at which the source was recorded."""
+        return self._bpp() * self._pixels * self._source_fps / 1000
 
     def report(self) -> DemoReport:
         """The figures at the end. Raises StreamError if frames are missing."""

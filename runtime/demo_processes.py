@@ -15,13 +15,15 @@ from pathlib import Path
 from types import TracebackType
 
 from dsin.runtime.backend import Backend
+from dsin.runtime.bundle import Bundle
 from dsin.runtime.client import SentFrame, connect, send_frames
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError
 from dsin.runtime.files import write_image
-from dsin.runtime.frames import FrameSource, open_source
+from dsin.runtime.frames import FrameSource, frames_per_second, open_source
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.rate_control import RateController
 from dsin.runtime.server import ServedFrame, accept, listen, serve_frames
 from dsin.runtime.viewer import Panel, side_by_side
 
@@ -34,12 +36,23 @@ class Settings:
     frames: int
     bundle: str | None
     rate: int | None
+    kbps: float | None
     out: Path
     backend: Backend
 
     def source(self) -> FrameSource:
         """The frames; both processes open them for themselves."""
         return open_source(self.kitti, self.frames)
+
+    def controller(self, bundle: Bundle, source: FrameSource) -> RateController | None:
+        """What keeps the stream at `kbps`, if that is asked for."""
+        if self.kbps is None:
+            return None
+        height, width = source.size
+        points = [point.target_bpp for point in bundle.rate_points]
+        return RateController(
+            points, pixels=height * width, target_kbps=self.kbps, fps=frames_per_second(source)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +100,9 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         with connect("127.0.0.1", port) as connection:
             start = time.monotonic()
             dropped = send_frames(
-                source, encoder, connection, rate=settings.rate, on_frame=pipe.send
-            )
+                source, encoder, connection, rate=settings.rate, on_frame=pipe.send,
+                controller=settings.controller(encoder.bundle, source),
+            )  # fmt: skip
             pipe.send(Finished(time.monotonic() - start, dropped))
 
 

@@ -53,6 +53,13 @@ class FrameSource(Protocol):
         """One camera's picture of a frame, H×W×3; FrameError if it cannot be had."""
 
 
+def frames_per_second(source: FrameSource) -> float:
+    """The rate at which a source's frames were taken, from its timestamps."""
+    count = len(source)
+    span = source.timestamp_ns(count - 1) - source.timestamp_ns(0)
+    return 1e9 * (count - 1) / span if span > 0 else 1e9 / FRAME_INTERVAL_NS
+
+
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """An 8-bit colour image as RGB, H×W×3.
 

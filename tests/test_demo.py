@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -303,6 +304,18 @@ def test_the_demos_figures_are_those_of_the_files(
     assert len(list((tmp_path / "dsin-demo").iterdir())) == 2
 
 
+def test_a_bit_rate_is_kept_frame_by_frame(tmp_path: Path) -> None:
+    """With the shipped weights, on the built-in rig: 12 frames at 10 a second."""
+    done = run("--kbps", 250, "--frames", 12, "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    shown = re.search(r"link +([\d.]+) kbit/s at the recorded pace, 250 wanted", done.stdout)
+    assert shown
+    assert float(shown[1]) == pytest.approx(250, rel=0.15)
+    height, width = SyntheticRig().size
+    assert report["bpp"] * height * width / 100 == pytest.approx(float(shown[1]), rel=0.01)
+
+
 def test_mistakes_are_one_line(drive: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     good = ("--kitti", drive, "--bundle", bundle)
@@ -310,6 +323,7 @@ def test_mistakes_are_one_line(drive: Path, bundle: Path, tmp_path: Path) -> Non
         (("--kitti", tmp_path / "none", "--bundle", bundle), "there is no folder"),
         ((*good, "--frames", 9), "has 4 frames, not 9"),
         ((*good, "--rate", 7), "rate"),
+        ((*good, "--kbps", 0), "above 0"),
         ((*good, "--out", "file"), "cannot write pictures to file"),
         ((*good, "--json", "none/r.json"), "cannot write none/r.json"),
         (("--kitti", drive, "--bundle", tmp_path / "none"), "none"),
