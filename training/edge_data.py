@@ -53,7 +53,7 @@ class EdgeBatches(IterableDataset[tuple[Tensor, Tensor]]):
         return x[:, ::-1] if rng.random() < 0.5 else x
 
     def _pair(self, rng: np.random.Generator) -> tuple[Image, Image]:
-        pair, foreign = (self.pairs[rng.integers(len(self.pairs))] for _ in range(2))
+        pair, foreign = (self.pairs[int(rng.integers(len(self.pairs)))] for _ in range(2))
         x, y = _cut([self._read(pair.x), self._read(pair.y)], self.phase.crop, rng, pair.x)
         if rng.random() < 0.5:
             x, y = y[:, ::-1], x[:, ::-1]

@@ -4,10 +4,13 @@ import dataclasses
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.presets import EdgePreset
+
+Floats = NDArray[np.float64]
 
 
 def multipliers(preset: EdgePreset) -> Tensor:
@@ -36,14 +39,13 @@ def fits(model: EdgeDsin, preset: EdgePreset) -> bool:
     return model.preset.codec == dataclasses.replace(preset.codec, rates=rates)
 
 
-def _ladder(preset: EdgePreset) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _ladder(preset: EdgePreset) -> Floats:
     return np.geomspace(*preset.multipliers, preset.codec.rates)
 
 
-def _interpolated(rows: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _interpolated(rows: Floats, old: Floats, new: Floats) -> Floats:
     if np.array_equal(old, new):
         return rows
     first = np.clip(np.searchsorted(old, new) - 1, 0, len(old) - 2)
     share = ((new - old[first]) / (old[first + 1] - old[first]))[:, None]
-    moved = (1 - share) * rows[first] + share * rows[first + 1]
-    return np.asarray(moved)
+    return np.asarray((1 - share) * rows[first] + share * rows[first + 1])

@@ -41,5 +41,7 @@ def _one(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchConfig) -> SideI
     )
     matches = match(mine, theirs, patch=search.patch, prior=search.prior)
     refined = refine(mine, theirs, matches, search.patch)
-    pasted = (torch.from_numpy(to_planes(paste(image, refined))) for image in (side, theirs))
-    return SideInput(*pasted, torch.from_numpy(refined.cost)[None, None])
+    y_syn, y_dec_syn = (
+        torch.from_numpy(to_planes(paste(image, refined))) for image in (side, theirs)
+    )
+    return SideInput(y_syn, y_dec_syn, torch.from_numpy(refined.cost)[None, None])

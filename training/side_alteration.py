@@ -3,6 +3,8 @@
 The fusion learns from them to take from a side image only what helps.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +60,10 @@ def _noisy(y: Image, rng: np.random.Generator) -> Image:
     return _to_uint8(y + rng.normal(0, rng.uniform(*NOISE), y.shape).astype(np.float32))
 
 
-def _moved(y: Image, matrix: npt.NDArray[np.floating]) -> Image:
+def _moved(y: Image, matrix: npt.NDArray[Any]) -> Image:
     size = (y.shape[1], y.shape[0])
     return np.asarray(cv2.warpAffine(y, matrix, size, borderMode=cv2.BORDER_REFLECT), np.uint8)
 
 
-def _to_uint8(values: npt.NDArray[np.float32]) -> Image:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+def _to_uint8(values: npt.NDArray[Any]) -> Image:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
