@@ -203,6 +203,8 @@ def _refine_block(
     pj = min((left + BLOCK // 2) // pw, first.shape[1] - 1)
     own, own_right = first[pi, pj], second[pi, pj]
     best, down, right = np.inf, own, own_right
+    # What the least cost cannot exceed: candidates above it are given up early.
+    limit = _cost_of(x, y, top, left, own, own_right, np.inf)
     for k, m in NEIGHBOURS:
         a, b = pi + k, pj + m
         if a < 0 or b < 0 or a >= first.shape[0] or b >= first.shape[1]:
@@ -211,18 +213,19 @@ def _refine_block(
         if (k or m) and first[a, b] == own and second[a, b] == own_right:
             continue
         for move in range(-REACH, REACH + 1):
-            total = _cost_of(x, y, top, left, first[a, b], second[a, b] + move)
+            total = _cost_of(x, y, top, left, first[a, b], second[a, b] + move, limit)
             total *= 1 + (MOVED * abs(move) + penalty)
             if total < best:
                 best, down, right = total, first[a, b], second[a, b] + move
+                limit = min(limit, best)
     down = min(max(down, -top), height - BLOCK - top)
     right = min(max(right, -left), width - BLOCK - left)
     return down, right, best
 
 
 @kernel()
-def _cost_of(x: Image, y: Image, top: int, left: int, down: int, right: int) -> float:
-    """Cost of one displacement, per pixel and channel."""
+def _cost_of(x: Image, y: Image, top: int, left: int, down: int, right: int, limit: float) -> float:
+    """Cost of one displacement, per pixel and channel; infinite where it is above `limit`."""
     _, height, width = x.shape
     r0, r1 = max(top - MARGIN, 0), min(top + BLOCK + MARGIN, height)
     c0, c1 = max(left - MARGIN, 0), min(left + BLOCK + MARGIN, width)
@@ -235,8 +238,12 @@ def _cost_of(x: Image, y: Image, top: int, left: int, down: int, right: int) -> 
         for row in range(r0, r1):
             mine, theirs = x[c, row, c0:c1], y[c, row + down, c0 + right : c1 + right]
             for p in range(c1 - c0):
-                d = np.int32(mine[p]) - np.int32(theirs[p])
-                linear += d
-                square += d * d
+                # Without these types numba computes in 64 bits.
+                d = np.int32(np.int32(mine[p]) - np.int32(theirs[p]))
+                linear = np.int32(linear + d)
+                square = np.int32(square + np.int32(d * d))
+        # No channel's share is negative.
         total += square - FORGIVEN * (float(linear) * linear) / n
+        if total > limit * (3 * n) and c < 2:
+            return np.inf
     return float(total / (3 * n))

@@ -112,7 +112,7 @@ class BlockFusion:
         features = decoded.features[:, :, : rows // BLOCK, : columns // BLOCK]
         with watch.stage("search"):
             x_dec = to_uint8(from_planes(planes), (rows, columns), truncate=False)
-            matches, _ = self._search.find(x_dec, side.y_dec, side.y, side.prepared)
+            matches = self._search.positions(x_dec, side.y_dec, side.prepared)
             refined = refine(x_dec, side.y_dec, matches, self._patch)
             y_syn, y_dec_syn = (paste(image, refined) for image in (side.y, side.y_dec))
         if float(np.median(matches.score)) < LEAST_SCORE:

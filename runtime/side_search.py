@@ -15,10 +15,13 @@ class SideSearch(Protocol):
     def prepare(self, y_dec: Image) -> PreparedSide | None:
         """What can be done before x_dec is there; None where nothing is worth it."""
 
+    def positions(self, x_dec: Image, y_dec: Image, prepared: PreparedSide | None) -> Matches:
+        """Positions in y_dec; both images H×W×3."""
+
     def find(
         self, x_dec: Image, y_dec: Image, y: Image, prepared: PreparedSide | None
     ) -> tuple[Matches, npt.NDArray[Any]]:
-        """Positions in y_dec, and y_syn made of the pieces of y there; all images H×W×3."""
+        """As `positions`, and y_syn made of the pieces of y there."""
 
 
 class CpuSearch:
@@ -32,15 +35,19 @@ class CpuSearch:
         search = self._search
         return prepare(y_dec, search.patch, measure=search.measure, threads=self._threads)
 
-    def find(
-        self, x_dec: Image, y_dec: Image, y: Image, prepared: PreparedSide | None
-    ) -> tuple[Matches, npt.NDArray[Any]]:
+    def positions(self, x_dec: Image, y_dec: Image, prepared: PreparedSide | None) -> Matches:
         search = self._search
-        matches = match(
+        return match(
             x_dec, y_dec, patch=search.patch, prior=search.prior, measure=search.measure,
             off_centre=search.off_centre_prior, prepared=prepared, threads=self._threads,
         )  # fmt: skip
-        return matches, synthesise(y, matches, search.patch, stretched=search.stretched_patches)
+
+    def find(
+        self, x_dec: Image, y_dec: Image, y: Image, prepared: PreparedSide | None
+    ) -> tuple[Matches, npt.NDArray[Any]]:
+        matches = self.positions(x_dec, y_dec, prepared)
+        stretched = self._search.stretched_patches
+        return matches, synthesise(y, matches, self._search.patch, stretched=stretched)
 
 
 class CudaSearch:
@@ -54,6 +61,9 @@ class CudaSearch:
 
     def prepare(self, y_dec: Image) -> None:
         return None
+
+    def positions(self, x_dec: Image, y_dec: Image, prepared: PreparedSide | None) -> Matches:
+        return self.find(x_dec, y_dec, y_dec, prepared)[0]
 
     def find(
         self, x_dec: Image, y_dec: Image, y: Image, prepared: PreparedSide | None

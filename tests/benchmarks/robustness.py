@@ -1,6 +1,7 @@
-"""What a bad side image costs against none: gain in dB over x_dec, mean and worst picture.
+"""What a bad side image costs against none: gain in dB over x_dec, mean and worst picture, and the
+search's median scores, by which a picture of another scene is known.
 
-python tests/benchmarks/robustness.py val.txt KITTI [DRIVE]
+python tests/benchmarks/robustness.py val.txt KITTI [DRIVE [BUNDLE]]
 
 With a KITTI raw drive, its right view from 1 s earlier (10 frames) as well.
 """
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bundle import open_bundle
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.frames import open_source, read_image
@@ -35,7 +37,8 @@ ALTERED: dict[str, Callable[[Image], Image]] = {
 
 
 def main() -> None:
-    pairs, root, *drive = map(Path, sys.argv[1:])
+    pairs, root, *drive = map(Path, sys.argv[1:4])
+    bundle = open_bundle(sys.argv[4] if len(sys.argv) > 4 else None)
     views = [
         tuple(centre_crop(read_image(path), (320, 1224)) for path in (pair.x, pair.y))
         for pair in read_pair_list(pairs, root)
@@ -51,18 +54,21 @@ def main() -> None:
         numbers = range(EARLIER, len(source), EARLIER)
         for name, lag in (("drive", 0), ("drive, 1 s earlier", EARLIER)):
             cases[name] = [(source.view(n, "left"), source.view(n - lag, "right")) for n in numbers]
-    with Encoder() as encoder, Decoder() as decoder:
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         for name, given in cases.items():
             for rate in RATES:
-                gains, used = [], 0
+                gains, scores, used = [], [], 0
                 for x, y in given:
                     packet = encoder.encode(np.ascontiguousarray(x), rate=rate)
                     decoded = decoder.decode_parts(*parse_packet(packet), np.ascontiguousarray(y))
                     gains.append(psnr_db(decoded.image, x) - psnr_db(decoded.x_dec, x))
                     used += decoded.used_side
+                    assert decoded.matches is not None
+                    scores.append(float(np.median(decoded.matches.score)))
                 print(
                     f"{name:20} rate {rate}: {np.mean(gains):+.2f} dB, worst {min(gains):+.2f}, "
-                    f"used in {used} of {len(given)}",
+                    f"used in {used} of {len(given)}, "
+                    f"median score {min(scores):.3f} to {max(scores):.3f}",
                     flush=True,
                 )
 
