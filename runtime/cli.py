@@ -186,7 +186,7 @@ def demo(
         raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.demo import run_demo
 
-    run_demo(kitti, frames, bundle, rate, kbps, out, json_path, backend.value)
+    run_demo(kitti, frames, bundle, rate, out, json_path, backend.value, kbps=kbps)
 
 
 @app.command()

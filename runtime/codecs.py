@@ -49,20 +49,34 @@ class PictureDecoder(Protocol):
 def open_picture_encoder(bundle: Bundle, backend: Backend, threads: int | None) -> PictureEncoder:
     """The encoder of a bundle. Raises BackendError."""
     if isinstance(bundle.entropy, HyperTables):
-        from dsin.runtime.edge_codec import EdgePictureEncoder
+        from dsin.runtime.edge_codec import EdgePictureEncoder, open_hyper_codec
 
-        return EdgePictureEncoder(bundle, bundle.entropy, backend, threads)
+        codec = open_hyper_codec(bundle, bundle.entropy, backend, threads)
+        return EdgePictureEncoder(bundle, codec, backend, threads)
     from dsin.runtime.causal_codec import CausalPictureEncoder
 
     return CausalPictureEncoder(bundle, bundle.entropy, backend, threads)
 
 
-def open_picture_decoder(bundle: Bundle, backend: Backend, threads: int | None) -> PictureDecoder:
-    """The decoder of a bundle. Raises BackendError."""
+def open_picture_codecs(
+    bundle: Bundle, backend: Backend, threads: int | None
+) -> tuple[PictureEncoder, PictureDecoder]:
+    """Both halves of a bundle, as a decoder needs them, with one entropy coder. Raises
+    BackendError."""
     if isinstance(bundle.entropy, HyperTables):
-        from dsin.runtime.edge_codec import EdgePictureDecoder
+        from dsin.runtime.edge_codec import (
+            EdgePictureDecoder,
+            EdgePictureEncoder,
+            open_hyper_codec,
+        )
 
-        return EdgePictureDecoder(bundle, bundle.entropy, backend, threads)
-    from dsin.runtime.causal_codec import CausalPictureDecoder
+        codec = open_hyper_codec(bundle, bundle.entropy, backend, threads)
+        encoder = EdgePictureEncoder(bundle, codec, backend, threads)
+        return encoder, EdgePictureDecoder(bundle, codec, backend, threads)
+    from dsin.runtime.causal_codec import CausalPictureDecoder, CausalPictureEncoder
 
-    return CausalPictureDecoder(bundle, bundle.entropy, backend, threads)
+    tables = bundle.entropy
+    return (
+        CausalPictureEncoder(bundle, tables, backend, threads),
+        CausalPictureDecoder(bundle, tables, backend, threads),
+    )

@@ -20,12 +20,19 @@ import numpy.typing as npt
 from dsin.runtime.backend import Backend
 from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
 from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.codecs import Latent, Reconstruction, open_picture_decoder
-from dsin.runtime.encoder import Encoder
+from dsin.runtime.codecs import Latent, Reconstruction, open_picture_codecs
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.patch_correlation import Matches
-from dsin.runtime.pictures import Image, check_frame, from_planes, padded_size, to_uint8
+from dsin.runtime.pictures import (
+    Image,
+    check_frame,
+    from_planes,
+    pad,
+    padded_size,
+    to_planes,
+    to_uint8,
+)
 from dsin.runtime.side_fusion import Side, open_side_fusion
 from dsin.runtime.stopwatch import Stopwatch
 
@@ -78,9 +85,8 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._codec = open_picture_decoder(self.bundle, backend, threads)
+        self._encoder, self._codec = open_picture_codecs(self.bundle, backend, threads)
         self._fusion = open_side_fusion(self.bundle, backend, threads)
-        self._encoder = Encoder(self.bundle, backend, threads=threads)
 
     def __enter__(self) -> "Decoder":
         return self
@@ -96,8 +102,7 @@ class Decoder:
     def close(self) -> None:
         """Let go of the networks; the decoder cannot be used after that."""
         if hasattr(self, "_codec"):
-            self._encoder.close()
-            del self._codec, self._fusion
+            del self._encoder, self._codec, self._fusion
 
     def prepare_side(self, side: npt.NDArray[Any], *, rate: int | None = None) -> SideFeatures:
         """All that depends on the side image alone, H×W×3 RGB uint8: do it when y arrives.
@@ -109,7 +114,8 @@ class Decoder:
         index = self.bundle.rate_index(rate)
         watch = Stopwatch()
         with watch.stage("network"):
-            y_dec = self._codec.reconstruct(self._encoder.latent(side, rate=index), index)
+            planes = to_planes(pad(side, self.bundle.frame_multiple))
+            y_dec = self._codec.reconstruct(self._encoder.latent(planes, index), index)
         with watch.stage("prepare"):
             prepared = self._fusion.prepare(side, y_dec)
         depends = isinstance(self.bundle.entropy, HyperTables)

@@ -108,10 +108,11 @@ def run_demo(
     frames: int | None = None,
     bundle: str | None = None,
     rate: int | None = None,
-    kbps: float | None = None,
     out: Path = Path("dsin-demo"),
     json_path: Path | None = None,
     backend: Backend = "cpu",
+    *,
+    kbps: float | None = None,
 ) -> DemoReport:
     """Stream a KITTI raw drive, or the synthetic rig, from a device to a server process.
 

@@ -35,12 +35,12 @@ class EdgePictureEncoder:
     """See `dsin.runtime.codecs.PictureEncoder`."""
 
     def __init__(
-        self, bundle: Bundle, tables: HyperTables, backend: Backend, threads: int | None
+        self, bundle: Bundle, codec: HyperCodec, backend: Backend, threads: int | None
     ) -> None:
         self._path = bundle.graph_path("encoder")
         self._channels = bundle.channels
         self._session = open_session(self._path, backend, threads=threads)
-        self._codec = open_hyper_codec(bundle, tables, backend, threads)
+        self._codec = codec
 
     def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
         with watch.stage("network"):
@@ -64,11 +64,11 @@ class EdgePictureDecoder:
     """See `dsin.runtime.codecs.PictureDecoder`."""
 
     def __init__(
-        self, bundle: Bundle, tables: HyperTables, backend: Backend, threads: int | None
+        self, bundle: Bundle, codec: HyperCodec, backend: Backend, threads: int | None
     ) -> None:
         self._bundle = bundle
         self._session = open_session(bundle.graph_path("x_decoder"), backend, threads=threads)
-        self._codec = open_hyper_codec(bundle, tables, backend, threads)
+        self._codec = codec
 
     def latent(self, payload: bytes, size: tuple[int, int], rate: int) -> Floats:
         rows, columns = (length // self._bundle.stride for length in size)

@@ -254,13 +254,15 @@ class TestOtherRooms:
         self, dsin: Run, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
         asked: list[tuple[object, ...]] = []
-        monkeypatch.setattr(demo, "run_demo", lambda *arguments: asked.append(arguments))
+        monkeypatch.setattr(demo, "run_demo", lambda *a, kbps: asked.append((*a, kbps)))
         dsin("demo")
         dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
              "--out", folder / "out", "--json", folder / "j")  # fmt: skip
+        dsin("demo", "--kbps", 250)
         assert asked == [
-            (None, None, None, None, Path("dsin-demo"), None, "cpu"),
-            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu"),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", None),
+            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0),
         ]
 
 
@@ -268,7 +270,7 @@ class TestContract:
     def test_an_error_of_several_lines_becomes_one(
         self, dsin: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise DsinError("first\n  second")
 
         monkeypatch.setattr(demo, "run_demo", fail)
@@ -277,7 +279,7 @@ class TestContract:
     def test_an_internal_fault_keeps_its_traceback(
         self, dsin: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
         monkeypatch.setattr(demo, "run_demo", fail)
@@ -286,7 +288,8 @@ class TestContract:
 
     @pytest.mark.parametrize(
         "arguments", [["nix"], ["encode"], ["encode", "x", "--nix"], ["encode", "x", "--rate", "x"],
-                      ["encode", "x", "--backend", "tpu"], ["demo", "--frames", "0"]]
+                      ["encode", "x", "--backend", "tpu"], ["demo", "--frames", "0"],
+                      ["demo", "--rate", "1", "--kbps", "200"]]
     )  # fmt: skip
     def test_wrong_usage_exits_with_2(self, dsin: Run, arguments: list[str]) -> None:
         assert dsin(*arguments).status == 2
