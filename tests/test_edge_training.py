@@ -66,6 +66,8 @@ def test_three_phases(small_pairs: list[Pair], tmp_path: Path) -> None:
         assert {"best.pt", "final.pt", "curves.png", "done.json"} <= files
         assert len(logged(tmp_path / name, "val_loss")) == 1
         models[name], notes = load_edge_checkpoint(tmp_path / name / "final.pt")
+        before = notes.pop("started_from", {"phase": None})
+        assert before["phase"] == {"codec": None, "fusion": "codec", "joint": "fusion"}[name]
         assert notes == {"phase": name, "step": 2, "pairs": 4, "photographs": 0}
 
     def same(first: str, second: str, part: str) -> bool:

@@ -191,19 +191,20 @@ def run_edge_phase(
         raise CheckpointError(f"phase {phase.name} has pairs but side_weight 0: set photo_share 1")
     if any(side % MULTIPLE for side in (*phase.crop, *phase.photo_crop)):
         raise CheckpointError(f"phase {phase.name}: crops must be multiples of {MULTIPLE} pixels")
-    model = _start(preset, start_from)
+    model, notes = _start(preset, start_from)
     module = EdgePhaseModule(model.train(), phase, pairs, photos, validation, workers)
     average = EMAWeightAveraging(decay=phase.average)
     return run_phase(
-        module, out, resume=resume, devices=devices, nodes=nodes, callbacks=(average,),
-        gradient_clip=GRADIENT_CLIP,
+        module, out, start_notes=notes, resume=resume, devices=devices, nodes=nodes,
+        callbacks=(average,), gradient_clip=GRADIENT_CLIP,
     )  # fmt: skip
 
 
-def _start(preset: EdgePreset, start_from: Path | None) -> EdgeDsin:
+def _start(preset: EdgePreset, start_from: Path | None) -> tuple[EdgeDsin, dict[str, Any]]:
+    """The model to train, and the notes of its weights."""
     if start_from is None:
-        return EdgeDsin(preset)
-    model, _ = load_edge_checkpoint(start_from)
+        return EdgeDsin(preset), {}
+    model, notes = load_edge_checkpoint(start_from)
     if not fits(model, preset):
         raise CheckpointError(f"{start_from} has other sizes than preset {preset.name}")
-    return with_preset(model, preset)
+    return with_preset(model, preset), notes

@@ -6,6 +6,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -91,11 +92,12 @@ def is_done(out: Path, *, resume: bool) -> bool:
 
 
 def run_phase(
-    module: PhaseModule, out: Path, *, resume: bool, devices: int, nodes: int,
-    callbacks: tuple[Callback, ...] = (), gradient_clip: float | None = None,
+    module: PhaseModule, out: Path, *, start_notes: Mapping[str, Any], resume: bool, devices: int,
+    nodes: int, callbacks: tuple[Callback, ...] = (), gradient_clip: float | None = None,
 ) -> Path:  # fmt: skip
-    """Train to the phase's last step; returns `final.pt`. Raises KeyboardInterrupt when stopped
-    before, with `last.ckpt` saved."""
+    """Train to the phase's last step; returns `final.pt`, whose notes have those of the weights
+    that it started from too. Raises KeyboardInterrupt when stopped before, with `last.ckpt` saved.
+    """
     phase, last = module.phase, out / "last.ckpt"
     trainer = L.Trainer(
         max_steps=phase.steps,
@@ -137,6 +139,8 @@ def run_phase(
         module.finish()
     if trainer.is_global_zero:
         notes = {"phase": phase.name, "step": trainer.global_step, **module.data_notes()}
+        if start_notes:
+            notes["started_from"] = dict(start_notes)
         save_checkpoint(out / "final.pt", module.model, notes=notes)
         plot_curves(sorted(out.glob("log*/metrics.csv")), out / "curves.png")
         write_json(out / "done.json", asdict(phase))

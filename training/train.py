@@ -157,9 +157,10 @@ def train(
                                   workers=workers)  # fmt: skip
             continue
         assert isinstance(phase, PhaseConfig)
-        model = load_checkpoint(best, preset=preset)[0] if best else Dsin(preset)
+        model, notes = load_checkpoint(best, preset=preset) if best else (Dsin(preset), {})
         module = Phase(model.train(), phase, pairs, validation, workers)
-        best = run_phase(module, folder, resume=resume, devices=devices, nodes=nodes)
+        best = run_phase(module, folder, start_notes=notes, resume=resume, devices=devices,
+                         nodes=nodes)  # fmt: skip
     assert best is not None
     return best
 
