@@ -3,11 +3,11 @@
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.errors import DsinError
 
 app = typer.Typer(
     help="Export trained checkpoints to the bundles that devices and servers run.",
@@ -15,9 +15,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
-MOST_FRAMES = 16
 
 
 class Storage(str, enum.Enum):
@@ -49,8 +46,10 @@ def onnx(
     licence: Annotated[str | None, typer.Option(help="licence of the weights")] = None,
 ) -> None:
     """Write a bundle: ONNX graphs, checked against PyTorch, and integer tables."""
-    pictures = None if frames is None else read_frames(frames, root)
+    from dsin.export.calibration_frames import read_frames
     from dsin.export.write_bundle import write_bundle
+
+    pictures = None if frames is None else read_frames(frames, root)
 
     comparisons = write_bundle(
         checkpoint,
@@ -76,32 +75,6 @@ def checkpoint(
 
     restore_checkpoint(bundle, output)
     typer.echo(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
-
-
-def read_frames(source: Path, root: Path | None = None) -> list[Any]:
-    """Up to MOST_FRAMES pictures (RGB uint8) of a folder or a list, evenly spread in pairs.
-
-    Raises FrameError where there are none.
-    """
-    from dsin.runtime.frames import read_image
-
-    if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
-    elif source.is_file():
-        start = root or source.parent
-        try:
-            lines = source.read_text(encoding="utf-8").splitlines()
-        except ValueError as error:
-            raise FrameError(f"{source} is not a list of paths: give a folder or a list") from error
-        paths = [start / line.strip() for line in lines if line.strip()]
-    else:
-        raise FrameError(f"there is no folder or list {source}")
-    if not paths:
-        raise FrameError(f"{source} has no pictures: give a folder or a list with some")
-    pairs = [paths[i : i + 2] for i in range(0, len(paths), 2)]
-    step = max(1, len(pairs) * 2 // MOST_FRAMES)
-    chosen = [path for pair in pairs[::step] for path in pair][:MOST_FRAMES]
-    return [read_image(path) for path in chosen]
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from dsin.runtime.compiled import entry_point, kernel, thread_pool
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation import Matches
+from dsin.runtime.pictures import Planes, to_planes
 
 BLOCK = 8
 """Side of a block in pixels."""
@@ -75,6 +76,24 @@ def paste(image: Image, refined: Refined) -> Image:
     with thread_pool():
         _paste_all(np.ascontiguousarray(image), refined.down, refined.right, pasted)
     return pasted
+
+
+class SidePlanes(NamedTuple):
+    """What the fusion takes of a side image, float32: y and y_dec put together from where the
+    blocks of x_dec lie in them, (1, 3, H, W), and the cost of each block, (1, 1, H/8, W/8)."""
+
+    y_syn: Planes
+    y_dec_syn: Planes
+    cost: npt.NDArray[np.float32]
+
+
+def side_planes(
+    x_dec: Image, y_dec: Image, y: Image, matches: Matches, patch: tuple[int, int]
+) -> SidePlanes:
+    """Refine matches and put the side image together. Images as for `refine`."""
+    refined = refine(x_dec, y_dec, matches, patch)
+    y_syn, y_dec_syn = (to_planes(paste(image, refined)) for image in (y, y_dec))
+    return SidePlanes(y_syn, y_dec_syn, refined.cost[None, None])
 
 
 def refine_reference(

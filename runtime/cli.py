@@ -268,6 +268,56 @@ def train(
     typer.echo(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
 
 
+class TargetName(str, enum.Enum):
+    """Whose 8-bit kernels the graphs are for."""
+
+    cpu = "cpu"
+    tensorrt = "tensorrt"
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="Bundle directory or name, in float.")
+    ],
+    frames: Annotated[
+        Path,
+        typer.Option("--frames", metavar="DIR|LIST", help="Pictures to calibrate on, in pairs."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE")],
+    target: Annotated[
+        TargetName, typer.Option("--target", help="Whose 8-bit kernels the graphs are for.")
+    ] = TargetName.cpu,
+    validation: Annotated[
+        Path | None,
+        typer.Option("--val", metavar="LIST", help="Pairs for the BD-rate in the report."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where paths in lists start.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", metavar="HxW", help="Centre crop of --val pairs.")
+    ] = None,
+) -> None:
+    """Turn the networks of an edge bundle into 8 bits, and report what that costs."""
+    size = None if crop is None else _parse_crop(crop)
+    module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
+    source = _load("dsin.export.calibration_frames", "export", "calibrate")
+    data = _load("dsin.training.data", "train", "calibrate")
+    done = module.calibrate_bundle(
+        bundle, source.read_frames(frames, root), output, target=target.value, crop=size,
+        validation=data.read_pair_list(validation, root or Path()) if validation else (),
+    )  # fmt: skip
+    for name, ratio in done.report["speed_ratio"].items():
+        error = done.report["graphs"][name]["relative_error"]
+        typer.echo(f"{name:10} {ratio:.2f} times as fast, error {100 * error:.2f} % of variance")
+    rates = done.report["bd_rate_percent"]
+    if rates and rates["psnr"] is not None:
+        typer.echo(f"BD-rate    {rates['psnr']:+.2f} % in PSNR against the float bundle")
+    megabytes = done.bytes_before / 1e6, done.bytes_after / 1e6
+    typer.echo(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
+
+
 @app.command()
 def import_tf(
     source: Annotated[

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.backend import Backend, open_session
-from dsin.runtime.block_refinement import BLOCK, paste, refine
+from dsin.runtime.block_refinement import BLOCK, side_planes
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.codecs import Reconstruction
 from dsin.runtime.hyper_codec import HyperTables
@@ -113,14 +113,13 @@ class BlockFusion:
         with watch.stage("search"):
             x_dec = to_uint8(from_planes(planes), (rows, columns), truncate=False)
             matches = self._search.positions(x_dec, side.y_dec, side.prepared)
-            refined = refine(x_dec, side.y_dec, matches, self._patch)
-            y_syn, y_dec_syn = (paste(image, refined) for image in (side.y, side.y_dec))
+            found = side_planes(x_dec, side.y_dec, side.y, matches, self._patch)
+        y_syn = from_planes(found.y_syn)
         if float(np.median(matches.score)) < LEAST_SCORE:
             return Fused(x_dec, y_syn, matches, related=False)
         with watch.stage("fusion"):
             x_hat = self._session.run(
-                x_dec=planes, features=np.ascontiguousarray(features), y_syn=to_planes(y_syn),
-                y_dec_syn=to_planes(y_dec_syn), cost=refined.cost[None, None],
-                rate=np.array([rate], np.int64),
+                x_dec=planes, features=np.ascontiguousarray(features),
+                rate=np.array([rate], np.int64), **found._asdict(),
             )["x_hat"]  # fmt: skip
         return Fused(from_planes(x_hat), y_syn, matches, related=True)

@@ -16,7 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from dsin.export import graphs, patch_correlation_op, write_bundle
-from dsin.export.cli import app, main, read_frames
+from dsin.export.calibration_frames import read_frames
+from dsin.export.cli import app, main
 from dsin.export.weights import WeightsFile
 from dsin.runtime.backend import open_session
 from dsin.runtime.bundle import open_bundle

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dsin.runtime.block_refinement import paste, refine
+from dsin.runtime.block_refinement import side_planes
 from dsin.runtime.patch_correlation import match
-from dsin.runtime.pictures import from_planes, to_planes, to_uint8
+from dsin.runtime.pictures import from_planes, to_uint8
 from dsin.training.presets import SearchConfig
 
 
@@ -40,8 +40,5 @@ def _one(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchConfig) -> SideI
         for picture in (x_dec, y_dec, y)
     )
     matches = match(mine, theirs, patch=search.patch, prior=search.prior)
-    refined = refine(mine, theirs, matches, search.patch)
-    y_syn, y_dec_syn = (
-        torch.from_numpy(to_planes(paste(image, refined))) for image in (side, theirs)
-    )
-    return SideInput(y_syn, y_dec_syn, torch.from_numpy(refined.cost)[None, None])
+    found = side_planes(mine, theirs, side, matches, search.patch)
+    return SideInput(*map(torch.from_numpy, found))

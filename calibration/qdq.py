@@ -1,0 +1,209 @@
+"""Float graphs rewritten to 8 bits: QuantizeLinear and DequantizeLinear around convolutions.
+
+    x ─► Q ─► DQ ─► Conv ─► (Relu) ─► Q ─► DQ ─► …      weights: int8 with a scale per output ─► DQ
+
+Engines fuse what stands between DQ and Q into one integer kernel. What is not between a pair stays
+as it was. `cpu` graphs have unsigned activations with a zero point, which onnxruntime is fast with;
+`tensorrt` graphs have signed ones around zero and float biases, the only kind that TensorRT takes.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+Target = Literal["cpu", "tensorrt"]
+Array = NDArray[Any]
+LARGEST_WEIGHT = 127
+TINY = 1e-8
+
+
+class Range(NamedTuple):
+    """Least and largest value that 8 bits are to hold."""
+
+    low: float
+    high: float
+
+
+class Scale(NamedTuple):
+    """What one unit of 8 bits stands for, and the unit that is zero."""
+
+    scale: np.float32
+    zero: Array
+
+
+def load_float_graph(path: Any) -> onnx.ModelProto:
+    """A graph with all its weights inside, as float32: those stored as float16 are cast here."""
+    model = onnx.load(path)
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            half = numpy_helper.to_array(stored[node.input[0]])
+            graph.initializer.remove(stored.pop(node.input[0]))
+            graph.initializer.append(
+                numpy_helper.from_array(half.astype(np.float32), node.output[0])
+            )
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def convolutions(model: onnx.ModelProto) -> list[str]:
+    """Names of the Conv nodes, in order."""
+    return [node.name for node in model.graph.node if node.op_type == "Conv"]
+
+
+def activations(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
+    """The tensors that must be of 8 bits for these Conv nodes to be: their inputs, and what they
+    yield, after the Relu where nothing else sees it before."""
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    found: dict[str, None] = {}
+    for node in graph.node:
+        if node.op_type != "Conv" or node.name not in layers:
+            continue
+        found[node.input[0]] = None
+        readers = [other for other in graph.node if node.output[0] in other.input]
+        alone = len(readers) == 1 and node.output[0] not in outputs
+        relu = alone and readers[0].op_type == "Relu"
+        found[readers[0].output[0] if relu else node.output[0]] = None
+    return list(found)
+
+
+def quantised(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: Target
+) -> onnx.ModelProto:
+    """A copy in which these Conv nodes and the tensors they need are of 8 bits.
+
+    `ranges` has one of each of `activations(model, layers)`. Raises KeyError for one that is
+    missing.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    scales = {name: activation_scale(ranges[name], target) for name in activations(model, layers)}
+    _Rewriter(out.graph, scales, target).rewrite(layers)
+    return out
+
+
+def with_activations(model: onnx.ModelProto, scales: Mapping[str, Scale]) -> onnx.ModelProto:
+    """A copy in which only these tensors pass through 8 bits."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    _Rewriter(out.graph, scales, "cpu").rewrite(())
+    return out
+
+
+def activation_scale(range_: Range, target: Target) -> Scale:
+    """The scale of a range, which zero is always part of."""
+    low, high = min(range_.low, 0.0), max(range_.high, 0.0)
+    if target == "tensorrt":
+        return Scale(np.float32(max(-low, high, TINY) / LARGEST_WEIGHT), np.array(0, np.int8))
+    scale = np.float32(max(high - low, TINY) / 255)
+    return Scale(scale, np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))
+
+
+def weight_scales(weight: Array) -> NDArray[np.float32]:
+    """(outputs,): the largest weight of each output is 127."""
+    largest = np.abs(weight).reshape(len(weight), -1).max(1)
+    return np.asarray(np.maximum(largest, TINY) / LARGEST_WEIGHT, np.float32)
+
+
+class _Rewriter:
+    def __init__(self, graph: onnx.GraphProto, scales: Mapping[str, Scale], target: Target) -> None:
+        self.graph = graph
+        self.scales = scales
+        self.target = target
+        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self.added: dict[str, list[onnx.NodeProto]] = {}
+
+    def rewrite(self, layers: Collection[str]) -> None:
+        nodes = list(self.graph.node)
+        for node in nodes:
+            if node.op_type == "Conv" and node.name in layers:
+                self._weights(node)
+        for name, scale in self.scales.items():
+            self._activation(name, scale, nodes)
+        made = {name: node for node in nodes for name in node.output}
+        placed = []
+        for name in self.scales:
+            if name not in made:
+                placed.extend(self.added.pop(name))
+        for node in nodes:
+            placed.extend(self.added.pop(f"weights of {node.name}", []))
+            placed.append(node)
+            for output in node.output:
+                placed.extend(self.added.pop(output, []))
+        del self.graph.node[:]
+        self.graph.node.extend(placed)
+        self._drop_unused()
+
+    def _activation(self, name: str, scale: Scale, nodes: list[onnx.NodeProto]) -> None:
+        parts = [f"{name}_scale", f"{name}_zero"]
+        self._constant(parts[0], np.array(scale.scale))
+        self._constant(parts[1], scale.zero)
+        self.added[name] = [
+            helper.make_node("QuantizeLinear", [name, *parts], [f"{name}_q"], f"{name}_q"),
+            helper.make_node("DequantizeLinear", [f"{name}_q", *parts], [f"{name}_dq"],
+                             f"{name}_dq"),
+        ]  # fmt: skip
+        for node in nodes:
+            for index, source in enumerate(node.input):
+                if source == name:
+                    node.input[index] = f"{name}_dq"
+
+    def _weights(self, node: onnx.NodeProto) -> None:
+        weight = self.constants[node.input[1]]
+        scales = weight_scales(weight)
+        units = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1)))
+        place = f"weights of {node.name}"
+        self.added[place] = [
+            self._dequantised(node.input[1], units.astype(np.int8), scales, np.int8)
+        ]
+        source = node.input[0]
+        node.input[1] = f"{node.input[1]}_dq"
+        if len(node.input) > 2 and self.target == "cpu":
+            unit = scales.astype(np.float64) * float(self.scales[source].scale)
+            limit = 2.0**31 - 1
+            bias = np.clip(np.rint(self.constants[node.input[2]] / unit), -limit, limit)
+            self.added[place].append(
+                self._dequantised(
+                    node.input[2], bias.astype(np.int32), unit.astype(np.float32), np.int32
+                )
+            )
+            node.input[2] = f"{node.input[2]}_dq"
+
+    def _dequantised(
+        self, name: str, units: Array, scales: NDArray[np.float32], kind: type[np.generic]
+    ) -> onnx.NodeProto:
+        parts = [f"{name}_units", f"{name}_scales", f"{name}_zeros"]
+        self._constant(parts[0], units)
+        self._constant(parts[1], scales)
+        self._constant(parts[2], np.zeros(len(scales), kind))
+        return helper.make_node("DequantizeLinear", parts, [f"{name}_dq"], f"{name}_dq", axis=0)
+
+    def _constant(self, name: str, value: Array) -> None:
+        if name not in self.constants:
+            self.constants[name] = value
+            self.graph.initializer.append(numpy_helper.from_array(value, name))
+
+    def _drop_unused(self) -> None:
+        used = {name for node in self.graph.node for name in node.input}
+        for tensor in [t for t in self.graph.initializer if t.name not in used]:
+            self.graph.initializer.remove(tensor)
+
+
+def multiplications(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Of each Conv node, for outputs of these shapes."""
+    weights = {t.name: t.dims for t in model.graph.initializer}
+    return {
+        node.name: int(np.prod(weights[node.input[1]]) * np.prod(sizes[node.output[0]][2:]))
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }

@@ -1,0 +1,49 @@
+"""Pictures to calibrate and verify on, and what names the set of them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.errors import FrameError
+from dsin.runtime.frames import read_image
+
+Image = npt.NDArray[np.uint8]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MOST_FRAMES = 16
+
+
+def read_frames(source: Path, root: Path | None = None) -> list[Image]:
+    """Up to MOST_FRAMES pictures (RGB uint8) of a folder or a list, evenly spread in pairs.
+
+    Raises FrameError where there are none.
+    """
+    if source.is_dir():
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
+    elif source.is_file():
+        start = root or source.parent
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except ValueError as error:
+            raise FrameError(f"{source} is not a list of paths: give a folder or a list") from error
+        paths = [start / line.strip() for line in lines if line.strip()]
+    else:
+        raise FrameError(f"there is no folder or list {source}")
+    if not paths:
+        raise FrameError(f"{source} has no pictures: give a folder or a list with some")
+    pairs = [paths[i : i + 2] for i in range(0, len(paths), 2)]
+    step = max(1, len(pairs) * 2 // MOST_FRAMES)
+    chosen = [path for pair in pairs[::step] for path in pair][:MOST_FRAMES]
+    return [read_image(path) for path in chosen]
+
+
+def set_sha256(frames: Sequence[Image]) -> str:
+    """Over the sizes and pixels of all pictures, in their order."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(f"{frame.shape}\n".encode())
+        digest.update(np.ascontiguousarray(frame).tobytes())
+    return digest.hexdigest()

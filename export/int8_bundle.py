@@ -1,0 +1,249 @@
+"""A bundle becomes one of 8 bits, calibrated on real frames; bytes and entropy model stay the same.
+
+    frames ─► what each graph of the bundle is given ─► 8-bit graphs ─► bundle, report.json, .png
+
+Packets of both bundles are of one codec: only the networks around the entropy model are rounded.
+Those of the entropy model are exact already.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from dsin.calibration.int8 import Quantised, quantise_graph
+from dsin.calibration.qdq import Target, load_float_graph
+from dsin.export.bundle_files import file_table, new_bundle
+from dsin.export.calibration_frames import set_sha256
+from dsin.export.int8_report import plot_report
+from dsin.export.weights import WeightsFile
+from dsin.runtime.backend import open_session
+from dsin.runtime.block_refinement import BLOCK, side_planes
+from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.codecs import open_picture_codecs
+from dsin.runtime.decoder import Decoder
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.files import write_json
+from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.manifest import MANIFEST
+from dsin.runtime.metrics import psnr_db
+from dsin.runtime.patch_correlation import match
+from dsin.runtime.pictures import from_planes, to_planes, to_uint8
+from dsin.training.comparison import Point, bd_rates
+from dsin.training.data import Pair
+from dsin.training.evaluate import evaluate
+
+Image = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
+
+LEAST_FRAMES = 8
+SIZE = (320, 640)
+"""Height and width of the middles that are calibrated on, at most."""
+GRAPHS = {"encoder": "encoder.weights", "x_decoder": "decoder.weights", "fusion": "decoder.weights"}
+"""The graphs that become 8-bit, and the files of their weights."""
+REPORT, PLOT = "report.json", "report.png"
+
+
+class Calibrated(NamedTuple):
+    """The report that was written, and the bundle's size in bytes before and after."""
+
+    report: dict[str, Any]
+    bytes_before: int
+    bytes_after: int
+
+
+def calibrate_bundle(
+    source: Path | str | None,
+    frames: Sequence[Image],
+    out: Path,
+    *,
+    target: Target = "cpu",
+    validation: Sequence[Pair] = (),
+    crop: tuple[int, int] | None = None,
+) -> Calibrated:
+    """Write an 8-bit bundle. `frames` are RGB H×W×3 uint8, neighbours serve as pairs; `validation`
+    pairs are coded at all rates with both bundles, for the BD-rate of the difference.
+
+    Raises BundleError for what is no bundle, FrameError for too few or unfit frames, ExportError
+    for a bundle of the paper's model or one that is of 8 bits already, or where `out` is in the
+    way; then nothing is left behind.
+    """
+    bundle = open_bundle(source)
+    if not isinstance(bundle.entropy, HyperTables):
+        raise ExportError(
+            f"bundle {bundle.path.name} has transposed convolutions, which have no 8-bit kernels "
+            "on CPUs: calibrate an edge bundle"
+        )
+    if "calibration" in bundle.training:
+        raise ExportError(f"bundle {bundle.path.name} is of 8 bits already: give the float one")
+    if len(frames) < LEAST_FRAMES:
+        raise FrameError(f"calibration needs {LEAST_FRAMES} pictures or more, not {len(frames)}")
+    runs = graph_inputs(bundle, frames)
+    with new_bundle(out) as partial:
+        graphs = {
+            name: quantise_graph(load_float_graph(bundle.graph_path(name)), runs[name], target)
+            for name in GRAPHS
+        }
+        _copy_rest(bundle, partial)
+        _write_graphs({name: graph.model for name, graph in graphs.items()}, partial)
+        note = {"target": target, "frames": len(frames), "frames_sha256": set_sha256(frames)}
+        _write_manifest(bundle, partial, note)
+        report = {
+            **note,
+            "bundle": bundle.path.name,
+            "graphs": {name: _graph_report(graph) for name, graph in graphs.items()},
+            **_before_and_after(bundle, open_bundle(partial), frames, validation, crop),
+        }
+        write_json(partial / REPORT, report)
+        plot_report(report, partial / PLOT)
+        _write_manifest(bundle, partial, note)
+        after = sum(open_bundle(partial).file_bytes.values())
+    return Calibrated(report, sum(bundle.file_bytes.values()), after)
+
+
+def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict[str, Array]]]:
+    """What the graphs of a bundle are given for these frames, at several rates. Frames are cut to
+    their middles of one size. Raises FrameError for frames that are too small."""
+    middles = [_middle(frame, bundle.frame_multiple) for frame in frames]
+    runs: dict[str, list[dict[str, Array]]] = {name: [] for name in GRAPHS}
+    encoder, decoder = open_picture_codecs(bundle, "cpu", None)
+    for number in range(0, len(middles) - 1, 2):
+        x, y = middles[number : number + 2]
+        if y.shape != x.shape:
+            y = np.roll(x, 5, 1)
+        # Low and high rates in turn, so that the first few runs have seen both.
+        rate = (1 + 5 * (number // 2)) % len(bundle.rate_points)
+        index = {"rate": np.array([rate], np.int64)}
+        decoded = []
+        for view in (x, y):
+            planes = to_planes(view)
+            y_hat = encoder.latent(planes, rate)
+            runs["encoder"].append({"x": planes, **index})
+            runs["x_decoder"].append({"y_hat": y_hat[None], **index})
+            decoded.append(decoder.reconstruct(y_hat, rate))
+        size = x.shape[:2]
+        mine, theirs = (to_uint8(from_planes(d.x_dec), size, truncate=False) for d in decoded)
+        patch = bundle.search.patch
+        matches = match(mine, theirs, patch=patch, prior=bundle.search.prior)
+        side = side_planes(mine, theirs, np.ascontiguousarray(y), matches, patch)
+        features = decoded[0].features
+        assert features is not None
+        runs["fusion"].append(
+            {"x_dec": decoded[0].x_dec, "features": features, **side._asdict(), **index}
+        )
+    return runs
+
+
+def _middle(frame: Image, multiple: tuple[int, int]) -> Image:
+    height, width = (
+        min(size, limit) // step * step
+        for size, limit, step in zip(frame.shape, SIZE, multiple, strict=False)
+    )
+    if frame.ndim != 3 or frame.dtype != np.uint8 or not height or not width:
+        raise FrameError(
+            f"calibration frames must be 8-bit colour pictures of {multiple[1]}x{multiple[0]} "
+            "pixels or more"
+        )
+    assert height % BLOCK == width % BLOCK == 0
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return np.ascontiguousarray(frame[top : top + height, left : left + width])
+
+
+def _copy_rest(bundle: Bundle, directory: Path) -> None:
+    """All that stays as it is."""
+    written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
+    for name in bundle.file_bytes:
+        if name not in written:
+            shutil.copy2(bundle.path / name, directory / name)
+
+
+def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:
+    files = {name: WeightsFile(name) for name in dict.fromkeys(GRAPHS.values())}
+    for name, graph in graphs.items():
+        files[GRAPHS[name]].take(graph)
+        onnx.save(graph, directory / f"{name}.onnx")
+    for file in files.values():
+        file.write(directory)
+
+
+def _write_manifest(bundle: Bundle, directory: Path, calibration: dict[str, Any]) -> None:
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    manifest["graphs"] = {**manifest["graphs"], **{name: f"{name}.onnx" for name in GRAPHS}}
+    manifest["training"] = {**manifest.get("training", {}), "calibration": calibration}
+    manifest["training"].pop("export", None)  # it compares other graphs
+    manifest["training"].pop("metrics", None)
+    (directory / MANIFEST).unlink(missing_ok=True)
+    write_json(directory / MANIFEST, {**manifest, "files": file_table(directory)})
+
+
+def _graph_report(graph: Quantised) -> dict[str, Any]:
+    return {
+        "relative_error_all_layers": graph.error_all,
+        "relative_error": graph.error,
+        "layers": [dataclasses.asdict(layer) for layer in graph.layers],
+        "methods": graph.methods,
+        "ranges": {name: list(range_) for name, range_ in graph.ranges.items()},
+    }
+
+
+def _before_and_after(
+    before: Bundle, after: Bundle, frames: Sequence[Image], validation: Sequence[Pair],
+    crop: tuple[int, int] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Bytes and PSNR of the first frame, speed of the graphs, and BD-rates if there are pairs."""
+    x, y = (_middle(frame, before.frame_multiple) for frame in frames[:2])
+    found: dict[str, Any] = {
+        "first_frame": {
+            name: _one_frame(bundle, x, y if y.shape == x.shape else x)
+            for name, bundle in (("float", before), ("int8", after))
+        },
+        "speed_ratio": _speed_ratios(before, after, frames),
+    }
+    if not validation:
+        return {**found, "bd_rate_percent": None}
+    curves = {
+        name: _curve(bundle, validation, crop)
+        for name, bundle in (("float", before), ("int8", after))
+    }
+    rates = bd_rates(curves["int8"], curves["float"])
+    points = {name: [p._asdict() for p in curve] for name, curve in curves.items()}
+    return {**found, "bd_rate_percent": rates, "points": points}
+
+
+def _one_frame(bundle: Bundle, x: Image, y: Image) -> dict[str, float]:
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        packet = encoder.encode(x)
+        return {"bytes": len(packet), "psnr_db": psnr_db(decoder.decode(packet, y), x)}
+
+
+def _speed_ratios(before: Bundle, after: Bundle, frames: Sequence[Image]) -> dict[str, float]:
+    """Time of each float graph over that of its 8-bit one: medians, taken in turn."""
+    import time
+
+    runs = graph_inputs(before, frames[:2])
+    ratios = {}
+    for name in GRAPHS:
+        sessions = [open_session(bundle.graph_path(name)) for bundle in (before, after)]
+        times: list[list[float]] = [[], []]
+        for _ in range(12):
+            for session, kept in zip(sessions, times, strict=True):
+                start = time.perf_counter()
+                session.run(**runs[name][0])
+                kept.append(time.perf_counter() - start)
+        ratios[name] = float(np.median(times[0][2:]) / np.median(times[1][2:]))
+    return ratios
+
+
+def _curve(bundle: Bundle, pairs: Sequence[Pair], crop: tuple[int, int] | None) -> list[Point]:
+    means = [
+        evaluate(bundle, list(pairs), rate=point.index, crop=crop)["mean"]
+        for point in bundle.rate_points
+    ]
+    return [Point(n, m["bpp"], m["psnr_db"], m["ms_ssim"]) for n, m in enumerate(means)]
