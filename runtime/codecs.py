@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.int8_support import check_int8
 from dsin.runtime.pictures import Planes
 from dsin.runtime.stopwatch import Stopwatch
 
@@ -48,6 +49,7 @@ class PictureDecoder(Protocol):
 
 def open_picture_encoder(bundle: Bundle, backend: Backend, threads: int | None) -> PictureEncoder:
     """The encoder of a bundle. Raises BackendError."""
+    check_int8(bundle)
     if isinstance(bundle.entropy, HyperTables):
         from dsin.runtime.edge_codec import EdgePictureEncoder, open_hyper_codec
 
@@ -63,6 +65,7 @@ def open_picture_codecs(
 ) -> tuple[PictureEncoder, PictureDecoder]:
     """Both halves of a bundle, as a decoder needs them, with one entropy coder. Raises
     BackendError."""
+    check_int8(bundle)
     if isinstance(bundle.entropy, HyperTables):
         from dsin.runtime.edge_codec import (
             EdgePictureDecoder,

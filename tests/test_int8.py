@@ -23,9 +23,9 @@ from dsin.calibration.qdq import (
 )
 from dsin.calibration.ranges import Observed, candidates
 from dsin.export.int8_bundle import calibrate_bundle, graph_inputs
-from dsin.runtime import Decoder, Encoder, open_bundle
+from dsin.runtime import Decoder, Encoder, int8_support, open_bundle
 from dsin.runtime.cli import app
-from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.errors import BackendError, ExportError, FrameError
 from dsin.training.data import Pair
 
 Image = npt.NDArray[np.generic]
@@ -191,6 +191,29 @@ def test_graphs_are_judged_on_what_they_are_given(edge_bundle: Path, frames: lis
         graph = load_float_graph(bundle.graph_path(name))
         assert {value.name for value in graph.graph.input} == set(given[0])
     assert len({int(one["rate"][0]) for one in runs["encoder"]}) > 1
+
+
+def test_a_processor_that_would_compute_wrongly_is_refused(
+    int8_bundle: Path, edge_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x86 without VNNI saturates; others, and machines that do not tell, are let through."""
+    facts = tmp_path / "cpuinfo"
+    monkeypatch.setattr(int8_support, "CPU_FACTS", facts)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    cases = {"flags\t\t: fpu avx2 avx512f\n": False, "flags : avx2 avx_vnni\n": True, "": True}
+    for text, good in cases.items():
+        facts.write_text(text)
+        if good:
+            int8_support.check_int8(open_bundle(int8_bundle))
+        else:
+            with pytest.raises(BackendError, match="no VNNI"):
+                Encoder(int8_bundle)
+            with pytest.raises(BackendError, match="no VNNI"):
+                Decoder(int8_bundle)
+            int8_support.check_int8(open_bundle(edge_bundle))
+    facts.write_text("flags : avx2\n")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    int8_support.check_int8(open_bundle(int8_bundle))
 
 
 def test_mistakes_are_refused(
