@@ -184,6 +184,8 @@ def _traced(path: Path, inputs: Inputs) -> list[dict[str, Any]]:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "trace")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # A weight that was packed is gone from the trace.
+        options.add_session_config_entry("session.disable_prepacking", "1")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
