@@ -96,7 +96,9 @@ def _head(profile: Profile) -> str:
         f"<h1>dsin profile</h1>\n<p>{escape(describe(profile))}</p>\n"
         f'<p class="soft">{escape(describe_machine(profile))}; '
         f"{escape(profile.measured_at)}</p>\n"
-        f'<p class="verdict {valid[0]}">{valid[1]}</p>' + (f"<ul>{reasons}</ul>" if reasons else "")
+        + "".join(f'<p class="soft">{escape(note)}</p>\n' for note in profile.notes)
+        + f'<p class="verdict {valid[0]}">{valid[1]}</p>'
+        + (f"<ul>{reasons}</ul>" if reasons else "")
     )
 
 

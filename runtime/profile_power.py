@@ -91,7 +91,10 @@ def open_meter(backend: Backend) -> tuple[Meter | None, str | None]:
         return None, NO_METER
     if backend == "cpu":
         return None, NOT_ITS_METER
-    return NvmlMeter(nvml), None
+    try:
+        return NvmlMeter(nvml), None
+    except nvml.NVMLError as error:
+        return None, f"NVML does not tell of the card: {error}"
 
 
 def power_of(meter: Meter, readings: Readings, seconds: float, frames: int) -> Power | None:

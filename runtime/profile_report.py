@@ -96,14 +96,15 @@ class Profile:
 
     `single_stream_p90_ms` is p90 of `latency_ms["end_to_end"]`, as in MLPerf's single stream: one
     frame after the other, each one's latency. `throughput_fps` is of the whole loop, capture
-    included. `precision` is what each graph's products are computed in. Where something cannot be
-    measured, its value is null and a key …_absent says why. `end_to_end_ms` are all samples in
-    order.
+    included. `notes` say what a reader might take for something else. `precision` is what each
+    graph's products are computed in. Where something cannot be measured, its value is null and a
+    key …absent says why. `end_to_end_ms` are all samples in order.
     """
 
     dsin_profile: int
     valid: bool
     invalid_reasons: tuple[str, ...]
+    notes: tuple[str, ...]
     single_stream_p90_ms: float
     conditions: Conditions
     seconds: float
@@ -142,6 +143,7 @@ class Profile:
             *(f"          {reason}" for reason in self.invalid_reasons),
             f"measured  {describe(self)}",
             f"on        {describe_machine(self)}",
+            *(f"note      {note}" for note in self.notes),
             "",
             f"{'milliseconds':22}" + "".join(f"{name:>9}" for name in COLUMNS),
         ]

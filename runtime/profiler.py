@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -277,7 +277,7 @@ def _profile(
     start: Start,
 ) -> Profile:
     """Put together what was measured, and judge it."""
-    latency, readings = _latency(loop.samples), loop.readings
+    latency, stages, readings = _latency(loop.samples), _stages(loop.samples), loop.readings
     heated = (loop.heat.throttle_events or 0) - (around.heat.throttle_events or 0)
     reasons = reasons_against(
         latency["end_to_end"],
@@ -297,6 +297,7 @@ def _profile(
         dsin_profile=FORMAT,
         valid=not reasons,
         invalid_reasons=reasons,
+        notes=notes_on(options.backend, stages),
         single_stream_p90_ms=latency["end_to_end"].p90,
         conditions=rig.conditions(options, count),
         seconds=round(loop.seconds, 3),
@@ -305,7 +306,7 @@ def _profile(
         bytes_per_frame=sizes,
         bits_per_pixel=round(8 * sizes.mean / (identity.width * identity.height), 6),
         latency_ms=latency,
-        stages_ms=_stages(loop.samples),
+        stages_ms=stages,
         start=start,
         memory=_memory(loop, around.no_meter),
         power=power,
@@ -323,6 +324,13 @@ def _profile(
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         end_to_end_ms=tuple(round(sample.end_to_end_ms, 4) for sample in loop.samples),
     )
+
+
+def notes_on(backend: Backend, stages: Collection[str]) -> tuple[str, ...]:
+    """What stages of these names do not say by themselves."""
+    if backend == "cpu" or "device.host_to_device" in stages:
+        return ()
+    return (f"compute includes copying to and from {backend}, which one call does together",)
 
 
 def _memory(loop: _Loop, no_meter: str | None) -> Memory:

@@ -106,6 +106,15 @@ class TestMeasurements:
         roofline = profiler._roofline(MagicMock(), "cpu", chip, chip)
         assert (roofline.graphs, roofline.absent) == ((), "unreadable")
 
+    def test_copies_that_are_not_apart_are_noted(self, profile: Profile) -> None:
+        assert profile.notes == profiler.notes_on("cpu", STAGES) == ()
+        assert profiler.notes_on("cuda", ["device.host_to_device", "device.compute"]) == ()
+        (note,) = profiler.notes_on("cuda", STAGES)
+        assert note.startswith("compute includes copying to and from cuda")
+        noted = replace(profile, notes=(note,))
+        assert f"note      {note}" in noted.table().splitlines()
+        assert note in to_html(noted)
+
     def test_starting_takes_time(self, profile: Profile) -> None:
         start = profile.start
         assert len(start.cold_ms) == 1
