@@ -187,7 +187,7 @@ def _histogram(samples: Sequence[float], times: Statistics) -> str:
         _line(100 * (getattr(times, mark) - low) / span, 0, None, 100, _colour(mark))
         for mark in _MARKS
     )
-    return _chart([*bars, *lines])
+    return _chart("How many frames had which latency", [*bars, *lines])
 
 
 def _course(samples: Sequence[float], times: Statistics) -> str:
@@ -201,7 +201,7 @@ def _course(samples: Sequence[float], times: Statistics) -> str:
         f'<polyline points="{points}" fill="none" stroke="var(--soft)" stroke-width="1.5" '
         'vector-effect="non-scaling-stroke" />'
     )
-    return _chart([*lines, curve])
+    return _chart("Latency of each frame in turn", [*lines, curve])
 
 
 def _line(x: float, y: float, x2: float | None, y2: float | None, colour: str) -> str:
@@ -213,9 +213,11 @@ def _line(x: float, y: float, x2: float | None, y2: float | None, colour: str) -
     )
 
 
-def _chart(shapes: Iterable[str]) -> str:
-    inside = "".join(shapes)
-    return f'<svg class="chart" viewBox="0 0 100 100" preserveAspectRatio="none">{inside}</svg>'
+def _chart(label: str, shapes: Iterable[str]) -> str:
+    return (
+        f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 100 100" '
+        f'preserveAspectRatio="none">{"".join(shapes)}</svg>'
+    )
 
 
 def _stage_table(profile: Profile) -> str:
