@@ -118,7 +118,7 @@ class TestMeasurements:
     def test_starting_takes_time(self, profile: Profile) -> None:
         start = profile.start
         assert len(start.cold_ms) == 1
-        assert start.cold_ms[0] > start.first_encode_ms > 0
+        assert min(start.cold_ms[0], start.first_encode_ms, start.first_decode_ms) > 0
         assert min(start.load_bundle_ms, start.load_encoder_ms, start.load_decoder_ms) > 0
         assert profile.memory.peak_rss_mib > 1
 
