@@ -1,5 +1,8 @@
 """One way to run a graph, whatever runs it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -22,6 +25,22 @@ class Session(Protocol):
         """All outputs by name, for all inputs by name; shapes and dtypes are the graph's."""
 
 
+Wrap = Callable[[Path, Session], Session]
+"""Puts something around the session of the graph at that path."""
+_wrap: ContextVar[Wrap | None] = ContextVar("wrap", default=None)
+
+
+@contextmanager
+def wrapped_sessions(wrap: Wrap) -> Iterator[None]:
+    """Sessions that `open_session` makes within are handed out as `wrap` returns them, so that
+    they can be watched without the codecs knowing."""
+    token = _wrap.set(wrap)
+    try:
+        yield
+    finally:
+        _wrap.reset(token)
+
+
 def open_session(
     path: Path, backend: Backend = "cpu", *, threads: int | None = None, exact: bool = False
 ) -> Session:
@@ -37,4 +56,6 @@ def open_session(
         raise BackendError(f"a session needs at least 1 thread, not {threads}")
     from dsin.runtime.backend_ort import OrtSession
 
-    return OrtSession(path, backend, threads, exact=exact)
+    session = OrtSession(path, backend, threads, exact=exact)
+    wrap = _wrap.get()
+    return session if wrap is None else wrap(path, session)

@@ -190,6 +190,46 @@ def demo(
 
 
 @app.command()
+def profile(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped one."),
+    ] = None,
+    kitti: Annotated[
+        Path | None,
+        typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", "--frames", metavar="N", min=1, help="Frames [as a valid profile needs]."
+        ),
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option("--warmup", metavar="N", min=0, help="Frames before those that count.")
+    ] = 10,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", metavar="F", help="Frames come at this pace [one after another]."),
+    ] = None,
+    rate: RateOption = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [all].")
+    ] = None,
+    json_path: JsonOption = None,
+    html_path: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report to look at.")
+    ] = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Measure each stage's latency on this machine, and whether the figures hold."""
+    from dsin.runtime.profiler import Options, run_profile
+
+    options = Options(bundle, kitti, samples, warmup, fps, rate, threads, backend.value)
+    run_profile(options, json_path, html_path)
+
+
+@app.command()
 def evaluate(
     pairs: PairsOption,
     root: RootOption,

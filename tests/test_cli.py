@@ -295,7 +295,7 @@ class TestContract:
         assert dsin(*arguments).status == 2
 
     def test_the_commands_of_the_contract_exist(self, dsin: Run) -> None:
-        commands = "encode", "decode", "info", "demo", "evaluate", "train", "import-tf"
+        commands = "encode", "decode", "info", "demo", "profile", "evaluate", "train", "import-tf"
         shown = dsin("--help").out
         for command in commands:
             assert f"  {command} " in shown
