@@ -122,17 +122,6 @@ def manifest_of(
     return manifest
 
 
-def synthetic_frames() -> list[Frame]:
-    """Pairs of the built-in rig."""
-    from dsin.runtime.synthetic_rig import SyntheticRig
-
-    return [
-        picture
-        for frame in SyntheticRig(width=624, height=200, frames=3)
-        for picture in (frame.left, frame.right)
-    ]
-
-
 def whole_frames(frames: Sequence[Frame], multiple: tuple[int, int]) -> list[torch.Tensor]:
     """The middles of frames, cropped to whole multiples: float32 (1, 3, H, W).
 

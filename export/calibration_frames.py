@@ -40,6 +40,17 @@ def read_frames(source: Path, root: Path | None = None) -> list[Image]:
     return [read_image(path) for path in chosen]
 
 
+def synthetic_pictures() -> list[Image]:
+    """Pairs of the built-in rig."""
+    from dsin.runtime.synthetic_rig import SyntheticRig
+
+    return [
+        picture
+        for frame in SyntheticRig(width=624, height=200, frames=3)
+        for picture in (frame.left, frame.right)
+    ]
+
+
 def set_sha256(frames: Sequence[Image]) -> str:
     """Over the sizes and pixels of all pictures, in their order."""
     digest = hashlib.sha256()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dsin.runtime.errors import DsinError
+from dsin.runtime.backend import BACKENDS, Backend
+from dsin.runtime.errors import DsinError, ExportError
 
 app = typer.Typer(
     help="Export trained checkpoints to the bundles that devices and servers run.",
@@ -75,6 +76,40 @@ def checkpoint(
 
     restore_checkpoint(bundle, output)
     typer.echo(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="folder or list of pictures, in pairs; default: the synthetic rig"),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="where paths in the list start")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="a backend that must be there; may be given again")
+    ] = None,
+) -> None:
+    """Compare all ways to run a bundle on this machine: bytes, symbols, pictures."""
+    from dsin.export.calibration_frames import read_frames, synthetic_pictures
+    from dsin.export.verify_backends import verify_backends
+    from dsin.runtime.bundle import open_bundle
+
+    pictures = synthetic_pictures() if frames is None else read_frames(frames, root)
+    checks = verify_backends(open_bundle(bundle), pictures, wanted=_backends(backend or []))
+    for check in checks:
+        typer.echo(str(check))
+    failed = sum(not check for check in checks)
+    if failed:
+        raise ExportError(f"{failed} of {len(checks)} comparisons failed: see above")
+
+
+def _backends(names: list[str]) -> list[Backend]:
+    """Raises ExportError for a name that is none."""
+    for name in names:
+        if name not in BACKENDS:
+            raise ExportError(f"there is no backend {name!r}: use {', '.join(BACKENDS)}")
+    return [backend for backend in BACKENDS if backend in names]
 
 
 def main() -> None:

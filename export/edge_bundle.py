@@ -21,9 +21,9 @@ from dsin.export.bundle_files import (
     manifest_of,
     new_bundle,
     some_pairs,
-    synthetic_frames,
     whole_frames,
 )
+from dsin.export.calibration_frames import synthetic_pictures
 from dsin.export.edge_verify import verify_edge
 from dsin.export.integer_graph import hyper_graph, step_graph
 from dsin.export.verify import Comparison, require
@@ -57,7 +57,7 @@ def export_edge_model(
     if weights == "float16":
         edge_graphs.round_to_half(rounded)
     with new_bundle(out) as partial:
-        frames = whole_frames(calibration_frames or synthetic_frames(), MULTIPLES)
+        frames = whole_frames(calibration_frames or synthetic_pictures(), MULTIPLES)
         latents = _latents(rounded, frames)
         integer = quantise_entropy(rounded.entropy, latents)
         write_edge_graphs(rounded, integer, partial, half=weights == "float16")

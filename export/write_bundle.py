@@ -23,9 +23,9 @@ from dsin.export.bundle_files import (
     manifest_of,
     new_bundle,
     some_pairs,
-    synthetic_frames,
     whole_frames,
 )
+from dsin.export.calibration_frames import synthetic_pictures
 from dsin.export.context_graph import context_graph
 from dsin.export.edge_bundle import export_edge_model
 from dsin.export.verify import Comparison, Frames, require, verify
@@ -96,7 +96,7 @@ def export_model(
         graphs.round_to_half(folded)
     multiple = _frame_multiple(model.preset)
     with new_bundle(out) as partial:
-        frames = whole_frames(calibration_frames or synthetic_frames(), multiple)
+        frames = whole_frames(calibration_frames or synthetic_pictures(), multiple)
         context = _context(folded, frames)
         reference = folded if weights == "float16" else model
         write_graphs(folded, context, partial, half=weights == "float16")
