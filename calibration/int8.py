@@ -4,7 +4,8 @@
       one activation at a time in 8 bits ─► the candidate that hurts the outputs least
       all layers but one in 8 bits      ─► the layers that do most of the harm stay in float
 
-The harm is the squared error of the outputs against the float graph, relative to their variance.
+The harm is the squared error of the outputs against the float graph, relative to their variance;
+outputs count by the weights that they are given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,10 @@ Inputs = Mapping[str, Array]
 
 JUDGED_RUNS = 2
 """Runs that candidates and layers are judged on."""
-HARM = 0.04
-"""A layer that makes this share of all the error stays in float,"""
-FLOAT_SHARE = 0.06
-"""unless float layers then had more than this share of the arithmetic."""
+HARM = 0.01
+"""A layer that makes this share of all the error may stay in float,"""
+FLOAT_SHARE = 0.15
+"""as long as float layers have at most this share of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,15 @@ class Quantised:
 
 
 def quantise_graph(
-    model: onnx.ModelProto, inputs: Sequence[Inputs], target: Target = "cpu"
+    model: onnx.ModelProto,
+    inputs: Sequence[Inputs],
+    target: Target = "cpu",
+    weights: Mapping[str, float] | None = None,
 ) -> Quantised:
     """Rewrite a graph for these inputs, each a run at real values.
 
-    `model` has its weights inside (`dsin.calibration.qdq.load_float_graph`).
+    `model` has its weights inside (`dsin.calibration.qdq.load_float_graph`). `weights` says how
+    much each output counts, by name (None: all alike).
     """
     layers = convolutions(model)
     names = activations(model, layers)
@@ -78,7 +83,7 @@ def quantise_graph(
     expected = [run(model, one) for one in judged]
 
     def harm(candidate: onnx.ModelProto) -> float:
-        return relative_error(expected, [run(candidate, one) for one in judged])
+        return relative_error(expected, [run(candidate, one) for one in judged], weights)
 
     ranges, methods = {}, {}
     for name in names:
@@ -152,12 +157,15 @@ def run_all(
 
 
 def relative_error(
-    expected: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]
+    expected: Sequence[Mapping[str, Array]],
+    got: Sequence[Mapping[str, Array]],
+    weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Squared error over variance, averaged over outputs and runs."""
-    shares = [
-        float(np.square(other[name] - value).mean() / max(float(np.var(value)), 1e-12))
-        for run_, other in zip(expected, got, strict=True)
-        for name, value in run_.items()
-    ]
-    return float(np.mean(shares))
+    """Squared error over variance, averaged over runs, and over outputs by their weights."""
+    total, weight = 0.0, 0.0
+    for one, other in zip(expected, got, strict=True):
+        for name, value in one.items():
+            error = np.square(other[name] - value).mean() / max(float(np.var(value)), 1e-12)
+            share = 1.0 if weights is None else weights[name]
+            total, weight = total + share * float(error), weight + share
+    return total / weight
