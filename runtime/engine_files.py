@@ -160,12 +160,14 @@ def find_engines(
         if path.name.startswith(f"{name}-")
     ]
     if not files:
-        raise BackendError(f"there is no engine of {graph} in {folder}: {_build(graph, precision)}")
+        raise BackendError(
+            f"there is no engine of {graph} in {folder}: {build_command(graph, precision)}"
+        )
     here = "no GPU" if architecture is None else f"sm_{architecture}"
     checks: list[tuple[Callable[[Header], object], object, str]] = [
         (lambda h: h.rules, RULES, "was built by another version of dsin"),
         (lambda h: h.graph_sha256, digest, "was built from another export of the graph"),
-        (lambda h: h.precision, precision, "is of {0}, not " + precision),
+        (lambda h: h.precision, precision, f"is of {{0}}, not {precision}{_wanted_by(precision)}"),
         (lambda h: h.tensorrt, tensorrt, "is of TensorRT {0}, and here is " + tensorrt),
         (lambda h: h.architecture, architecture, "is for {0}, and here is " + here),
     ]
@@ -173,9 +175,8 @@ def find_engines(
         fitting = [file for file in files if fact(file.header) == wanted]
         if not fitting:
             found = ", ".join(sorted({_shown(fact(file.header)) for file in files}))
-            raise BackendError(
-                f"the engine of {graph} {problem.format(found)}: re{_build(graph, precision)}"
-            )
+            cure = f"re{build_command(graph, precision)}"
+            raise BackendError(f"the engine of {graph} {problem.format(found)}: {cure}")
         files = fitting
     return files
 
@@ -186,7 +187,13 @@ def _shown(fact: object) -> str:
     return f"sm_{fact}" if isinstance(fact, int) else str(fact)
 
 
-def _build(graph: Path, precision: Precision) -> str:
+def _wanted_by(precision: Precision) -> str:
+    names = {"fp32": "tensorrt", "fp16": "tensorrt-fp16"}
+    return f", which --backend {names[precision]} wants" if precision in names else ""
+
+
+def build_command(graph: Path, precision: Precision) -> str:
+    """What to do where an engine of an ONNX file is missing: "build with dsin-export trt …"."""
     chosen = "fp32" if precision == "exact" else precision
     return f"build with dsin-export trt {graph.parent} --precision {chosen}"
 
