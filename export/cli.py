@@ -99,8 +99,8 @@ def trt(
     ] = "375x1242",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="folder [$DSIN_ENGINES or ~/.cache/dsin/engines, "
-                     "and the bundle's name]"),
+        typer.Option("-o", "--output", help="folder to be DSIN_ENGINES when engines run "
+                     "[$DSIN_ENGINES, or ~/.cache/dsin/engines]"),
     ] = None,
     dla: Annotated[
         bool, typer.Option("--dla", help="use the deep-learning accelerator where layers fit")

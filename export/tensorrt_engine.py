@@ -79,8 +79,9 @@ def build_engines(
     *,
     report: Callable[[BuiltEngine], None] = lambda built: None,
 ) -> list[BuiltEngine]:
-    """Build all engines of a bundle directory or a shipped bundle into the folder `output`, by
-    default the one where the runtime looks (`engine_folder`). `report` gets each when it is there.
+    """Build all engines of a bundle directory or a shipped bundle, into a folder of the bundle's
+    name in `output`, by default where the runtime looks (`engine_folder`). `report` gets each when
+    it is there.
 
     Raises BundleError for the bundle, ExportError for options or a graph that cannot be built,
     BackendError for TensorRT, DsinError where a file cannot be written; engines that were there
@@ -91,7 +92,7 @@ def build_engines(
     register_plugin()
     if options.dla:
         check_dla()
-    folder, gpu = output or engine_folder(opened.path), architecture()
+    folder, gpu = engine_folder(opened.path, output), architecture()
     done = []
     for name in opened.graphs:
         built = _build(opened, name, options, folder, gpu)

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from dsin.runtime.cuda_compiler import cache_folder
 from dsin.runtime.errors import BackendError, BundleError
 from dsin.runtime.files import write_bytes_atomically
+from dsin.runtime.manifest import check_plain_name
 from dsin.runtime.onnx_functions import weight_files
 
 Precision = Literal["fp32", "fp16", "exact"]
@@ -95,21 +96,22 @@ class EngineFile:
         return plan
 
 
-def engine_folder(bundle: Path) -> Path:
-    """Where the engines of a bundle directory lie."""
-    root = os.environ.get("DSIN_ENGINES")
-    return (Path(root) if root else cache_folder() / "engines") / bundle.resolve().name
+def engine_folder(bundle: Path, root: Path | None = None) -> Path:
+    """Where the engines of a bundle directory lie, below `root` or where the runtime looks."""
+    chosen = root or os.environ.get("DSIN_ENGINES") or cache_folder() / "engines"
+    return Path(chosen) / bundle.resolve().name
 
 
 def graph_digest(path: Path) -> str:
     """sha256 over an ONNX file and the files that its weights are in.
 
-    Raises BundleError where one of them cannot be read.
+    Raises BundleError where one of them cannot be read or lies elsewhere.
     """
     try:
         model = path.read_bytes()
         digest = hashlib.sha256(model)
         for name in sorted(weight_files(model)):
+            check_plain_name(name, str(path))
             digest.update(hashlib.sha256((path.parent / name).read_bytes()).digest())
     except OSError as error:
         raise BundleError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -19,7 +19,7 @@ from dsin.runtime.engine_files import (
     graph_digest,
     read_header,
 )
-from dsin.runtime.errors import BackendError, DsinError
+from dsin.runtime.errors import BackendError, BundleError, DsinError
 from dsin.runtime.onnx_functions import weight_files
 
 SHIPPED = Path(__file__).resolve().parents[1] / "runtime" / "bundles"
@@ -116,6 +116,17 @@ def test_other_weights_are_another_graph(bundle: Path) -> None:
     weights = bundle / "encoder.weights"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert "another export of the graph" in refusal(bundle)
+
+
+def test_weights_outside_the_bundle_are_not_read(bundle: Path) -> None:
+    path = bundle / "encoder.onnx"
+    model = onnx.load(path, load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = "../secret"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=r"'../secret' is not a plain file name"):
+        graph_digest(path)
 
 
 @pytest.mark.parametrize("name", ["edge/encoder", "edge/step0", "paper/decoder", "paper/context"])

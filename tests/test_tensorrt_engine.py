@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from conftest import textured_pair
 from onnx import TensorProto, helper
 
 from dsin.export import tensorrt_engine
@@ -20,6 +22,8 @@ from dsin.export.half_graph import read_graph, to_half
 from dsin.export.tensorrt_engine import EXACT, BuiltEngine, Options, build_engines, profile_of
 from dsin.runtime import tensorrt_api
 from dsin.runtime.bundle import open_bundle
+from dsin.runtime.decoder import Decoder
+from dsin.runtime.encoder import Encoder
 from dsin.runtime.engine_files import EngineFile, engine_folder, find_engines, read_header
 from dsin.runtime.errors import BackendError, DsinError, ExportError
 from dsin.runtime.tensorrt_api import Build, Network
@@ -349,8 +353,9 @@ def test_the_command_builds_without_torch(trt: Any, edge_bundle: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "loaded onnx"
-    assert len(lines) == 1 + len(list(out.iterdir())) == 1 + 8
-    assert {read_header(path).frame for path in out.iterdir()} == {(128, 192)}
+    engines = list(engine_folder(edge_bundle, out).iterdir())
+    assert len(lines) == 1 + len(engines) == 1 + 8
+    assert {read_header(path).frame for path in engines} == {(128, 192)}
 
 
 @pytest.mark.parametrize(
@@ -392,3 +397,27 @@ def test_what_is_not_installed_is_named(
 
 def test_entropy_graphs_are_all_exact() -> None:
     assert set(tensorrt_engine.EXACT) == {"context", "hyper", "step0", "step1", "step2", "step3"}
+
+
+# On a GPU.
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle"])
+def test_engines_code_and_decode_as_the_cpu_does(
+    trt: Any, request: pytest.FixtureRequest, name: str, precision: Any
+) -> None:
+    if tensorrt_api.architecture() is None:
+        pytest.skip("there is no GPU here, so engines are built but not run")
+    bundle: Path = request.getfixturevalue(name)
+    built(bundle, precision=precision)
+    backend: Any = "tensorrt" if precision == "fp32" else "tensorrt-fp16"
+    left, right = textured_pair(*FRAME, seed=2)
+    with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
+        packet = encoder.encode(left)
+        picture = decoder.decode(packet, right)
+    with Decoder(bundle) as decoder:
+        # The same integers on both: else the picture would fall to pieces.
+        on_cpu = decoder.decode(packet, right)
+    difference = on_cpu.astype(float) - picture.astype(float)
+    assert np.sqrt((difference**2).mean()) < 1
