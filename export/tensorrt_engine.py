@@ -69,7 +69,10 @@ class BuiltEngine:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.engine_bytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+        size = f"{self.path}: {self.engine_bytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+        if self.header.architecture is None:
+            return f"{size}, without a GPU, so no GPU will take it"
+        return size
 
 
 def build_engines(

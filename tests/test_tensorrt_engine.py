@@ -353,6 +353,8 @@ def test_the_command_builds_without_torch(trt: Any, edge_bundle: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "loaded onnx"
+    if tensorrt_api.architecture() is None:
+        assert all("without a GPU, so no GPU will take it" in line for line in lines[:-1])
     engines = list(engine_folder(edge_bundle, out).iterdir())
     assert len(lines) == 1 + len(engines) == 1 + 8
     assert {read_header(path).frame for path in engines} == {(128, 192)}
