@@ -1,4 +1,4 @@
-"""`dsin-export`: checkpoints to bundles, and back."""
+"""`dsin-export`: checkpoints to bundles and back, bundles to engines."""
 
 import enum
 import sys
@@ -23,6 +23,14 @@ class Storage(str, enum.Enum):
 
     float32 = "float32"
     float16 = "float16"
+
+
+class Precision(str, enum.Enum):
+    """What the networks compute in; the entropy model is exact float32 in each."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
 
 
 @app.callback()
@@ -76,6 +84,53 @@ def checkpoint(
 
     restore_checkpoint(bundle, output)
     typer.echo(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
+
+
+@app.command()
+def trt(
+    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
+    precision: Annotated[Precision, typer.Option(help="what is written into the graphs")],
+    frame: Annotated[
+        str,
+        typer.Option(
+            metavar="HxW",
+            help="size of the pictures; engines serve all that are padded to the same size",
+        ),
+    ] = "375x1242",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="folder to be DSIN_ENGINES when engines run "
+                     "[$DSIN_ENGINES, or ~/.cache/dsin/engines]"),
+    ] = None,
+    dla: Annotated[
+        bool, typer.Option("--dla", help="use the deep-learning accelerator where layers fit")
+    ] = False,
+    workspace_mib: Annotated[
+        int | None, typer.Option(min=1, help="GPU memory that a layer may use [all of it]")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="file to keep measurements in, which makes the next build faster"),
+    ] = None,
+) -> None:  # fmt: skip
+    """Build TensorRT engines of all graphs of a bundle, on the machine that will run them."""
+    size = parse_size(frame)
+    try:
+        from dsin.export.tensorrt_engine import Options, build_engines
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "dsin":
+            raise
+        raise DsinError(f"{error.name} is missing: pip install 'dsin[tensorrt]'") from error
+    options = Options(precision.value, size, dla, workspace_mib, timing_cache)
+    build_engines(bundle, options, output, report=typer.echo)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width from HxW; wrong usage for anything else."""
+    height, cross, width = text.partition("x")
+    if not cross or not height.isdecimal() or not width.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint="--frame")
+    return int(height), int(width)
 
 
 @app.command()

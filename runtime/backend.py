@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from dsin.runtime.errors import BackendError
 
-Backend = Literal["cpu", "cuda"]
+Backend = Literal["cpu", "cuda", "tensorrt", "tensorrt-fp16"]
+"""onnxruntime on the CPU or by CUDA; engines of TensorRT in float32 or float16."""
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -45,7 +46,8 @@ def open_session(
     path: Path, backend: Backend = "cpu", *, threads: int | None = None, exact: bool = False
 ) -> Session:
     """Load the ONNX graph at `path`. `threads` limits the CPU threads of one run (None: all);
-    `exact` keeps to float32 where a backend would round more, as to TensorFloat-32.
+    `exact` keeps to float32 where a backend would round more, as to TensorFloat-32. TensorRT runs
+    the graph's engines (`dsin.runtime.engine_files`), which take the sizes they were built for.
 
     Raises BackendError, with the command that mends it, where the backend is not installed or the
     graph would run on something else than what was asked for.
@@ -54,6 +56,12 @@ def open_session(
         raise BackendError(f"there is no backend {backend!r}: use {' or '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise BackendError(f"a session needs at least 1 thread, not {threads}")
+    if backend in ("tensorrt", "tensorrt-fp16"):
+        from dsin.runtime.backend_tensorrt import TensorRtSession
+
+        return TensorRtSession(
+            path, "exact" if exact else "fp32" if backend == "tensorrt" else "fp16"
+        )
     from dsin.runtime.backend_ort import OrtSession
 
     session = OrtSession(path, backend, threads, exact=exact)

@@ -34,6 +34,8 @@ class BackendName(str, enum.Enum):
 
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
+    tensorrt_fp16 = "tensorrt-fp16"
 
 
 BundleOption = Annotated[

@@ -1,5 +1,7 @@
 """NVIDIA's driver through its own Python binding: loaded when first asked for."""
 
+import ctypes
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +89,59 @@ class Memory:
         target = np.empty(shape, kind)
         checked(cuda_driver().cuMemcpyDtoH(target.ctypes.data, self._pointer, target.nbytes))
         return target
+
+
+class Stream:
+    """Work in order, beside that of other streams. The device's context is current for calls."""
+
+    def __init__(self, device: Device) -> None:
+        flag = cuda_driver().CUstream_flags.CU_STREAM_NON_BLOCKING
+        self._stream = checked(cuda_driver().cuStreamCreate(flag))[0]
+        self.handle = int(self._stream)
+        """The CUstream as a number."""
+        weakref.finalize(self, _destroy, device, self._stream)
+
+    def synchronise(self) -> None:
+        """Wait for all that the stream was given. Raises BackendError where some of it failed."""
+        checked(cuda_driver().cuStreamSynchronize(self._stream))
+
+    def upload(self, target: Memory, source: "PinnedMemory", size: int) -> None:
+        """Copy `size` bytes to the device; returns at once."""
+        driver = cuda_driver()
+        checked(driver.cuMemcpyHtoDAsync(target.address, source.address, size, self._stream))
+
+    def download(self, target: "PinnedMemory", source: Memory, size: int) -> None:
+        """Copy `size` bytes from the device; returns at once."""
+        driver = cuda_driver()
+        checked(driver.cuMemcpyDtoHAsync(target.address, source.address, size, self._stream))
+
+
+class PinnedMemory:
+    """`size` bytes of the host that the device copies from and to by itself, freed with the object:
+    arrays of it must not outlive it."""
+
+    def __init__(self, device: Device, size: int) -> None:
+        self.size = size
+        self.address = int(checked(cuda_driver().cuMemAllocHost(size))[0])
+        whole = (ctypes.c_char * size).from_address(self.address)
+        self._bytes = np.frombuffer(memoryview(whole), np.uint8)
+        weakref.finalize(self, _free_host, device, self.address)
+
+    def array(self, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
+        """The beginning, as an array."""
+        dtype = np.dtype(kind)
+        array: npt.NDArray[Any] = self._bytes[: math.prod(shape) * dtype.itemsize].view(dtype)
+        return array.reshape(shape)
+
+
+def _destroy(device: Device, stream: Any) -> None:
+    with device.current():
+        checked(cuda_driver().cuStreamDestroy(stream))
+
+
+def _free_host(device: Device, address: int) -> None:
+    with device.current():
+        checked(cuda_driver().cuMemFreeHost(address))
 
 
 def _free(device: Device, pointer: Any) -> None:

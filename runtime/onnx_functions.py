@@ -1,7 +1,7 @@
-"""Drop the local functions of an ONNX model, without the onnx package.
+"""What the runtime needs of an ONNX file, without the onnx package.
 
-They are the portable body of `PatchCorrelation`. TensorRT's parser has to take the plugin instead,
-and engines are built on devices where onnx is not installed.
+Local functions are the portable body of `PatchCorrelation`. TensorRT's parser must not see it: it
+has to take the plugin instead.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from dsin.runtime.errors import BundleError
 
 _FUNCTIONS = 25
 """Number of the field `functions` in ONNX's ModelProto."""
+_GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
+"""Numbers of the fields on the way to the name of a file with weights."""
 _VARINT, _BYTES = 0, 2
 """The wire types of protobuf that a ModelProto consists of."""
 
@@ -22,6 +24,27 @@ def without_functions(model: bytes) -> bytes:
     return b"".join(
         model[start:end] for number, start, end in _fields(model) if number != _FUNCTIONS
     )
+
+
+def weight_files(model: bytes) -> set[str]:
+    """Names of the files that a serialised ModelProto keeps weights in. Raises BundleError."""
+    names = set()
+    for graph in _messages(model, _GRAPH):
+        for tensor in _messages(graph, _INITIALIZER):
+            for entry in _messages(tensor, _EXTERNAL_DATA):
+                (key,), (value,) = list(_messages(entry, _KEY)), list(_messages(entry, _VALUE))
+                if key == b"location":
+                    names.add(value.decode(errors="replace"))
+    return names
+
+
+def _messages(message: bytes, wanted: int) -> Iterator[bytes]:
+    """The contents of all fields of that number, which hold bytes."""
+    for number, start, end in _fields(message):
+        if number == wanted:
+            _, begin = _varint(message, start)
+            _, begin = _varint(message, begin)
+            yield message[begin:end]
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int]]:

@@ -81,4 +81,4 @@ def open_search(search: SearchOptions, backend: Backend, threads: int | None) ->
 
     Raises BackendError where the backend is asked for and absent.
     """
-    return CudaSearch(search) if backend == "cuda" else CpuSearch(search, threads)
+    return CpuSearch(search, threads) if backend == "cpu" else CudaSearch(search)

@@ -33,6 +33,7 @@ from dsin.runtime import patch_cuda
 from dsin.runtime.errors import BackendError, BundleError, DsinError, FrameError
 from dsin.runtime.patch_correlation import check_extent
 from dsin.runtime.plugin_fields import NAME, Attributes
+from dsin.runtime.tensorrt_api import tensorrt as _tensorrt
 
 NAMESPACE = "dsin"
 VERSION = "1"
@@ -262,14 +263,3 @@ def _current_device() -> int:
     if status:
         raise BackendError(f"there is no current CUDA context (cuCtxGetDevice says {status})")
     return device.value
-
-
-def _tensorrt() -> Any:
-    try:
-        import tensorrt
-    except ImportError as error:
-        raise BackendError(
-            "tensorrt is not installed: pip install 'dsin[tensorrt]', or on a Jetson "
-            "apt install python3-libnvinfer"
-        ) from error
-    return tensorrt

@@ -176,6 +176,14 @@ class TestEncodeAndDecode:
         done = dsin("encode", folder / "left.png", "--bundle", bundle, "--backend", "cuda")
         user_error(done, "CUDAExecutionProvider", "pip install 'dsin[gpu]'")
 
+    @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-fp16"])
+    def test_tensorrt_that_is_not_there(
+        self, dsin: Run, folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        done = dsin("encode", folder / "left.png", "--bundle", bundle, "--backend", name)
+        user_error(done, "tensorrt is not installed: pip install 'dsin[tensorrt]'")
+
 
 class TestInfo:
     def test_of_a_packet(self, dsin: Run, folder: Path, bundle: Path) -> None:

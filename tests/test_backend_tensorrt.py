@@ -1,0 +1,211 @@
+"""The backend `tensorrt`, on a stand-in for the driver and engines that onnxruntime computes.
+
+Encoder, decoder, search and entropy coding are the product's; see `fake_engines` for what is not.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import fake_engines
+import numpy as np
+import pytest
+from conftest import textured_pair
+from cuda_emulation import worker
+from fake_engines import write_fake
+
+from dsin.runtime import backend_tensorrt, tensorrt_api
+from dsin.runtime.backend import open_session
+from dsin.runtime.bundle import open_bundle
+from dsin.runtime.decoder import Decoder
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.engine_files import engine_folder
+from dsin.runtime.errors import BackendError
+
+FRAME = (100, 150)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Executor]:
+    """A process with the stand-ins for the driver and for TensorRT."""
+    with worker() as pool:
+        pool.submit(pretend).result()
+        yield pool
+
+
+def pretend() -> None:
+    sys.modules["tensorrt"] = fake_engines.tensorrt_like  # type: ignore[assignment]
+    backend_tensorrt.register_plugin = lambda: None  # type: ignore[assignment]
+
+
+def write_all(bundle_path: Path, engines: Path, precision: Any = "fp32", **changed: Any) -> None:
+    """Fake engines of a bundle's graphs, for frames of FRAME."""
+    from dsin.export.tensorrt_engine import EXACT, profile_of
+
+    os.environ["DSIN_ENGINES"] = str(engines)
+    bundle = open_bundle(bundle_path)
+    for name in set(bundle.graphs) - {"decoder"}:
+        path = bundle.graph_path(name)
+        inputs = {n: tuple(s) for n, s in graph_shapes(path).items()}
+        profile = profile_of(bundle, name, inputs, FRAME)
+        ends = {key: (low, high) for key, (low, _, high) in profile.items()}
+        kind = "exact" if name in EXACT else precision
+        write_fake(engine_folder(bundle_path), path, ends, kind, FRAME, **changed)
+
+
+def graph_shapes(path: Path) -> dict[str, list[int]]:
+    """As TensorRT has them: -1 where any length goes."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    return {
+        value.name: [d.dim_value or -1 for d in value.type.tensor_type.shape.dim]
+        for value in graph.input
+    }
+
+
+def round_trip(bundle: Path, engines: Path, backend: Any) -> tuple[bytes, Any, str]:
+    write_all(bundle, engines, "fp16" if backend == "tensorrt-fp16" else "fp32")
+    left, right = textured_pair(*FRAME, seed=3)
+    with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
+        packets = [encoder.encode(left) for _ in range(2)]
+        assert packets[0] == packets[1]
+        picture = decoder.decode(packets[0], right)
+        assert np.array_equal(picture, decoder.decode(packets[0], right))
+    session = open_session(open_bundle(bundle).graph_path("encoder"), backend)
+    return packets[0], picture, session.provider
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-fp16"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle"])
+def test_bytes_and_picture_are_those_of_the_cpu(
+    machine: Executor, tmp_path: Path, request: pytest.FixtureRequest, name: str, backend: Any
+) -> None:
+    bundle = request.getfixturevalue(name)
+    packet, picture, provider = machine.submit(round_trip, bundle, tmp_path, backend).result()
+    left, right = textured_pair(*FRAME, seed=3)
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        assert packet == encoder.encode(left)
+        np.testing.assert_array_equal(picture, decoder.decode(packet, right))
+    assert provider == "TensorRT 10.3.0"
+
+
+def test_precision_is_asked_for(machine: Executor, tmp_path: Path, edge_bundle: Path) -> None:
+    def refused() -> str:
+        return machine.submit(refusal_of_encoder, edge_bundle, tmp_path, "tensorrt").result()
+
+    machine.submit(write_all, edge_bundle, tmp_path, "fp16").result()
+    assert "is of fp16, not fp32, which --backend tensorrt wants: rebuild with" in refused()
+
+
+def refusal_of_encoder(
+    bundle: Path, engines: Path, backend: Any = "tensorrt", size: Any = FRAME
+) -> str:
+    os.environ["DSIN_ENGINES"] = str(engines)
+    with pytest.raises(BackendError) as caught, Encoder(bundle, backend) as encoder:
+        encoder.encode(textured_pair(*size, seed=0)[0])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_frames_of_another_size_are_refused(
+    machine: Executor, tmp_path: Path, edge_bundle: Path
+) -> None:
+    machine.submit(write_all, edge_bundle, tmp_path).result()
+    refusal = machine.submit(
+        refusal_of_encoder, edge_bundle, tmp_path, "tensorrt", (200, 150)
+    ).result()
+    assert refusal == (
+        "the engine of encoder.onnx is for frames of 100x150, not for rate 1, x 1x3x256x192: "
+        f"build with dsin-export trt {edge_bundle} --precision fp32 --frame HEIGHTxWIDTH"
+    )
+
+
+def test_an_engine_that_tensorrt_cannot_load_is_one_line(
+    machine: Executor, tmp_path: Path, edge_bundle: Path
+) -> None:
+    machine.submit(write_all, edge_bundle, tmp_path, plan=b"of no use").result()
+    refusal = machine.submit(refusal_of_encoder, edge_bundle, tmp_path).result()
+    assert "(Error Code 1: magic tag does not match): rebuild with dsin-export trt" in refusal
+
+
+def broken(bundle: Path, engines: Path, switch: str) -> str:
+    flag = getattr(fake_engines, switch)
+    flag.append(True)
+    try:
+        return refusal_of_encoder(bundle, engines)
+    finally:
+        flag.clear()
+
+
+@pytest.mark.parametrize(
+    ("switch", "problem"), [("NO_ROOM", "has no room on the GPU"), ("FAILS", "failed")]
+)
+def test_failures_of_the_engine_are_one_line(
+    machine: Executor, tmp_path: Path, edge_bundle: Path, switch: str, problem: str
+) -> None:
+    machine.submit(write_all, edge_bundle, tmp_path).result()
+    assert problem in machine.submit(broken, edge_bundle, tmp_path, switch).result()
+
+
+def sizes_in_turn(graph: Path, engines: Path) -> None:
+    """Two sizes of one engine in turn, and inputs that are no copies in memory."""
+    os.environ["DSIN_ENGINES"] = str(engines)
+    folder = engine_folder(graph.parent)
+    ends = {"symbols": ((1, 32, 2, 2), (1, 32, 20, 20))}
+    write_fake(folder, graph, ends)
+    session, expected = open_session(graph, "tensorrt"), open_session(graph, "cpu", threads=1)
+    rng = np.random.default_rng(0)
+    kept = []
+    for size in ((5, 6), (10, 12), (5, 6), (5, 6)):
+        symbols = rng.integers(0, 6, (1, 32, *size[::-1]), np.uint8).transpose(0, 1, 3, 2)
+        wanted = expected.run(symbols=np.ascontiguousarray(symbols))["x_dec"]
+        kept.append((session.run(symbols=symbols)["x_dec"], wanted))
+    for result, wanted in kept:
+        np.testing.assert_array_equal(result, wanted)
+
+
+def test_sizes_may_change_within_the_range(
+    machine: Executor, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    machine.submit(sizes_in_turn, tiny_bundle / "x_decoder.onnx", tmp_path).result()
+
+
+def wrong_type(graph: Path, engines: Path) -> str:
+    os.environ["DSIN_ENGINES"] = str(engines)
+    write_fake(engine_folder(graph.parent), graph, {"symbols": ((1, 32, 2, 2), (1, 32, 2, 2))})
+    session = open_session(graph, "tensorrt")
+    with pytest.raises(BackendError) as caught:
+        session.run(symbols=np.zeros((1, 32, 2, 2), np.int64))
+    return str(caught.value)
+
+
+def test_a_wrong_type_never_reaches_the_gpu(
+    machine: Executor, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    refusal = machine.submit(wrong_type, tiny_bundle / "x_decoder.onnx", tmp_path).result()
+    assert "symbols is int64, and the engine takes uint8" in refusal
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-fp16"])
+def test_without_tensorrt_the_error_says_what_to_install(
+    edge_bundle: Path, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendError, match=r"tensorrt is not installed: pip install 'dsin\[tens"):
+        Encoder(edge_bundle, backend)
+
+
+def test_without_a_gpu_the_error_says_so(
+    edge_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_engines.tensorrt_like)
+    monkeypatch.setattr(tensorrt_api.ctypes, "CDLL", absent)
+    with pytest.raises(BackendError, match=r"there is no CUDA driver here: install NVIDIA's"):
+        Encoder(edge_bundle, "tensorrt")
