@@ -149,11 +149,15 @@ def _stride(bundle: Bundle, graph: str, name: str) -> int:
 
 
 def _check(options: Options, bundle: Bundle) -> None:
-    if options.precision == "int8":
+    calibration, name = bundle.training.get("calibration"), bundle.path.name
+    target = calibration.get("target") if isinstance(calibration, dict) else None
+    if options.precision == "int8" and target != "tensorrt":
         raise ExportError(
-            f"bundle {bundle.path.name} has no INT8 graphs yet: calibrate it first, or build with "
-            "--precision fp16"
+            f"bundle {name} has no INT8 graphs for TensorRT: make some with dsin calibrate "
+            "--target tensorrt, or build with --precision fp16"
         )
+    if options.precision != "int8" and target is not None:
+        raise ExportError(f"bundle {name} is of 8 bits: build it with --precision int8")
     if options.dla and options.precision != "fp16":
         raise ExportError("a DLA computes in float16: use --dla with --precision fp16")
     if not all(side in range(1, LARGEST + 1) for side in options.frame):
@@ -184,7 +188,7 @@ def _build(
     began = time.perf_counter()
     built = network.build(profile, how)
     seconds = time.perf_counter() - began
-    precision: Precision = "exact" if exact else "fp16" if options.precision == "fp16" else "fp32"
+    precision: Precision = "exact" if exact else options.precision
     header = Header(
         rules=RULES,
         graph=path.stem,

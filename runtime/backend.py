@@ -10,9 +10,15 @@ import numpy.typing as npt
 
 from dsin.runtime.errors import BackendError
 
-Backend = Literal["cpu", "cuda", "tensorrt", "tensorrt-fp16"]
-"""onnxruntime on the CPU or by CUDA; engines of TensorRT in float32 or float16."""
+Backend = Literal["cpu", "cuda", "tensorrt", "tensorrt-fp16", "tensorrt-int8"]
+"""onnxruntime on the CPU or by CUDA; engines of TensorRT in float32, float16 or 8 bits."""
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+_ENGINES: dict[Backend, Literal["fp32", "fp16", "int8"]] = {
+    "tensorrt": "fp32",
+    "tensorrt-fp16": "fp16",
+    "tensorrt-int8": "int8",
+}
+"""What their engines compute in."""
 
 
 class Session(Protocol):
@@ -56,12 +62,10 @@ def open_session(
         raise BackendError(f"there is no backend {backend!r}: use {' or '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise BackendError(f"a session needs at least 1 thread, not {threads}")
-    if backend in ("tensorrt", "tensorrt-fp16"):
+    if backend in _ENGINES:
         from dsin.runtime.backend_tensorrt import TensorRtSession
 
-        return TensorRtSession(
-            path, "exact" if exact else "fp32" if backend == "tensorrt" else "fp16"
-        )
+        return TensorRtSession(path, "exact" if exact else _ENGINES[backend])
     from dsin.runtime.backend_ort import OrtSession
 
     session = OrtSession(path, backend, threads, exact=exact)

@@ -36,6 +36,7 @@ class BackendName(str, enum.Enum):
     cuda = "cuda"
     tensorrt = "tensorrt"
     tensorrt_fp16 = "tensorrt-fp16"
+    tensorrt_int8 = "tensorrt-int8"
 
 
 BundleOption = Annotated[

@@ -29,8 +29,9 @@ from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.manifest import check_plain_name
 from dsin.runtime.onnx_functions import weight_files
 
-Precision = Literal["fp32", "fp16", "exact"]
-"""`exact` are the graphs of entropy models: float32 and nothing rounded, in every build."""
+Precision = Literal["fp32", "fp16", "int8", "exact"]
+"""`int8` are graphs that were calibrated; `exact` are the graphs of entropy models: float32 and
+nothing rounded, in every build."""
 
 MAGIC = b"dsin trt"
 RULES = 1
@@ -190,7 +191,7 @@ def _shown(fact: object) -> str:
 
 
 def _wanted_by(precision: Precision) -> str:
-    names = {"fp32": "tensorrt", "fp16": "tensorrt-fp16"}
+    names = {"fp32": "tensorrt", "fp16": "tensorrt-fp16", "int8": "tensorrt-int8"}
     return f", which --backend {names[precision]} wants" if precision in names else ""
 
 

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from dsin.export import tensorrt_engine
 from dsin.export.half_graph import read_graph, to_half
+from dsin.export.int8_bundle import calibrate_bundle
 from dsin.export.tensorrt_engine import EXACT, BuiltEngine, Options, build_engines, profile_of
 from dsin.runtime import tensorrt_api
 from dsin.runtime.bundle import open_bundle
@@ -211,7 +212,7 @@ def refusal(kind: type[DsinError], work: Callable[[], Any]) -> str:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"precision": "int8"}, "has no INT8 graphs yet: calibrate it first"),
+        ({"precision": "int8"}, "has no INT8 graphs for TensorRT: make some with dsin"),
         ({"dla": True}, "a DLA computes in float16: use --dla with --precision fp16"),
         ({"frame": (0, 100)}, "a frame has 1 to 8192 pixels each way"),
         ({"workspace_mib": 0}, "the workspace has at least 1 MiB"),
@@ -222,6 +223,23 @@ def test_unfit_options_are_refused(
     edge_bundle: Path, options: dict[str, Any], problem: str
 ) -> None:
     assert problem in refusal(ExportError, lambda: built(edge_bundle, **options))
+
+
+def test_calibrated_graphs_are_built_as_they_are(
+    trt: Any, edge_bundle: Path, tmp_path: Path
+) -> None:
+    """In 8 bits where QuantizeLinear says so, signed and around zero; only by that name."""
+    frames = [view for number in range(4) for view in textured_pair(128, 192, number)]
+    calibrate_bundle(edge_bundle, frames, tmp_path / "int8", target="tensorrt")
+    found = built(tmp_path / "int8", precision="int8")
+    assert {engine.header.precision for engine in found.values()} == {"int8", "exact"}
+    parsed = network(tmp_path / "int8" / "encoder.onnx", half=False).network
+    kinds = [parsed.get_layer(i).type for i in range(parsed.num_layers)]
+    convolutions = sum(kind == trt.LayerType.CONVOLUTION for kind in kinds)
+    assert sum(kind == trt.LayerType.QUANTIZE for kind in kinds) >= convolutions
+    assert "build it with --precision int8" in refusal(
+        ExportError, lambda: built(tmp_path / "int8", precision="fp16")
+    )
 
 
 def test_a_dla_that_is_not_there_is_refused(trt: Any, edge_bundle: Path) -> None:
@@ -363,7 +381,7 @@ def test_the_command_builds_without_torch(trt: Any, edge_bundle: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "status", "problem"),
     [
-        (("--precision", "int8"), 1, "has no INT8 graphs yet"),
+        (("--precision", "int8"), 1, "has no INT8 graphs for TensorRT"),
         (("--precision", "fp64"), 2, "fp64"),
         (("--precision", "fp16", "--frame", "12"), 2, "is not HEIGHTxWIDTH"),
     ],
