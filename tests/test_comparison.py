@@ -50,6 +50,15 @@ def test_the_cut_is_where_the_edges_are() -> None:
     assert 516 - 96 <= left <= 500
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_any_size_goes(name: str) -> None:
+    picture = textured_pair(128, 192, 1)[0][:75, :99]
+    (rival,) = rivals([name])
+    size, decoded = rival.code(np.ascontiguousarray(picture), rival.settings[-1])
+    assert size > 0
+    assert decoded.shape == picture.shape
+
+
 def test_an_unknown_rival_is_refused() -> None:
     with pytest.raises(DsinError, match="bpg"):
         rivals(["hevc", "bpg"])

@@ -56,11 +56,14 @@ def _library(name: str) -> ModuleType:
 
 def _hevc(image: Image, quantiser: float) -> tuple[int, Image]:
     av: Any = _library("av")
-    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+    # 4:2:0 has whole pairs of rows and columns.
+    height, width = image.shape[:2]
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=_COLOURS, dst_color_range="MPEG"
     )
     context = av.CodecContext.create("libx265", "w")
-    context.height, context.width = image.shape[:2]
+    context.height, context.width = even.shape[:2]
     context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
     context.options = {
         "preset": "veryslow",
@@ -71,7 +74,7 @@ def _hevc(image: Image, quantiser: float) -> tuple[int, Image]:
     picture = [*decoder.decode(av.Packet(data)), *decoder.decode(None)][0].reformat(
         format="rgb24", src_colorspace=_COLOURS, src_color_range="MPEG"
     )
-    return _slice_bytes(data), picture.to_ndarray()
+    return _slice_bytes(data), picture.to_ndarray()[:height, :width]
 
 
 def _slice_bytes(data: bytes) -> int:
