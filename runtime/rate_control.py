@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from dsin.runtime.errors import DsinError
 
-HORIZON = 5
-"""Frames over which an excess or a remainder is made good."""
+HORIZON = 1.5
+"""Frames over which an excess or a remainder is made good: longer ones leave the rate alone for
+longer, and miss the target by more over two seconds."""
 LEARNT = 0.5
 """Share of the newest frame in the scene's factor."""
 
