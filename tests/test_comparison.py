@@ -73,6 +73,11 @@ def test_half_the_bits_are_minus_fifty_percent() -> None:
     assert bd_rates(curve(1.0), curve(1.0)) == pytest.approx({"psnr": 0, "ms_ssim": 0}, abs=1e-6)
 
 
+def test_settings_that_a_cheaper_one_beats_change_nothing() -> None:
+    worse = Point(9, 0.09, 22.5, 0.85)
+    assert bd_rates(curve(0.5), [*curve(1.0), worse]) == bd_rates(curve(0.5), curve(1.0))
+
+
 def test_curves_without_common_quality_have_no_bd_rate() -> None:
     better = [p._replace(psnr_db=p.psnr_db + 20, ms_ssim=None) for p in curve(1.0)]
     assert bd_rates(better, curve(1.0)) == {"psnr": None, "ms_ssim": None}

@@ -2,7 +2,7 @@
 
 BD-rate (Bjøntegaard, VCEG-M33) is the mean difference of bits at equal quality over the qualities
 that both curves have, with Akima interpolation; MS-SSIM enters in decibels. Curves are means over
-all pictures at one setting.
+all pictures at one setting; settings that a cheaper one equals or beats are left out.
 """
 
 import math
@@ -21,6 +21,9 @@ from dsin.runtime.metrics import psnr_db
 from dsin.training.rivals import Rival
 
 Image = npt.NDArray[np.uint8]
+
+LEAST_POINTS = 4
+"""With fewer there is no curve."""
 
 
 class Point(NamedTuple):
@@ -66,6 +69,15 @@ def _ssim_db(point: Point) -> float | None:
     return None if point.ms_ssim is None else -10 * math.log10(1 - point.ms_ssim)
 
 
+def _frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """By rate, without those that a cheaper one equals or beats: nobody would choose them."""
+    kept: list[tuple[float, float]] = []
+    for bpp, value in sorted(points):
+        if not kept or value > kept[-1][1]:
+            kept.append((bpp, value))
+    return kept
+
+
 def _bd_rate(
     ours: list[Point], theirs: list[Point], quality: Callable[[Point], float | None]
 ) -> float | None:
@@ -75,11 +87,11 @@ def _bd_rate(
         raise DsinError("bjontegaard is not installed: pip install 'dsin[evaluate]'") from error
     curves = []
     for points in (theirs, ours):
-        values = [quality(point) for point in points]
-        if None in values or len(values) < 4:
+        values = [(point.bpp, quality(point)) for point in points]
+        frontier = _frontier([(bpp, v) for bpp, v in values if v is not None])
+        if len(frontier) < LEAST_POINTS or len(values) > sum(v is not None for _, v in values):
             return None
-        order = np.argsort([point.bpp for point in points])
-        curves.append([np.array([points[i].bpp for i in order]), np.array(values)[order]])
+        curves.append([np.array(column) for column in zip(*frontier, strict=True)])
     (rate, low), (own_rate, own) = curves
     if max(low[0], own[0]) >= min(low[-1], own[-1]):
         return None
