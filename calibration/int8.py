@@ -35,7 +35,7 @@ JUDGED_RUNS = 2
 """Runs that candidates and layers are judged on."""
 HARM = 0.01
 """A layer that makes this share of all the error may stay in float,"""
-FLOAT_SHARE = 0.15
+FLOAT_SHARE = 0.06
 """as long as float layers have at most this share of the arithmetic."""
 
 

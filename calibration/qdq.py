@@ -63,18 +63,20 @@ def convolutions(model: onnx.ModelProto) -> list[str]:
 def activations(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
     """The tensors that must be of 8 bits for these Conv nodes to be: their inputs, and what they
     yield, after the Relu where nothing else sees it before."""
-    graph = model.graph
-    outputs = {value.name for value in graph.output}
     found: dict[str, None] = {}
-    for node in graph.node:
-        if node.op_type != "Conv" or node.name not in layers:
-            continue
-        found[node.input[0]] = None
-        readers = [other for other in graph.node if node.output[0] in other.input]
-        alone = len(readers) == 1 and node.output[0] not in outputs
-        relu = alone and readers[0].op_type == "Relu"
-        found[readers[0].output[0] if relu else node.output[0]] = None
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.name in layers:
+            found[node.input[0]] = None
+            found[_result(model.graph, node)] = None
     return list(found)
+
+
+def _result(graph: onnx.GraphProto, node: onnx.NodeProto) -> str:
+    """What a Conv node yields, after the Relu where nothing else sees it before."""
+    readers = [other for other in graph.node if node.output[0] in other.input]
+    alone = len(readers) == 1 and all(node.output[0] != value.name for value in graph.output)
+    relu = alone and readers[0].op_type == "Relu"
+    return str(readers[0].output[0] if relu else node.output[0])
 
 
 def quantised(
@@ -128,8 +130,16 @@ class _Rewriter:
         for node in nodes:
             if node.op_type == "Conv" and node.name in layers:
                 self._weights(node)
+        results = {
+            _result(self.graph, node)
+            for node in nodes
+            if node.op_type == "Conv" and node.name in layers
+        }
         for name, scale in self.scales.items():
-            self._activation(name, scale, nodes)
+            # What a layer yields is of 8 bits for all. Other tensors, such as sums along residual
+            # connections, are so for layers only: rounded for each other, errors would add up.
+            everywhere = name in results or not layers
+            self._activation(name, scale, nodes, None if everywhere else layers)
         made = {name: node for node in nodes for name in node.output}
         placed = []
         for name in self.scales:
@@ -144,7 +154,10 @@ class _Rewriter:
         self.graph.node.extend(placed)
         self._drop_unused()
 
-    def _activation(self, name: str, scale: Scale, nodes: list[onnx.NodeProto]) -> None:
+    def _activation(
+        self, name: str, scale: Scale, nodes: list[onnx.NodeProto], readers: Collection[str] | None
+    ) -> None:
+        """`readers` are the names of the nodes that are given the 8 bits (None: all)."""
         parts = [f"{name}_scale", f"{name}_zero"]
         self._constant(parts[0], np.array(scale.scale))
         self._constant(parts[1], scale.zero)
@@ -154,6 +167,8 @@ class _Rewriter:
                              f"{name}_dq"),
         ]  # fmt: skip
         for node in nodes:
+            if readers is not None and not (node.op_type == "Conv" and node.name in readers):
+                continue
             for index, source in enumerate(node.input):
                 if source == name:
                     node.input[index] = f"{name}_dq"

@@ -49,20 +49,22 @@ class Sample(NamedTuple):
 
 def without_refinement(s: Sample) -> Sample:
     # y_dec_syn and cost are of the refined blocks: a variant without these has neither.
-    return s._replace(y_syn=s.whole_patches, y_dec_syn=s.whole_patches, cost=0 * s.cost)
+    return s._replace(
+        y_syn=s.whole_patches, y_dec_syn=s.whole_patches, cost=torch.zeros_like(s.cost)
+    )
 
 
 VARIANTS: dict[str, Callable[[Sample], Sample]] = {
     "all of it": lambda s: s,
     "without y_dec_syn": lambda s: s._replace(y_dec_syn=s.y_syn),
-    "without cost": lambda s: s._replace(cost=0 * s.cost),
-    "without the decoder's features": lambda s: s._replace(features=0 * s.features),
+    "without cost": lambda s: s._replace(cost=torch.zeros_like(s.cost)),
+    "without the decoder's features": lambda s: s._replace(features=torch.zeros_like(s.features)),
     "y_syn of whole patches, nothing else": without_refinement,
     "y in its own place, no search": lambda s: s._replace(
-        y_syn=s.own_place, y_dec_syn=s.own_place, cost=0 * s.cost
+        y_syn=s.own_place, y_dec_syn=s.own_place, cost=torch.zeros_like(s.cost)
     ),
     "no side image": lambda s: s._replace(
-        y_syn=s.x_dec, y_dec_syn=s.x_dec, cost=0 * s.cost
+        y_syn=s.x_dec, y_dec_syn=s.x_dec, cost=torch.zeros_like(s.cost)
     ),
 }  # fmt: skip
 
