@@ -71,7 +71,7 @@ def quantise_graph(
 ) -> Quantised:
     """Rewrite a graph for these inputs, each a run at real values.
 
-    `model` has its weights inside (`dsin.calibration.qdq.load_float_graph`). `weights` says how
+    `model` has its weights inside (`dsin.export.half_graph.read_graph`). `weights` says how
     much each output counts, by name (None: all alike).
     """
     layers = convolutions(model)
@@ -87,23 +87,22 @@ def quantise_graph(
 
     ranges, methods = {}, {}
     for name in names:
+        found = _different(candidates(seen[name]))
         tried = {
             method: harm(with_activations(model, {name: activation_scale(range_, "cpu")}))
-            for method, range_ in _different(candidates(seen[name])).items()
+            for method, range_ in found.items()
         }
         methods[name] = min(tried, key=lambda method: tried[method])
-        ranges[name] = candidates(seen[name])[methods[name]]
+        ranges[name] = found[methods[name]]
     whole = harm(quantised(model, ranges, layers, "cpu"))
-    without = {
-        name: harm(quantised(model, ranges, [n for n in layers if n != name], "cpu"))
-        for name in layers
-    }
+    shares = {}
+    for name in layers:
+        without = harm(quantised(model, ranges, [n for n in layers if n != name], "cpu"))
+        shares[name] = (whole - without) / max(whole, 1e-12)
     cost = multiplications(model, sizes)
-    kept = _left_in_float({n: (whole - e) / max(whole, 1e-12) for n, e in without.items()}, cost)
+    kept = _left_in_float(shares, cost)
     final = [name for name in layers if name not in kept]
-    report = tuple(
-        Layer(n, (whole - without[n]) / max(whole, 1e-12), cost[n] / 1e9, n in kept) for n in layers
-    )
+    report = tuple(Layer(n, shares[n], cost[n] / 1e9, n in kept) for n in layers)
     judged_final = harm(quantised(model, ranges, final, "cpu"))
     return Quantised(
         quantised(model, ranges, final, target), ranges, methods, report, whole, judged_final

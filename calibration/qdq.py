@@ -35,26 +35,6 @@ class Scale(NamedTuple):
     zero: Array
 
 
-def load_float_graph(path: Any) -> onnx.ModelProto:
-    """A graph with all its weights inside, as float32: those stored as float16 are cast here."""
-    model = onnx.load(path)
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            half = numpy_helper.to_array(stored[node.input[0]])
-            graph.initializer.remove(stored.pop(node.input[0]))
-            graph.initializer.append(
-                numpy_helper.from_array(half.astype(np.float32), node.output[0])
-            )
-        else:
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return model
-
-
 def convolutions(model: onnx.ModelProto) -> list[str]:
     """Names of the Conv nodes, in order."""
     return [node.name for node in model.graph.node if node.op_type == "Conv"]

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import onnx
 
 from dsin.calibration.int8 import Quantised, quantise_graph
-from dsin.calibration.qdq import Target, load_float_graph
+from dsin.calibration.qdq import Target
 from dsin.export.bundle_files import file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
+from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
 from dsin.export.weights import WeightsFile
 from dsin.runtime.backend import open_session
@@ -36,9 +37,9 @@ from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.patch_correlation import match
 from dsin.runtime.pictures import from_planes, to_planes, to_uint8
-from dsin.training.comparison import Point, bd_rates
+from dsin.training.comparison import bd_rates
 from dsin.training.data import Pair
-from dsin.training.evaluate import evaluate
+from dsin.training.evaluate import curve, means_of_rates
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -96,7 +97,7 @@ def calibrate_bundle(
     with new_bundle(out) as partial:
         graphs = {
             name: quantise_graph(
-                load_float_graph(bundle.graph_path(name)), runs[name], target, COUNTS[name]
+                read_graph(bundle.graph_path(name)), runs[name], target, COUNTS[name]
             )
             for name in GRAPHS
         }
@@ -218,11 +219,11 @@ def _before_and_after(
     if not validation:
         return {**found, "bd_rate_percent": None}
     curves = {
-        name: _curve(bundle, validation, crop)
+        name: curve(means_of_rates(bundle, list(validation), crop=crop))
         for name, bundle in (("float", before), ("int8", after))
     }
     rates = bd_rates(curves["int8"], curves["float"])
-    points = {name: [p._asdict() for p in curve] for name, curve in curves.items()}
+    points = {name: [p._asdict() for p in c] for name, c in curves.items()}
     return {**found, "bd_rate_percent": rates, "points": points}
 
 
@@ -248,11 +249,3 @@ def _speed_ratios(before: Bundle, after: Bundle, frames: Sequence[Image]) -> dic
                 kept.append(time.perf_counter() - start)
         ratios[name] = float(np.median(times[0][2:]) / np.median(times[1][2:]))
     return ratios
-
-
-def _curve(bundle: Bundle, pairs: Sequence[Pair], crop: tuple[int, int] | None) -> list[Point]:
-    means = [
-        evaluate(bundle, list(pairs), rate=point.index, crop=crop)["mean"]
-        for point in bundle.rate_points
-    ]
-    return [Point(n, m["bpp"], m["psnr_db"], m["ms_ssim"]) for n, m in enumerate(means)]

@@ -62,12 +62,14 @@ def open_session(
         raise BackendError(f"there is no backend {backend!r}: use {' or '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise BackendError(f"a session needs at least 1 thread, not {threads}")
+    session: Session
     if backend in _ENGINES:
         from dsin.runtime.backend_tensorrt import TensorRtSession
 
-        return TensorRtSession(path, "exact" if exact else _ENGINES[backend])
-    from dsin.runtime.backend_ort import OrtSession
+        session = TensorRtSession(path, "exact" if exact else _ENGINES[backend])
+    else:
+        from dsin.runtime.backend_ort import OrtSession
 
-    session = OrtSession(path, backend, threads, exact=exact)
+        session = OrtSession(path, backend, threads, exact=exact)
     wrap = _wrap.get()
     return session if wrap is None else wrap(path, session)

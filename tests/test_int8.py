@@ -17,11 +17,11 @@ from dsin.calibration.qdq import (
     Range,
     activation_scale,
     activations,
-    load_float_graph,
     quantised,
     weight_scales,
 )
 from dsin.calibration.ranges import Observed, candidates
+from dsin.export.half_graph import read_graph
 from dsin.export.int8_bundle import calibrate_bundle, graph_inputs
 from dsin.runtime import Decoder, Encoder, int8_support, open_bundle
 from dsin.runtime.cli import app
@@ -188,7 +188,7 @@ def test_graphs_are_judged_on_what_they_are_given(edge_bundle: Path, frames: lis
     runs = graph_inputs(bundle, frames)
     assert [len(runs[name]) for name in ("encoder", "x_decoder", "fusion")] == [8, 8, 4]
     for name, given in runs.items():
-        graph = load_float_graph(bundle.graph_path(name))
+        graph = read_graph(bundle.graph_path(name))
         assert {value.name for value in graph.graph.input} == set(given[0])
     assert len({int(one["rate"][0]) for one in runs["encoder"]}) > 1
 

@@ -135,14 +135,8 @@ def _compare(
     others: list[Rival], plot: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Curves of the bundle at all rates and of the rivals, and BD-rates."""
-    means = [
-        evaluate(bundle, pairs, rate=point.index, crop=crop, backend=backend)["mean"]
-        for point in bundle.rate_points
-    ]
-    with_side, alone = (
-        [Point(n, m["bpp"], m["psnr_db" + s], m["ms_ssim" + s]) for n, m in enumerate(means)]
-        for s in ("", "_no_side")
-    )
+    means = means_of_rates(bundle, pairs, crop=crop, backend=backend)
+    with_side, alone = (curve(means, side=side) for side in (True, False))
     pictures = [_read(pair, crop)[0] for pair in pairs]
     curves = {rival.name: rival_curve(rival, pictures) for rival in others}
     print_comparison(bundle.path.name, with_side, curves)
@@ -154,6 +148,26 @@ def _compare(
         "bd_rate": {name: bd_rates(with_side, points) for name, points in curves.items()},
         "bd_rate_no_side": {name: bd_rates(alone, points) for name, points in curves.items()},
     }
+
+
+def means_of_rates(
+    bundle: Bundle,
+    pairs: list[Pair],
+    *,
+    crop: tuple[int, int] | None = None,
+    backend: Backend = "cpu",
+) -> list[dict[str, Any]]:
+    """The mean of `evaluate` at every rate of a bundle, in their order."""
+    return [
+        evaluate(bundle, pairs, rate=point.index, crop=crop, backend=backend)["mean"]
+        for point in bundle.rate_points
+    ]
+
+
+def curve(means: list[dict[str, Any]], *, side: bool = True) -> list[Point]:
+    """Points of such means, with the side image or without."""
+    s = "" if side else "_no_side"
+    return [Point(n, m["bpp"], m["psnr_db" + s], m["ms_ssim" + s]) for n, m in enumerate(means)]
 
 
 def print_mean(report: dict[str, Any]) -> None:
