@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.backend import BACKENDS, Backend
+from dsin.runtime.cli import parse_size
 from dsin.runtime.errors import DsinError, ExportError
 
 app = typer.Typer(
@@ -114,7 +115,7 @@ def trt(
     ] = None,
 ) -> None:  # fmt: skip
     """Build TensorRT engines of all graphs of a bundle, on the machine that will run them."""
-    size = parse_size(frame)
+    size = parse_size(frame, "--frame")
     try:
         from dsin.export.tensorrt_engine import Options, build_engines
     except ModuleNotFoundError as error:
@@ -123,14 +124,6 @@ def trt(
         raise DsinError(f"{error.name} is missing: pip install 'dsin[tensorrt]'") from error
     options = Options(precision.value, size, dla, workspace_mib, timing_cache)
     build_engines(bundle, options, output, report=typer.echo)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width from HxW; wrong usage for anything else."""
-    height, cross, width = text.partition("x")
-    if not cross or not height.isdecimal() or not width.isdecimal():
-        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint="--frame")
-    return int(height), int(width)
 
 
 @app.command()

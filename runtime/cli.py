@@ -259,7 +259,7 @@ def evaluate(
     """Code every pair of a list and measure bits, PSNR and MS-SSIM."""
     if plot is not None and not against:
         raise typer.BadParameter("--plot draws curves: name rivals with --against")
-    size = None if crop is None else _parse_crop(crop)
+    size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.training.evaluate", "train", "evaluate")
     module.evaluate_list(
         pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
@@ -343,7 +343,7 @@ def calibrate(
     ] = None,
 ) -> None:
     """Turn the networks of an edge bundle into 8 bits, and report what that costs."""
-    size = None if crop is None else _parse_crop(crop)
+    size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
     data = _load("dsin.training.data", "train", "calibrate")
@@ -394,10 +394,11 @@ def _load(module: str, extra: str, command: str) -> ModuleType:
         ) from error
 
 
-def _parse_crop(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """Height and width from HxW; wrong usage of the option for anything else."""
     height, cross, width = text.partition("x")
     if not cross or not height.isdecimal() or not width.isdecimal():
-        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint="--crop")
+        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint=option)
     return int(height), int(width)
 
 
