@@ -38,7 +38,7 @@ from dsin.runtime.metrics import psnr_db
 from dsin.runtime.patch_correlation import match
 from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 from dsin.training.comparison import bd_rates
-from dsin.training.data import Pair
+from dsin.training.data import Pair, centre_crop
 from dsin.training.evaluate import curve, means_of_rates
 
 Image = npt.NDArray[np.uint8]
@@ -162,8 +162,7 @@ def _middle(frame: Image, multiple: tuple[int, int]) -> Image:
             "pixels or more"
         )
     assert height % BLOCK == width % BLOCK == 0
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    return np.ascontiguousarray(frame[top : top + height, left : left + width])
+    return np.ascontiguousarray(centre_crop(frame, (height, width)))
 
 
 def _copy_rest(bundle: Bundle, directory: Path) -> None:
