@@ -77,7 +77,7 @@ class ServerMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., probe: _Optional[_Union[ClockProbe, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "rig", "camera", "clock", "width", "height", "codec_id", "rate_points")
+    __slots__ = ("protocol", "rig", "camera", "clock", "width", "height", "codec_id", "rate_points", "session")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RIG_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class Hello(_message.Message):
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     RATE_POINTS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     rig: str
     camera: Camera
@@ -94,7 +95,8 @@ class Hello(_message.Message):
     height: int
     codec_id: bytes
     rate_points: int
-    def __init__(self, protocol: _Optional[int] = ..., rig: _Optional[str] = ..., camera: _Optional[_Union[Camera, str]] = ..., clock: _Optional[_Union[Clock, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., codec_id: _Optional[bytes] = ..., rate_points: _Optional[int] = ...) -> None: ...
+    session: int
+    def __init__(self, protocol: _Optional[int] = ..., rig: _Optional[str] = ..., camera: _Optional[_Union[Camera, str]] = ..., clock: _Optional[_Union[Clock, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., codec_id: _Optional[bytes] = ..., rate_points: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("credits", "server_version")
@@ -105,28 +107,32 @@ class Welcome(_message.Message):
     def __init__(self, credits: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class EncodedFrame(_message.Message):
-    __slots__ = ("packet", "timestamp_ns", "frame_number", "held_us")
+    __slots__ = ("packet", "timestamp_ns", "frame_number", "held_us", "sent_ns")
     PACKET_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_NS_FIELD_NUMBER: _ClassVar[int]
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     HELD_US_FIELD_NUMBER: _ClassVar[int]
+    SENT_NS_FIELD_NUMBER: _ClassVar[int]
     packet: bytes
     timestamp_ns: int
     frame_number: int
     held_us: int
-    def __init__(self, packet: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., frame_number: _Optional[int] = ..., held_us: _Optional[int] = ...) -> None: ...
+    sent_ns: int
+    def __init__(self, packet: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., frame_number: _Optional[int] = ..., held_us: _Optional[int] = ..., sent_ns: _Optional[int] = ...) -> None: ...
 
 class SideFrame(_message.Message):
-    __slots__ = ("picture", "timestamp_ns", "frame_number", "held_us")
+    __slots__ = ("picture", "timestamp_ns", "frame_number", "held_us", "sent_ns")
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_NS_FIELD_NUMBER: _ClassVar[int]
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     HELD_US_FIELD_NUMBER: _ClassVar[int]
+    SENT_NS_FIELD_NUMBER: _ClassVar[int]
     picture: bytes
     timestamp_ns: int
     frame_number: int
     held_us: int
-    def __init__(self, picture: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., frame_number: _Optional[int] = ..., held_us: _Optional[int] = ...) -> None: ...
+    sent_ns: int
+    def __init__(self, picture: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., frame_number: _Optional[int] = ..., held_us: _Optional[int] = ..., sent_ns: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("frame_number", "status", "side_use", "server_time_ns", "decode_ms", "age_ms", "reason")

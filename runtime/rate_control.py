@@ -34,10 +34,15 @@ class RateController:
     ) -> None:
         if target_kbps <= 0 or fps <= 0 or not points:
             raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
+        self.target_kbps = target_kbps
         self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]
         self._budget = 1000 * target_kbps / 8 / fps
         self._saved = 0.0
         self._factors = [1.0] * len(points)
+
+    def pace(self, fps: float) -> None:
+        """So many frames a second are sent from now on."""
+        self._budget = 1000 * self.target_kbps / 8 / fps
 
     def next_rate(self) -> int:
         """The rate index for the next frame."""

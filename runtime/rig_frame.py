@@ -26,7 +26,7 @@ class SideUse(enum.Enum):
     UNRELATED = "unrelated"
     """There was one, but the search found nothing of the scene in it: decoded without."""
     CLOCK_UNCERTAIN = "clock-uncertain"
-    """The camera's clock cannot be trusted at the moment: decoded without."""
+    """The camera's clock may just have stepped: chosen by timestamps that may be wrong."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,393 @@
+"""A camera of a rig on its own machine: capture, encode and send at once, the newest frame first.
+
+    camera ─► FrameSlot (one frame, the newest) ─► encode ─► CameraStream ══► server
+     thread                                        when the server has room
+
+A frame that a newer one replaces in the slot is dropped and counted. While the server is away
+capturing goes on, and the connection is tried again with a growing, capped pause.
+"""
+
+import logging
+import random
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dsin.runtime import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.bitstream import pack_packet
+from dsin.runtime.camera import Camera, CapturedFrame
+from dsin.runtime.clocks import now_ns
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.rate_control import RateController
+from dsin.runtime.rpc import Certificates
+from dsin.runtime.side_pictures import encode_picture
+from dsin.runtime.stopwatch import Stopwatch
+from dsin.runtime.stream_client import CameraStream, ConnectionLostError, Greeting
+
+LOG = logging.getLogger(__name__)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+STATUS_S = 1.0
+POLL_S = 0.25
+"""How soon a wait notices that the device is to stop."""
+
+
+@dataclass(frozen=True)
+class MadeFrame:
+    """What is to be sent for a captured frame. `size` is in bytes, `rate` None for a picture."""
+
+    number: int
+    timestamp_ns: int
+    taken_s: float
+    data: bytes
+    rate: int | None
+    stage_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AnsweredFrame:
+    """A frame and the server's answer to it. Times in milliseconds; `round_trip_ms` runs from
+    the taken frame to the answer, `age_ms` is the server's reckoning from capture to decoded."""
+
+    made: MadeFrame
+    status: str
+    side_use: str
+    decode_ms: float
+    age_ms: float
+    round_trip_ms: float
+    reason: str
+
+
+@dataclass
+class DeviceCounts:
+    """Since the start: frames captured, never encoded, sent, answered, sent in vain; and how often
+    the connection was made again. `statuses` counts answers by status."""
+
+    captured: int = 0
+    dropped: int = 0
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    reconnects: int = 0
+    sent_bytes: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+
+
+class EncodedCamera:
+    """Makes packets: camera x. `controller` chooses rates, else `rate`, else the bundle does."""
+
+    letter = "x"
+
+    def __init__(
+        self, encoder: Encoder, rate: int | None = None, controller: RateController | None = None
+    ) -> None:
+        self.codec_id = encoder.bundle.codec_id
+        self.rate_points = len(encoder.bundle.rate_points)
+        encoder.bundle.rate_index(rate)
+        self._encoder = encoder
+        self._rate = rate
+        self.controller = controller
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        """Encode a frame."""
+        rate = self._rate if self.controller is None else self.controller.next_rate()
+        coded = self._encoder.encode_payload(
+            frame.image, rate=rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
+        )
+        packet = pack_packet(coded.header, coded.payload)
+        if self.controller is not None:
+            self.controller.sent(coded.header.rate, len(packet))
+        stages = {"capture": frame.capture_ms, **coded.stage_ms}
+        return MadeFrame(
+            frame.number, frame.timestamp_ns, frame.taken_s, packet, coded.header.rate, stages
+        )
+
+    def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
+        """What is sent."""
+        return dsin_v1.CameraMessage(
+            frame=dsin_v1.EncodedFrame(
+                packet=made.data,
+                timestamp_ns=made.timestamp_ns,
+                frame_number=made.number,
+                held_us=held_us,
+                sent_ns=sent_ns,
+            )
+        )
+
+
+class SideCamera:
+    """Sends whole pictures, lossless or as JPEG of a quality (1..100): camera y."""
+
+    letter = "y"
+    codec_id, rate_points = b"", 0
+    controller = None
+
+    def __init__(self, quality: int | None = None) -> None:
+        if quality is not None and not 1 <= quality <= 100:
+            raise DsinError(f"a JPEG quality is within 1..100, not {quality}")
+        self._quality = quality
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        """Encode a picture."""
+        watch = Stopwatch()
+        with watch.stage("picture"):
+            data = encode_picture(frame.image, self._quality)
+        stages = {"capture": frame.capture_ms, **watch.ms}
+        return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, data, None, stages)
+
+    def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
+        """What is sent."""
+        return dsin_v1.CameraMessage(
+            side=dsin_v1.SideFrame(
+                picture=made.data,
+                timestamp_ns=made.timestamp_ns,
+                frame_number=made.number,
+                held_us=held_us,
+                sent_ns=sent_ns,
+            )
+        )
+
+
+class FrameSlot:
+    """Reads a camera in a thread of its own and holds one frame. With `every` it waits until
+    that is taken, else a newer one takes its place."""
+
+    def __init__(self, camera: Camera, every: bool = False) -> None:
+        self._camera = camera
+        self._every = every
+        self._changed = threading.Condition()
+        self._frame: CapturedFrame | None = None
+        self._ended = False
+        self._stopping = False
+        self._fault: DsinError | None = None
+        self._replaced = 0
+        self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
+        self._thread.start()
+
+    @property
+    def captured(self) -> int:
+        """Frames that existed so far."""
+        return self._camera.captured
+
+    @property
+    def dropped(self) -> int:
+        """Frames that nobody took: replaced here, or skipped by the camera."""
+        return self._replaced + self._camera.skipped
+
+    @property
+    def ended(self) -> bool:
+        """Whether all frames were taken and no more will come."""
+        with self._changed:
+            return self._ended and self._frame is None
+
+    def take(self, timeout_s: float) -> CapturedFrame | None:
+        """The newest frame not yet taken; None if none came in time, or none will. Raises
+        FrameError for a recording that cannot be read."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
+            frame, self._frame = self._frame, None
+            self._changed.notify_all()
+            if frame is None and self._fault is not None:
+                raise self._fault
+            return frame
+
+    def close(self) -> None:
+        """Stop capturing."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _capture(self) -> None:
+        try:
+            while not self._stopping and not self._camera.ended:
+                try:
+                    frame = self._camera.newest(POLL_S)
+                except FrameError as error:
+                    if self._camera.clock == "recording":
+                        raise
+                    LOG.warning("%s", error)  # it may come back
+                    continue
+                if frame is not None:
+                    self._put(frame)
+        except DsinError as error:
+            self._fault = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _put(self, frame: CapturedFrame) -> None:
+        with self._changed:
+            if self._every:
+                self._changed.wait_for(lambda: self._frame is None or self._stopping)
+            elif self._frame is not None:
+                self._replaced += 1
+            self._frame = frame
+            self._changed.notify_all()
+
+
+class Device:
+    """One camera of a rig, streaming.
+
+        device = Device(camera, EncodedCamera(encoder), "server:7000", "front", certificates)
+        counts = device.run()
+
+    `every` sends all frames of a recording, however long that takes. `give_up_s` ends the attempts
+    to reach a server (None: never). `on_frame` is called for each answer, in a thread of the
+    stream. `run` returns at the end of the source or after `stop`; it raises StreamError if the
+    server refuses or was out of reach for too long, DsinError for a camera that fails.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        maker: EncodedCamera | SideCamera,
+        address: str,
+        rig: str,
+        certificates: Certificates | None = None,
+        *,
+        every: bool = False,
+        give_up_s: float | None = None,
+        on_frame: Callable[[AnsweredFrame], None] = lambda frame: None,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
+        height, width = camera.size
+        self._greeting = Greeting(
+            rig=rig, camera=maker.letter, live=camera.clock == "live", width=width, height=height,
+            session=random.getrandbits(64), codec_id=maker.codec_id, rate_points=maker.rate_points,
+        )  # fmt: skip
+        self._camera = camera
+        self._maker = maker
+        self._address = address
+        self._certificates = certificates
+        self._every = every
+        self._give_up_s = give_up_s
+        self._on_frame = on_frame
+        self._clock = clock
+        self._stop = threading.Event()
+        self._under_way: dict[int, MadeFrame] = {}
+        self._recent: deque[MadeFrame] = deque(maxlen=30)
+        self._sent_at: deque[float] = deque(maxlen=10)
+        self.counts = DeviceCounts()
+
+    def stop(self) -> None:
+        """Make `run` return soon. For signal handlers and other threads."""
+        self._stop.set()
+
+    def run(self) -> DeviceCounts:
+        """Stream until the end; see above."""
+        slot = FrameSlot(self._camera, self._every)
+        pause_s, since_s, told = FIRST_PAUSE_S, time.monotonic(), ""
+        try:
+            while not self._stop.is_set():
+                connected_s = time.monotonic()
+                try:
+                    with CameraStream(
+                        self._address, self._certificates, self._greeting, self._answered,
+                        clock=self._clock,
+                    ) as stream:  # fmt: skip
+                        LOG.info("rig %s streams to %s", self._greeting.rig, self._address)
+                        pause_s, told = FIRST_PAUSE_S, ""
+                        self._pump(stream, slot)
+                        return self._final(slot)
+                except ConnectionLostError as error:
+                    self._note_loss()
+                    if time.monotonic() - connected_s > LONGEST_PAUSE_S:
+                        since_s = time.monotonic()
+                    if self._gave_up(since_s):
+                        raise
+                    if str(error) != told:
+                        LOG.warning("%s; trying again", error)
+                        told = str(error)
+                self.counts.reconnects += 1
+                self._stop.wait(pause_s * random.uniform(0.8, 1.0))
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            return self._final(slot)
+        finally:
+            slot.close()
+
+    def _gave_up(self, since_s: float) -> bool:
+        return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s
+
+    def _pump(self, stream: CameraStream, slot: FrameSlot) -> None:
+        """Send frames as long as the connection lasts, to the end of the source."""
+        told_s = 0.0
+        while not self._stop.is_set():
+            stream.wait_for_room()
+            if slot.ended:
+                break
+            frame = slot.take(POLL_S)
+            if frame is not None:
+                self._send(stream, frame)
+            if time.monotonic() - told_s >= STATUS_S:
+                told_s = time.monotonic()
+                self._update(slot)
+                stream.send_status(self._status())
+        stream.wait_until_empty()
+
+    def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
+        self._pace_controller()
+        made = self._maker.make(frame)
+        self._under_way[made.number] = made
+        self._recent.append(made)
+        held_us = min(2**32 - 1, max(0, round(1e6 * (time.monotonic() - made.taken_s))))
+        sent_ns = 0 if self._greeting.live else self._clock()
+        stream.send_frame(self._maker.message(made, held_us, sent_ns))
+        self.counts.sent += 1
+        self.counts.sent_bytes += len(made.data)
+
+    def _pace_controller(self) -> None:
+        """Tell the rate control how many frames a second are really sent."""
+        self._sent_at.append(time.monotonic())
+        if self._maker.controller is not None and len(self._sent_at) == self._sent_at.maxlen:
+            span_s = self._sent_at[-1] - self._sent_at[0]
+            self._maker.controller.pace((len(self._sent_at) - 1) / max(span_s, 1e-3))
+
+    def _answered(self, ack: dsin_v1.Ack) -> None:
+        made = self._under_way.pop(ack.frame_number, None)
+        if made is None:
+            return
+        self.counts.answered += 1
+        status = dsin_v1.FrameStatus.Name(ack.status).lower()
+        self.counts.statuses[status] = self.counts.statuses.get(status, 0) + 1
+        side_use = dsin_v1.SideUse.Name(ack.side_use).lower().replace("_", "-")
+        round_trip_ms = 1000 * (time.monotonic() - made.taken_s)
+        self._on_frame(
+            AnsweredFrame(
+                made, status, side_use, ack.decode_ms, ack.age_ms, round_trip_ms, ack.reason
+            )
+        )
+
+    def _note_loss(self) -> None:
+        """What was under way will never be answered, and is not sent again."""
+        self.counts.lost += len(self._under_way)
+        self._under_way.clear()
+
+    def _update(self, slot: FrameSlot) -> None:
+        self.counts.captured, self.counts.dropped = slot.captured, slot.dropped
+
+    def _final(self, slot: FrameSlot) -> DeviceCounts:
+        self._note_loss()
+        self._update(slot)
+        return self.counts
+
+    def _status(self) -> dsin_v1.DeviceStatus:
+        recent = list(self._recent)
+        controller = self._maker.controller
+        return dsin_v1.DeviceStatus(
+            captured=self.counts.captured,
+            dropped=self.counts.dropped,
+            lost=self.counts.lost,
+            reconnects=self.counts.reconnects,
+            capture_ms=_median([made.stage_ms["capture"] for made in recent]),
+            encode_ms=_median([sum(m.stage_ms.values()) - m.stage_ms["capture"] for m in recent]),
+            target_kbps=0.0 if controller is None else controller.target_kbps,
+        )
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0

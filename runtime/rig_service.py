@@ -1,0 +1,223 @@
+"""The server's end of dsin_v1.proto: admits cameras, and hands their frames to the pool.
+
+One event loop reads all streams; nothing here computes for long. A stream that breaks the protocol
+is ended with a status that says why; what a frame does wrong is answered, and the stream goes on.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from dsin.runtime import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.bitstream import MAX_PIXELS
+from dsin.runtime.connected_camera import ConnectedCamera, RefusedError
+from dsin.runtime.decode_pool import DecodePool, NoRoomError
+from dsin.runtime.errors import StreamError
+from dsin.runtime.rig import LocalSide
+from dsin.runtime.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
+
+LOG = logging.getLogger(__name__)
+HELLO_S = 5.0
+"""A stream that has not said who it is by then is ended."""
+PROBE_S = 1.0
+"""A camera's clock is asked for that often, and at once when it seems to have stepped."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+OpenSide = Callable[[str], LocalSide | None]
+"""The server's own side camera for a rig of that name, if it has one."""
+
+
+class RigService:
+    """Serves `dsin.v1.Rig`. `authenticated`: names of rigs come from certificates."""
+
+    def __init__(
+        self,
+        pool: DecodePool,
+        *,
+        authenticated: bool,
+        open_side: OpenSide = lambda rig: None,
+        side_is_live: bool = False,
+    ) -> None:
+        self._pool = pool
+        self._authenticated = authenticated
+        self._open_side = open_side
+        self._side_is_live = side_is_live
+        self._cameras: dict[tuple[str, int], ConnectedCamera] = {}
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `add_generic_rpc_handlers`."""
+        stream = grpc.stream_stream_rpc_method_handler(
+            self.stream,
+            request_deserializer=dsin_v1.CameraMessage.FromString,
+            response_serializer=dsin_v1.ServerMessage.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: stream})
+
+    async def stream(self, _requests: object, context: Context) -> None:
+        """One camera, from its greeting to its end."""
+        try:
+            camera = self._admitted(await self._greeting(context), context)
+        except RefusedError as refused:
+            LOG.warning("refused %s: %s", context.peer(), refused.reason)
+            await context.abort(refused.code, refused.reason)
+        key = (camera.rig.name, camera.kind)
+        replaced = self._cameras.get(key)
+        if replaced is not None:
+            replaced.end(grpc.StatusCode.ABORTED, "a newer connection of this camera came")
+        self._cameras[key] = camera
+        camera.connected(True)
+        LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
+        try:
+            await self._run(camera, context)
+        finally:
+            if self._cameras.get(key) is camera:
+                del self._cameras[key]
+                camera.connected(False)
+            LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
+
+    async def _run(self, camera: ConnectedCamera, context: Context) -> None:
+        welcome = dsin_v1.Welcome(credits=CREDITS, server_version=_version())
+        await context.write(dsin_v1.ServerMessage(welcome=welcome))
+        tasks = [
+            asyncio.create_task(step)
+            for step in (
+                _read(camera, context),
+                _write(camera, context),
+                _probe(camera),
+                camera.ended.wait(),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            error = task.exception()
+            if isinstance(error, RefusedError):
+                camera.end(error.code, error.reason)
+            elif error is not None and not isinstance(
+                error, grpc.RpcError | asyncio.CancelledError
+            ):
+                raise error
+        if camera.end_status is not None:
+            LOG.warning("rig %s: ended camera %s: %s", camera.rig.name, camera.letter,
+                        camera.end_status[1])  # fmt: skip
+            await context.abort(*camera.end_status)
+
+    async def _greeting(self, context: Context) -> dsin_v1.Hello:
+        try:
+            message = await asyncio.wait_for(context.read(), HELLO_S)
+        except asyncio.TimeoutError:
+            raise RefusedError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no greeting within {HELLO_S:.0f} s"
+            ) from None
+        if message is grpc.aio.EOF or message.WhichOneof("message") != "hello":
+            raise _unfit("a stream begins with Hello")
+        hello: dsin_v1.Hello = message.hello
+        return hello
+
+    def _admitted(self, hello: dsin_v1.Hello, context: Context) -> ConnectedCamera:
+        """Check a greeting. Raises RefusedError."""
+        if hello.protocol != PROTOCOL:
+            raise _unfit(f"this server speaks protocol {PROTOCOL}, not {hello.protocol}")
+        self._check_name(hello.rig, context)
+        if hello.camera not in (dsin_v1.CAMERA_X, dsin_v1.CAMERA_Y):
+            raise _unfit("a camera is x or y")
+        if hello.clock not in (dsin_v1.CLOCK_LIVE, dsin_v1.CLOCK_RECORDING):
+            raise _unfit("timestamps are of a live clock or of a recording")
+        if not 0 < hello.width * hello.height <= MAX_PIXELS:
+            raise _unfit(f"pictures of {hello.width}x{hello.height} are not supported")
+        if hello.camera == dsin_v1.CAMERA_X:
+            self._check_codec(hello)
+        self._check_clocks(hello)
+        size = hello.height, hello.width
+        local = self._open_side(hello.rig) if hello.camera == dsin_v1.CAMERA_X else None
+        if local is not None and local.size != size:
+            raise _unfit(
+                f"rig {hello.rig} sends {size[1]}x{size[0]}, but the server's side camera has "
+                f"{local.size[1]}x{local.size[0]}"
+            )
+        try:
+            rig = self._pool.open_rig(hello.rig, size, local)
+        except NoRoomError as error:
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
+        except StreamError as error:
+            raise _unfit(str(error)) from error
+        return ConnectedCamera(self._pool, rig, hello, asyncio.get_running_loop())
+
+    def _check_name(self, rig: str, context: Context) -> None:
+        printable = rig.isprintable() and "/" not in rig and rig not in (".", "..")
+        if not rig or not printable or len(rig.encode()) > NAME_BYTES:
+            raise _unfit(
+                f"a rig has a name of at most {NAME_BYTES} printable bytes without a slash"
+            )
+        if not self._authenticated:
+            return
+        names = context.auth_context().get("x509_common_name", [])
+        if rig.encode() not in names:
+            owner = ", ".join(name.decode(errors="replace") for name in names) or "no rig"
+            raise RefusedError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"this certificate is of {owner}, and cannot speak for rig {rig}",
+            )
+
+    def _check_codec(self, hello: dsin_v1.Hello) -> None:
+        bundle = self._pool.bundle
+        if hello.codec_id != bundle.codec_id:
+            raise _unfit(
+                f"the camera's bundle has codec {hello.codec_id[:6].hex()}, the server's "
+                f"{bundle.path.name} has {bundle.codec_id.hex()}: both need the same bundle"
+            )
+        if hello.rate_points != len(bundle.rate_points):
+            raise _unfit(
+                f"the camera's bundle has {hello.rate_points} rates, the server's "
+                f"{len(bundle.rate_points)}"
+            )
+
+    def _check_clocks(self, hello: dsin_v1.Hello) -> None:
+        """Both cameras of a rig need times that can be compared."""
+        other = self._cameras.get((hello.rig, 3 - hello.camera))
+        live = hello.clock == dsin_v1.CLOCK_LIVE
+        if other is not None and other.live != live:
+            raise _unfit("one camera of this rig is live and the other one plays a recording")
+        if hello.camera == dsin_v1.CAMERA_Y or other is not None:
+            return
+        if self._side_is_live and not live:
+            raise _unfit("the server's side camera is live, and this camera plays a recording")
+
+
+async def _read(camera: ConnectedCamera, context: Context) -> None:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        await camera.take(message)
+
+
+async def _write(camera: ConnectedCamera, context: Context) -> None:
+    while True:
+        await context.write(await camera.outgoing.get())
+
+
+async def _probe(camera: ConnectedCamera) -> None:
+    while True:
+        camera.send_probe()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(camera.doubted.wait(), PROBE_S)
+        camera.doubted.clear()
+
+
+def _unfit(reason: str) -> RefusedError:
+    return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, reason)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dsin")
+    except metadata.PackageNotFoundError:  # run from its source
+        return ""

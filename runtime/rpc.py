@@ -1,0 +1,123 @@
+"""gRPC as the rig uses it: method, limits, keepalive, certificates.
+
+TLS is mutual: the server proves its host name, each camera its rig, whose name is the common name
+of the camera's certificate. Without TLS only loopback addresses are allowed.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from dsin.runtime.bitstream import MAX_PAYLOAD
+from dsin.runtime.errors import StreamError
+
+SERVICE, METHOD = "dsin.v1.Rig", "Stream"
+PROTOCOL = 1
+CREDITS = 2
+"""Frames that a camera may have under way: one is decoded while another comes."""
+MAX_MESSAGE_BYTES = MAX_PAYLOAD + 4096
+MAX_STREAMS = 16
+"""Streams on one connection; a camera needs one."""
+NAME_BYTES = 64
+"""Longest name of a rig."""
+
+# A peer that is frozen or cut off is noticed within 3 s: a ping every 2 s, answered within 1 s.
+_KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+SERVER_OPTIONS = [
+    *_KEEPALIVE,
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_connection_idle_ms", 10_000),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.so_reuseport", 0),
+]
+CAMERA_OPTIONS = [
+    *_KEEPALIVE,
+    ("grpc.max_receive_message_length", 65536),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files: the authority that both sides trust, the own certificate and its key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Their contents. Raises StreamError for a file that cannot be read or is none."""
+        return _pem(self.authority), _pem(self.certificate), _pem(self.key)
+
+
+def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """TLS that asks every camera for a certificate of the authority. Raises StreamError."""
+    authority, certificate, key = certificates.read()
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=authority, require_client_auth=True
+    )
+
+
+def camera_channel(address: str, certificates: Certificates | None) -> grpc.Channel:
+    """A channel to HOST:PORT, which connects when it is used.
+
+    Raises StreamError for an unusable address or file, and for one beyond loopback without TLS.
+    """
+    host, _ = split_address(address)
+    if certificates is None:
+        check_plaintext(host)
+        return grpc.insecure_channel(address, options=CAMERA_OPTIONS)
+    authority, certificate, key = certificates.read()
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    return grpc.secure_channel(address, credentials, options=CAMERA_OPTIONS)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT; an IPv6 host stands in brackets. Raises StreamError."""
+    host, colon, port = address.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise StreamError(f"{address!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_plaintext(host: str) -> None:
+    """Raise StreamError for a host beyond loopback."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise StreamError(
+            f"{host} is not on this machine: plaintext is for loopback only; give certificates "
+            "(--ca, --cert, --key)"
+        )
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StreamError(f"cannot read {path}: {error.strerror}") from error
+    if b"-----BEGIN" not in data:
+        raise StreamError(f"{path} is not a PEM file")
+    return data

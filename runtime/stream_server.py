@@ -1,0 +1,133 @@
+"""The rig's server: listens, and runs the service in an event loop of its own thread.
+
+cameras ══ gRPC ══► RigService ─► DecodePool ─► on_frame
+"""
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+
+import grpc
+import grpc.aio
+
+from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.errors import StreamError
+from dsin.runtime.rig_service import OpenSide, RigService
+from dsin.runtime.rpc import (
+    SERVER_OPTIONS,
+    SERVICE,
+    Certificates,
+    check_plaintext,
+    join_address,
+    server_credentials,
+)
+
+LOG = logging.getLogger(__name__)
+MAX_STREAMS = 1024
+"""Streams at once, over all connections; one more is refused."""
+GRACE_S = 2.0
+"""When the server stops, frames under way have so long to be answered."""
+
+
+class StreamServer:
+    """Serves a pool's rigs while the block lasts.
+
+        with StreamServer(pool, "127.0.0.1", 0) as server:
+            print(server.port)
+
+    Port 0 lets the system choose. Without certificates only loopback addresses are allowed.
+    `health` adds the standard gRPC health service (extra `serve`). Raises StreamError for an
+    address that cannot be had.
+    """
+
+    def __init__(
+        self,
+        pool: DecodePool,
+        host: str,
+        port: int,
+        *,
+        certificates: Certificates | None = None,
+        open_side: OpenSide = lambda rig: None,
+        side_is_live: bool = False,
+        health: bool = False,
+    ) -> None:
+        if certificates is None:
+            check_plaintext(host)
+        self.host, self.port = host, port
+        self._credentials = None if certificates is None else server_credentials(certificates)
+        self._service = RigService(
+            pool,
+            authenticated=certificates is not None,
+            open_side=open_side,
+            side_is_live=side_is_live,
+        )
+        self._health = health
+        self._listening: Future[int] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="rig-server", daemon=True)
+
+    def __enter__(self) -> "StreamServer":
+        self._thread.start()
+        try:
+            self.port = self._listening.result()
+        except BaseException:
+            self._thread.join()
+            raise
+        LOG.info("listening at %s", join_address(self.host, self.port))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take no more streams, answer what is under way, and end."""
+        assert self._loop is not None
+        assert self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._listening.done():
+                raise
+            self._listening.set_exception(error)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
+        server.add_generic_rpc_handlers((self._service.handler(),))
+        if self._health:
+            await _add_health(server)
+        address = join_address(self.host, self.port)
+        try:
+            if self._credentials is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise StreamError(f"cannot listen at {address}: is the port taken?") from error
+        await server.start()
+        self._listening.set_result(port)
+        await self._stop.wait()
+        await server.stop(GRACE_S)
+
+
+async def _add_health(server: grpc.aio.Server) -> None:
+    try:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+        from grpc_health.v1.health import aio
+    except ModuleNotFoundError as error:
+        raise StreamError(
+            f"serving needs {error.name}, which is missing: pip install 'dsin[serve]'"
+        ) from error
+    servicer = aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    for name in ("", SERVICE):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
