@@ -274,6 +274,11 @@ class Device:
         self._sent_at: deque[float] = deque(maxlen=10)
         self.counts = DeviceCounts()
 
+    @property
+    def under_way(self) -> list[int]:
+        """Numbers of the frames that are not answered yet."""
+        return list(self._under_way)
+
     def stop(self) -> None:
         """Make `run` return soon. For signal handlers and other threads."""
         self._stop.set()

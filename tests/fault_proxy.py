@@ -61,10 +61,11 @@ class FaultProxy:
         while not self._closed:
             try:
                 near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
                 far = socket.create_connection(("127.0.0.1", self._target_port))
             except OSError:
-                if self._closed:
-                    return
                 _shut(near)
                 continue
             for one in (near, far):
