@@ -239,7 +239,7 @@ def write_video(path: Path, codec: str, frames: int = 12, fps: float = 12.5) -> 
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (64, 48))
     assert writer.isOpened()
     for number in range(frames):
-        writer.write(np.clip((7, 60, 10 * number) + noise, 0, 255).astype(np.uint8))
+        writer.write(np.clip(noise + np.array((7, 60, 10 * number)), 0, 255).astype(np.uint8))
     writer.release()
     return path
 
@@ -331,14 +331,14 @@ def test_a_video_without_times_has_those_of_its_rate(
     ("codec", "suffix", "complaint"),
     [
         ("mp4v", ".mp4", "is not a video that OpenCV's FFmpeg reads, or was cut off"),
-        ("FFV1", ".mkv", "promises 12 frames and holds .: it was cut off"),
-        ("MJPG", ".avi", "promises 12 frames and holds .: it was cut off"),
+        ("FFV1", ".mkv", r"promises 12 frames and holds \d: it was cut off"),
+        ("MJPG", ".avi", r"promises 12 frames and holds \d: it was cut off"),
     ],
 )
 def test_a_video_that_was_cut_off(tmp_path: Path, codec: str, suffix: str, complaint: str) -> None:
     whole = write_video(tmp_path / f"whole{suffix}", codec).read_bytes()
     cut = tmp_path / f"cut{suffix}"
-    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    cut.write_bytes(whole[: len(whole) * 8 // 10])
     with pytest.raises(FrameError, match=complaint):
         open_recording(str(cut), "left")
 
@@ -347,7 +347,7 @@ def test_a_video_that_is_damaged_within(tmp_path: Path) -> None:
     path = write_video(tmp_path / "street.avi", "MJPG")
     data = bytearray(path.read_bytes())
     for start in frame_starts(bytes(data))[-3:]:
-        data[start + 2 : start + 700] = bytes(698)
+        data[start + 2 : start + 200] = bytes(198)
     path.write_bytes(data)
     recording = open_recording(str(path), "left")
     with pytest.raises(FrameError, match=r"can be decoded up to frame \d+ of 12: it is cut off or"):
