@@ -13,7 +13,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,11 +32,20 @@ FIRST_ATTEMPTS = 3
 """Some cameras fail to give the very first picture after they were opened."""
 
 
+class _Picture(NamedTuple):
+    """What OpenCV gave, not yet converted."""
+
+    number: int
+    taken_s: float
+    pixels: npt.NDArray[Any]
+    retrieve_ms: float
+
+
 class LiveCamera:
     """A camera that takes pictures now; a thread of its own grabs them.
 
-    The thread grabs every picture and decodes only the first one that comes after `newest` was
-    called, so a slow consumer costs nothing and gets what is newest at that moment. Timestamps are
+    The thread keeps the newest picture only. It takes every one out of OpenCV, since a picture that
+    was grabbed and not retrieved is gone as soon as the next grab begins. Timestamps are
     time.monotonic's, set by the wall clock once, at the start: they never step. A camera that was
     unplugged is opened again when it is back; meanwhile `newest` returns None, and raises
     FrameError when that has lasted PATIENCE_S. A caller may go on asking.
@@ -73,8 +82,7 @@ class LiveCamera:
             raise
         self.fps: float | None = rate if 0 < rate < 10_000 else None
         self._changed = threading.Condition()
-        self._wanted = False
-        self._newest: CapturedFrame | None = None
+        self._newest: _Picture | None = None
         self._returned = -1
         self._fault: BaseException | None = None
         self._seen_s = now()
@@ -92,25 +100,24 @@ class LiveCamera:
             return self._stop.is_set() or (self._all_captured() and self._newest is None)
 
     def newest(self, timeout_s: float) -> CapturedFrame | None:
-        """The first frame from now on, as Camera has it."""
+        """As Camera has it; FrameError for a picture of another size or kind than the first."""
         with self._changed:
-            self._wanted = True
             self._changed.wait_for(self._anything_new, timeout_s)
-            self._wanted = False
-            frame, self._newest = self._newest, None
-            if frame is not None:
-                self.skipped += frame.number - self._returned - 1
-                self._returned = frame.number
-                return frame
-            if self._fault is not None:
+            picture, self._newest = self._newest, None
+            if picture is not None:
+                self.skipped += picture.number - self._returned - 1
+                self._returned = picture.number
+            elif self._fault is not None:
                 raise self._fault
-            silent_s = self._now() - self._seen_s
-            if silent_s > self._patience_s and not (self._stop.is_set() or self._all_captured()):
-                raise FrameError(
-                    f"{self._spec.name} has given no picture for {silent_s:.0f} s: "
-                    "see whether it is plugged in and not used by another program"
-                )
-            return None
+            else:
+                self._check_patience()
+                return None
+        begun = self._now()
+        image = to_rgb(picture.pixels, self._spec.name)
+        self._check_size(image)
+        capture_ms = picture.retrieve_ms + 1000 * (self._now() - begun)
+        timestamp_ns = self._wall_ns + round(1e9 * picture.taken_s)
+        return CapturedFrame(picture.number, timestamp_ns, image, picture.taken_s, capture_ms)
 
     def close(self) -> None:
         self._stop.set()
@@ -152,31 +159,30 @@ class LiveCamera:
         return None
 
     def _grab(self, device: CaptureDevice) -> bool:
-        """Take one picture, and hand it on if somebody waits for it."""
+        """Wait for the next picture, in place of the one before."""
         if not device.grab():
             return False
         taken_s = self._now()
+        read, pixels = device.retrieve()
+        if not read:
+            return False
+        retrieve_ms = 1000 * (self._now() - taken_s)
         self._backoff_s = FIRST_BACKOFF_S
         with self._changed:
-            number = self.captured
-            wanted = self._wanted
-        image = None
-        if wanted:
-            read, picture = device.retrieve()
-            if not read:
-                return False
-            image = to_rgb(picture, self._spec.name)
-            self._check_size(image)
-        with self._changed:
+            self._newest = _Picture(self.captured, taken_s, pixels, retrieve_ms)
             self.captured += 1
             self._seen_s = taken_s
-            # Whoever waited may have given up meanwhile, and would get an old picture next time.
-            if image is not None and self._wanted:
-                timestamp_ns = self._wall_ns + round(1e9 * taken_s)
-                capture_ms = 1000 * (self._now() - taken_s)
-                self._newest = CapturedFrame(number, timestamp_ns, image, taken_s, capture_ms)
             self._changed.notify_all()
         return True
+
+    def _check_patience(self) -> None:
+        silent_s = self._now() - self._seen_s
+        over = self._stop.is_set() or self._all_captured()
+        if silent_s > self._patience_s and not over:
+            raise FrameError(
+                f"{self._spec.name} has given no picture for {silent_s:.0f} s: "
+                "see whether it is plugged in and not used by another program"
+            )
 
     def _check_size(self, image: Image) -> None:
         if image.shape[:2] != self.size:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from dsin.runtime.errors import FrameError
 from dsin.runtime.frames import Image, limited
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
+SILENT = 0
+"""The lowest of OpenCV's log levels."""
 WHOLE = 0.9
 """A video that lasts less than this share of what its header promises was cut off."""
 
@@ -80,8 +83,8 @@ class VideoFile:
 def _frame_times(path: Path) -> tuple[int, ...]:
     """When each frame is shown, in nanoseconds.
 
-    Without sane times in the container (some have none, or the same twice), frames come at its
-    nominal rate.
+    Without sane times in the container (some have none, or the same twice; OpenCV before 4.11 does
+    not tell them), frames come at its nominal rate.
     """
     with _opened(path, [cv2.CAP_PROP_FORMAT, -1]) as packets:  # -1: what is coded, undecoded
         rate = packets.get(cv2.CAP_PROP_FPS)
@@ -132,9 +135,10 @@ def _open(path: Path, parameters: list[int] | None = None) -> cv2.VideoCapture:
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
     """OpenCV without its warnings, which repeat on stderr what errors here say in one line."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging: Any = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 has it, and 4
+    level = logging.getLogLevel()
+    logging.setLogLevel(SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        logging.setLogLevel(level)

@@ -317,11 +317,9 @@ class Rig:
         raise AssertionError(f"{self.camera.captured} frames captured, not {count}")
 
     def next_frame(self, device: Device, picture: npt.NDArray[Any]) -> CapturedFrame:
-        """The frame of a picture that comes while somebody waits."""
-        handing_on = threading.Timer(0.05, device.pictures.put, [picture])
-        handing_on.start()
+        """The frame of a picture that comes now."""
+        device.pictures.put(picture)
         frame = self.camera.newest(LONG_S)
-        handing_on.join()
         assert frame is not None
         return frame
 
@@ -336,9 +334,7 @@ def closing() -> Iterator[list[tuple[Rig, Device]]]:
         rig.camera.close()
 
 
-def test_a_live_camera_gives_the_first_picture_from_now_on(
-    closing: list[tuple[Rig, Device]],
-) -> None:
+def test_a_live_camera_gives_the_newest_picture(closing: list[tuple[Rig, Device]]) -> None:
     device = Device(bgr(9))
     rig = Rig(device)
     closing.append((rig, device))
@@ -347,12 +343,25 @@ def test_a_live_camera_gives_the_first_picture_from_now_on(
         device.pictures.put(bgr(number))
     rig.wait_until_captured(3)
     rig.time.passes(0.5)
-    frame = rig.next_frame(device, bgr(3))
-    assert (frame.number, frame.image[0, 0].tolist()) == (3, [30, 20, 3])
-    assert (frame.taken_s, frame.capture_ms) == (1000.5, 0.0)
-    assert (rig.camera.captured, rig.camera.skipped) == (4, 3)
-    assert device.decoded == 2  # the first picture, for the size, and this one
-    assert not rig.camera.ended
+    frame = rig.camera.newest(LONG_S)
+    assert frame is not None
+    assert (frame.number, frame.image[0, 0].tolist()) == (2, [30, 20, 2])
+    assert (frame.taken_s, frame.capture_ms) == (1000.0, 0.0)
+    assert rig.camera.newest(0.01) is None
+    assert rig.next_frame(device, bgr(3)).taken_s == 1000.5
+    assert (rig.camera.captured, rig.camera.skipped, rig.camera.ended) == (4, 2, False)
+
+
+def test_whoever_waits_gets_the_next_picture(closing: list[tuple[Rig, Device]]) -> None:
+    device = Device(bgr(0))
+    rig = Rig(device)
+    closing.append((rig, device))
+    handing_on = threading.Timer(0.05, device.pictures.put, [bgr(7)])
+    handing_on.start()
+    frame = rig.camera.newest(LONG_S)
+    handing_on.join()
+    assert frame is not None
+    assert frame.image[0, 0, 2] == 7
 
 
 def test_the_wall_clock_may_step_and_timestamps_do_not(
@@ -411,7 +420,6 @@ def test_another_size_after_the_return_is_refused(closing: list[tuple[Rig, Devic
     closing.append((rig, other))
     with pytest.raises(FrameError, match="now gives 6x8 instead of 6x4"):
         rig.next_frame(other, bgr(0, (8, 6)))
-    assert other.released.wait(LONG_S)
 
 
 def test_an_internal_fault_of_the_thread_reaches_the_caller(
