@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dsin.runtime.camera_times import read_timestamps
 from dsin.runtime.errors import FrameError
 
 Image = npt.NDArray[np.uint8]
@@ -53,7 +53,16 @@ class FrameSource(Protocol):
         """One camera's picture of a frame, H×W×3; FrameError if it cannot be had."""
 
 
-def frames_per_second(source: FrameSource) -> float:
+class Timed(Protocol):
+    """Whatever has numbered moments: frame sources and recordings."""
+
+    def __len__(self) -> int: ...
+
+    def timestamp_ns(self, number: int) -> int:
+        """Nanoseconds, increasing with the number."""
+
+
+def frames_per_second(source: Timed) -> float:
     """The rate at which a source's frames were taken, from its timestamps."""
     count = len(source)
     span = source.timestamp_ns(count - 1) - source.timestamp_ns(0)
@@ -77,31 +86,23 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class ImagePairs:
-    """Pairs of image files with a timestamp each.
+class Pictures:
+    """Image files of one camera, all of one size (height, width), with a timestamp each."""
 
-    All images have the size of the first left one. Raises FrameError if there is no pair.
-    """
-
-    left: tuple[Path, ...]
-    right: tuple[Path, ...]
+    paths: tuple[Path, ...]
     timestamps_ns: tuple[int, ...]
     size: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self.left)
-
-    def __iter__(self) -> Iterator[StereoFrame]:
-        for number, timestamp in enumerate(self.timestamps_ns):
-            yield StereoFrame(
-                number, timestamp, self.view(number, "left"), self.view(number, "right")
-            )
+        return len(self.paths)
 
     def timestamp_ns(self, number: int) -> int:
+        """Capture time in nanoseconds; FrameError if there is no such frame."""
         return self.timestamps_ns[self._checked(number)]
 
-    def view(self, number: int, side: Side) -> Image:
-        path = (self.left if side == "left" else self.right)[self._checked(number)]
+    def image(self, number: int) -> Image:
+        """A frame's picture, H×W×3; FrameError if it cannot be read or has another size."""
+        path = self.paths[self._checked(number)]
         image = read_image(path)
         if image.shape[:2] != self.size:
             (height, width), (first_height, first_width) = image.shape[:2], self.size
@@ -115,6 +116,35 @@ class ImagePairs:
         if not 0 <= number < len(self):
             raise FrameError(f"there is no frame {number}: the source has {len(self)}")
         return number
+
+
+class ImagePairs:
+    """Pairs of image files with a timestamp each, all of the size of the first left one."""
+
+    def __init__(
+        self, left: tuple[Path, ...], right: tuple[Path, ...], timestamps_ns: tuple[int, ...]
+    ) -> None:
+        self.size = image_size(left[0])
+        self._left = Pictures(left, timestamps_ns, self.size)
+        self._right = Pictures(right, timestamps_ns, self.size)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def __iter__(self) -> Iterator[StereoFrame]:
+        for number in range(len(self)):
+            yield StereoFrame(
+                number,
+                self.timestamp_ns(number),
+                self.view(number, "left"),
+                self.view(number, "right"),
+            )
+
+    def timestamp_ns(self, number: int) -> int:
+        return self._left.timestamp_ns(number)
+
+    def view(self, number: int, side: Side) -> Image:
+        return (self._left if side == "left" else self._right).image(number)
 
 
 class KittiRawDrive(ImagePairs):
@@ -134,10 +164,10 @@ class KittiRawDrive(ImagePairs):
                     f"{drive} has no {camera}/data: give the folder of one KITTI raw drive, "
                     "with image_02 and image_03"
                 )
-        left, right = _paired(drive / "image_02" / "data", drive / "image_03" / "data")
-        times = _read_timestamps(drive / "image_02" / "timestamps.txt", len(left))
-        count = _limited(len(left), frames, drive)
-        super().__init__(left[:count], right[:count], times[:count], _size_of(left[0]))
+        left, right = paired_images(drive / "image_02" / "data", drive / "image_03" / "data")
+        times = read_timestamps(drive / "image_02" / "timestamps.txt", len(left))
+        count = limited(len(left), frames, drive)
+        super().__init__(left[:count], right[:count], times[:count])
 
 
 class FolderPair(ImagePairs):
@@ -150,10 +180,9 @@ class FolderPair(ImagePairs):
         for folder in (left, right):
             if not folder.is_dir():
                 raise FrameError(f"there is no folder {folder}")
-        lefts, rights = _paired(left, right)
-        count = _limited(len(lefts), frames, left)
-        times = tuple(number * FRAME_INTERVAL_NS for number in range(count))
-        super().__init__(lefts[:count], rights[:count], times, _size_of(lefts[0]))
+        lefts, rights = paired_images(left, right)
+        count = limited(len(lefts), frames, left)
+        super().__init__(lefts[:count], rights[:count], regular_times(count))
 
 
 def open_source(kitti: Path | None = None, frames: int | None = None) -> FrameSource:
@@ -170,74 +199,55 @@ def open_source(kitti: Path | None = None, frames: int | None = None) -> FrameSo
     return SyntheticRig(frames=frames or SYNTHETIC_FRAMES)
 
 
-def _paired(left: Path, right: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Images of two folders with the same stem, sorted by it."""
-    lefts, rights = _images_by_stem(left), _images_by_stem(right)
-    if not lefts:
-        raise FrameError(f"{left} holds no images ({', '.join(SUFFIXES)})")
+def paired_images(
+    left: Path, right: Path, ending: str = ""
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Images of two folders whose names agree up to the suffix, sorted by name.
+
+    With `ending`, only those whose names, less the suffix, end so. Raises FrameError if there are
+    none, or one has no partner.
+    """
+    lefts, rights = images_by_stem(left, ending), images_by_stem(right, ending)
     alone = sorted(lefts.keys() ^ rights.keys())
     if alone:
         lacking, partner = (right, lefts) if alone[0] in lefts else (left, rights)
         raise FrameError(f"{partner[alone[0]]} has no partner in {lacking}")
-    order = sorted(lefts)
-    return tuple(lefts[stem] for stem in order), tuple(rights[stem] for stem in order)
+    return tuple(lefts.values()), tuple(rights.values())
 
 
-def _images_by_stem(folder: Path) -> dict[str, Path]:
+def images_by_stem(folder: Path, ending: str = "") -> dict[str, Path]:
+    """Images of a folder by their names less the suffix, sorted; `ending` as in paired_images.
+
+    Raises FrameError if there are none, or two of one name.
+    """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
+    for path in sorted(folder.iterdir(), key=lambda path: path.stem):
+        if path.suffix.lower() not in SUFFIXES or not path.stem.endswith(ending):
             continue
         if path.stem in found:
             raise FrameError(f"{path} and {found[path.stem].name} are the same frame: keep one")
         found[path.stem] = path
+    if not found:
+        names = ", ".join(f"*{ending}{suffix}" if ending else suffix for suffix in SUFFIXES)
+        raise FrameError(f"{folder} holds no images ({names})")
     return found
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file; raises FrameError for one that cannot be read."""
     height, width = read_image(path).shape[:2]
     return height, width
 
 
-def _limited(available: int, wanted: int | None, source: Path) -> int:
+def limited(available: int, wanted: int | None, source: Path) -> int:
+    """How many frames to take; FrameError if `wanted` are more than there are, or none."""
+    if wanted is not None and wanted < 1:
+        raise FrameError(f"{wanted} frames: ask for at least one")
     if wanted is not None and wanted > available:
         raise FrameError(f"{source} has {available} frames, not {wanted}: ask for fewer")
     return available if wanted is None else wanted
 
 
-def _read_timestamps(path: Path, count: int) -> tuple[int, ...]:
-    """KITTI's timestamps, one `2011-09-26 13:02:25.103400000` a line, as ns since 1970."""
-    if not path.is_file():
-        raise FrameError(f"there is no {path}: KITTI raw drives have one")
-    try:
-        lines = path.read_text(encoding="ascii").split("\n")
-    except UnicodeDecodeError as error:
-        raise FrameError(f"{path} is not a list of timestamps") from error
-    times: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        time = _timestamp_ns(line.strip())
-        if time is None:
-            raise FrameError(
-                f"{path}, line {number}: {line.strip()[:40]!r} is not a time like "
-                "2011-09-26 13:02:25.103400000"
-            )
-        if times and time <= times[-1]:
-            raise FrameError(f"{path}, line {number}: the time is not after the one before it")
-        times.append(time)
-    if len(times) != count:
-        raise FrameError(f"{path} has {len(times)} times for {count} frames")
-    return tuple(times)
-
-
-def _timestamp_ns(text: str) -> int | None:
-    """Nanoseconds since 1970, or None; datetime alone would keep only microseconds."""
-    seconds, _, fraction = text.partition(".")
-    if len(fraction) > 9 or not (fraction or "0").isdecimal():
-        return None
-    try:
-        moment = datetime.strptime(seconds, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc)
-    except ValueError:
-        return None
-    return int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0"))
+def regular_times(count: int) -> tuple[int, ...]:
+    """Timestamps of frames that came without any, in nanoseconds from 0."""
+    return tuple(number * FRAME_INTERVAL_NS for number in range(count))
