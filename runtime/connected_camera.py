@@ -15,6 +15,7 @@ from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, Outcome, Rig
 from dsin.runtime.rig_frame import SideUse, SideView
 from dsin.runtime.rpc import CREDITS
+from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_pictures import decode_picture
 
 _STATUS = {
@@ -45,7 +46,12 @@ class ConnectedCamera:
     """A camera that was admitted. `outgoing` holds what is to be sent to it."""
 
     def __init__(
-        self, pool: DecodePool, rig: Rig, hello: dsin_v1.Hello, loop: asyncio.AbstractEventLoop
+        self,
+        pool: DecodePool,
+        sides: ServerSides,
+        rig: Rig,
+        hello: dsin_v1.Hello,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.rig = rig
         self.kind = int(hello.camera)
@@ -56,6 +62,7 @@ class ConnectedCamera:
         self.doubted = asyncio.Event()
         self.end_status: tuple[grpc.StatusCode, str] | None = None
         self._pool = pool
+        self._sides = sides
         self._loop = loop
         self._session = hello.session
         self._clock = CameraClock()
@@ -66,10 +73,11 @@ class ConnectedCamera:
         """Note in the rig that the camera is there, or gone."""
         if self.letter == "y":
             self._pool.change(self.rig, side_connected=there)
-        elif there:
-            self._pool.change(self.rig, camera_connected=True, clock=self._clock.offset)
-        else:
-            self._pool.change(self.rig, camera_connected=False)
+            return
+        self._pool.change(self.rig, camera_connected=there, clock=self._clock.offset)
+        if self._sides.live_size(self.rig.name) is not None:
+            self._pool.change(self.rig, side_connected=there)
+            self._sides.feed(self.rig.name, self._take_own_side if there else None)
 
     def end(self, code: grpc.StatusCode, reason: str) -> None:
         """End the stream with this status."""
@@ -105,6 +113,10 @@ class ConnectedCamera:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"camera {self.letter} must not send {kind or 'empty messages'} now",
             )
+
+    def _take_own_side(self, view: SideView, captured_ns: int) -> None:
+        """A picture of the server's live side camera, in that camera's thread."""
+        self._pool.offer_side(self.rig, view, captured_ns)
 
     def _count_under_way(self) -> None:
         self._under_way += 1

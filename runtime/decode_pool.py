@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.decoder import Decoded, Decoder
-from dsin.runtime.errors import DsinError, StreamError
+from dsin.runtime.errors import DsinError, FrameError, StreamError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, LocalSide, Rig
 from dsin.runtime.rig_frame import RigFrame, RigStatus, SideUse, SideView
 from dsin.runtime.side_buffer import PairingPolicy, StoredSide
@@ -253,7 +253,11 @@ class DecodePool:
     def _fetch(self, rig: Rig, paired_ns: int) -> tuple[StoredSide | None, SideUse]:
         """Ask the rig's own recording for the side image of that moment."""
         assert rig.local is not None
-        view = rig.local.near(paired_ns)
+        try:
+            view = rig.local.near(paired_ns)
+        except FrameError as error:
+            LOG.warning("rig %s decodes without its side image: %s", rig.name, error)
+            view = None
         with self._changed:
             known = rig.sides.newest
             if view is not None and (known is None or known.view.number != view.number):

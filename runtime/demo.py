@@ -1,8 +1,8 @@
-"""The stereo rig in one command: a device and a server process, and frames between them.
+"""The stereo rig in one command: `dsin stream` and `dsin serve` as two processes.
 
-    device process                        server process
-    left views ─► Encoder ══ loopback ══► Decoder ◄─ right views
-                                             └─► figures and pictures
+    device process                              server process
+    left views ─► Encoder ══ gRPC, loopback ══► Decoder ◄─ right views
+                                                   └─► figures, pictures, page
 
 The left views reach the server only as packets. To measure and to draw, and for nothing else, the
 server process of the demo also reads the originals.
@@ -25,12 +25,13 @@ import numpy as np
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import open_bundle
-from dsin.runtime.client import STALL_S, SentFrame
 from dsin.runtime.demo_processes import (
+    STOP,
     Failed,
     Finished,
     Listening,
     Message,
+    SentFrame,
     Served,
     Settings,
     picture_name,
@@ -41,6 +42,8 @@ from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_json
 from dsin.runtime.frames import frames_per_second, open_source
 
+STALL_S = 120.0
+"""A demo of which nothing is heard for so many seconds is given up."""
 GRACE_S = 2.0
 """After a failure, so long the other process may still say what it knows."""
 
@@ -113,32 +116,40 @@ def run_demo(
     backend: Backend = "cpu",
     *,
     kbps: float | None = None,
+    fps: float | None = None,
+    web: int | None = None,
 ) -> DemoReport:
     """Stream a KITTI raw drive, or the synthetic rig, from a device to a server process.
 
     Writes a side-by-side picture of every frame into `out`, the figures to `json_path`, and shows
-    progress and a table. With `kbps` the rate is chosen frame by frame, in place of `rate`. The
+    progress and a table. Every frame is sent, as fast as both sides keep up; with `fps` frames come
+    at that pace and those that nobody has time for are dropped. With `kbps` the rate is chosen
+    frame by frame, in place of `rate`. `web` is the port of a page: then the frames come at the
+    recorded pace (or `fps`), again and again until SIGINT, and are drawn into `out` once. The
     processes are spawned, so a script that calls this needs the usual
     `if __name__ == "__main__"`. Raises FrameError, BundleError or DsinError for what cannot be
     used or written, StreamError if a process fails.
     """
-    settings = _checked(kitti, frames, bundle, rate, kbps, out, json_path, backend)
+    settings = _checked(kitti, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
     results = _Results(settings)
     with _started(settings) as children:
-        for child, message in _messages(children):
+        device, server = children
+        for child, message in _messages(children, stoppable=settings.repeats):
             if isinstance(message, Failed):
                 raise _failure([_Trouble(child, message), *_other_troubles(children, child)])
             if isinstance(message, Listening):
-                children[0].pipe.send(message.port)
+                for url in message.urls:
+                    print(f"open {url} (Ctrl-C ends the demo)", flush=True)
+                device.pipe.send(message.address)
+            elif isinstance(message, Finished) and child is device:
+                server.pipe.send(STOP)
             results.add(message)
     report = results.report()
     if json_path is not None:
         write_json(json_path, report.to_json())
     print(report.table())
-    if kbps is not None:
-        print(f"\nlink     {results.kbps():.1f} kbit/s at the recorded pace, {kbps:g} wanted")
-    last = picture_name(settings.frames - 1)
-    print(f"\npictures {out / picture_name(0)} to {last}")
+    print(f"\nlink     {results.link()}")
+    print(f"pictures {out / picture_name(0)} to {picture_name(results.last_drawn)}")
     return report
 
 
@@ -151,12 +162,16 @@ def _checked(
     out: Path,
     json_path: Path | None,
     backend: Backend,
+    fps: float | None,
+    web: int | None,
 ) -> Settings:
     """Find a user's mistakes before any process starts."""
     source = open_source(kitti, frames)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
-    settings = Settings(kitti, len(source), bundle, rate, kbps, out, backend)
+    if web is not None and fps is None:
+        fps = frames_per_second(source)
+    settings = Settings(kitti, len(source), bundle, rate, kbps, out, backend, fps, web)
     settings.controller(opened, source)
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise DsinError(f"cannot write {json_path}: its folder does not exist")
@@ -173,6 +188,7 @@ class _Results:
     def __init__(self, settings: Settings) -> None:
         source = settings.source()
         height, width = source.size
+        self._settings = settings
         self._pixels = height * width
         self._source_fps = frames_per_second(source)
         self._wanted = settings.frames
@@ -198,9 +214,27 @@ class _Results:
     def _bpp(self) -> float:
         return _mean([8 * sent.packet_bytes / self._pixels for sent in self._sent.values()])
 
-    def kbps(self) -> float:
-        """What the packets are in kbit/s at the pace at which the source was recorded."""
-        return self._bpp() * self._pixels * self._source_fps / 1000
+    @property
+    def last_drawn(self) -> int:
+        """Number of the last frame that has a picture."""
+        return max(number for number in self._served if number < self._wanted)
+
+    def link(self) -> str:
+        """What went over the link, and whether both sides keep up with the camera."""
+        fps = len(self._served) / self._device.seconds
+        pace = self._settings.fps or self._source_fps
+        kbps = self._bpp() * self._pixels / 1000
+        wanted = "" if self._settings.kbps is None else f", {self._settings.kbps:g} wanted"
+        if self._settings.fps is None:
+            keeps = "keeps up with" if fps >= pace else f"keeps up with {fps:.1f} of"
+            return (
+                f"{kbps * pace:.1f} kbit/s at the recorded pace{wanted}; this machine, doing the "
+                f"work of both sides, {keeps} {pace:.1f} frames a second"
+            )
+        return (
+            f"{kbps * fps:.1f} kbit/s{wanted}; {fps:.1f} of {pace:.1f} frames a second were sent, "
+            f"the newest each time"
+        )
 
     def report(self) -> DemoReport:
         """The figures at the end. Raises StreamError if frames are missing."""
@@ -322,11 +356,21 @@ def _stop(child: _Child) -> None:
     child.process.close()
 
 
-def _messages(children: Sequence[_Child]) -> Iterator[tuple[_Child, Message]]:
-    """What the processes tell, until both have finished. Raises StreamError for a silent death."""
+def _messages(
+    children: Sequence[_Child], *, stoppable: bool
+) -> Iterator[tuple[_Child, Message]]:
+    """What the processes tell, until both have finished. If it is `stoppable`, the first SIGINT
+    makes the device finish. Raises StreamError for a silent death."""
     pending: dict[object, _Child] = {child.pipe: child for child in children}
     while pending:
-        ready = wait([child.pipe for child in pending.values()], timeout=STALL_S)
+        try:
+            ready = wait([child.pipe for child in pending.values()], timeout=STALL_S)
+        except KeyboardInterrupt:
+            if not stoppable:
+                raise
+            stoppable = False
+            children[0].pipe.send(STOP)
+            continue
         if not ready:
             raise StreamError(f"neither process got any further for {STALL_S:.0f} s")
         for pipe in ready:

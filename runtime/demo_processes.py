@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,15 +16,17 @@ from types import TracebackType
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
-from dsin.runtime.client import SentFrame, connect, send_frames
-from dsin.runtime.decoder import Decoder
+from dsin.runtime.camera import open_camera
+from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.errors import DsinError
+from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_image
 from dsin.runtime.frames import FrameSource, frames_per_second, open_source
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.rate_control import RateController
-from dsin.runtime.server import ServedFrame, accept, listen, serve_frames
+from dsin.runtime.rig_frame import RigFrame
+from dsin.runtime.serve import ServeOptions, serving
+from dsin.runtime.stream import warm_up
 from dsin.runtime.viewer import Panel, side_by_side
 
 
@@ -39,6 +41,19 @@ class Settings:
     kbps: float | None
     out: Path
     backend: Backend
+    fps: float | None
+    """None: every frame, as fast as both sides keep up."""
+    web: int | None
+
+    @property
+    def spec(self) -> str:
+        """The frames as dsin.runtime.camera opens them."""
+        return f"synthetic:{self.frames}" if self.kitti is None else str(self.kitti)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the frames come again and again, to be looked at in a browser."""
+        return self.web is not None
 
     def source(self) -> FrameSource:
         """The frames; both processes open them for themselves."""
@@ -57,9 +72,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Listening:
-    """The server waits for the device at this port."""
+    """The server waits for the device at this address; `urls` are its pages."""
 
-    port: int
+    address: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SentFrame:
+    """A frame that the server has decoded. `stage_ms` are the device's stages, `end_to_end_ms` runs
+    from the taken frame to the server's answer."""
+
+    number: int
+    packet_bytes: int
+    stage_ms: dict[str, float]
+    end_to_end_ms: float
 
 
 @dataclass(frozen=True)
@@ -74,10 +101,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Finished:
-    """All is done; `seconds` is the device's time from the first frame to the last answer."""
+    """All is done; `seconds` is the device's time from the first frame to the last answer. Frames
+    that were not decoded were dropped on the device."""
 
     seconds: float = 0.0
     dropped: int = 0
+    captured: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,32 +120,59 @@ class Failed:
 Message = Listening | SentFrame | Served | Finished | Failed
 
 
+STOP = "stop"
+"""Sent to the device's process: end the stream as if its frames had ended."""
+
+
 def run_device(pipe: Connection, settings: Settings) -> None:
-    """Encode and send the left views. Waits in `pipe` for the server's port."""
+    """Encode and send the left views. Waits in `pipe` for the server's address."""
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
-        encoder.encode(source.view(0, "left"), rate=settings.rate)  # compiles and allocates
-        port: int = pipe.recv()
-        with connect("127.0.0.1", port) as connection:
-            start = time.monotonic()
-            dropped = send_frames(
-                source, encoder, connection, rate=settings.rate, on_frame=pipe.send,
-                controller=settings.controller(encoder.bundle, source),
-            )  # fmt: skip
-            pipe.send(Finished(time.monotonic() - start, dropped))
+        maker = EncodedCamera(encoder, settings.rate, settings.controller(encoder.bundle, source))
+        warm_up(encoder, source.size)
+        address: str = pipe.recv()
+        camera = open_camera(
+            settings.spec, "left", frames=settings.frames, fps=settings.fps,
+            loop=settings.repeats, every=settings.fps is None,
+        )  # fmt: skip
+        start = time.monotonic()
+        device = Device(
+            camera, maker, address, "demo", every=settings.fps is None, give_up_s=5.0,
+            on_frame=lambda frame: _report(pipe, frame),
+        )  # fmt: skip
+        threading.Thread(target=_stop_when_told, args=(pipe, device), daemon=True).start()
+        counts = device.run()
+        pipe.send(Finished(time.monotonic() - start, counts.dropped, counts.captured))
+
+
+def _report(pipe: Connection, frame: AnsweredFrame) -> None:
+    """Tell of an answered frame. One that was superseded is as good as dropped."""
+    made = frame.made
+    if frame.status == "rejected":
+        reason = f"the server rejected frame {made.number}: {frame.reason}"
+        pipe.send(Failed(StreamError.__name__, reason))
+    elif frame.status == "decoded":
+        pipe.send(SentFrame(made.number, len(made.data), made.stage_ms, frame.round_trip_ms))
+
+
+def _stop_when_told(pipe: Connection, device: Device) -> None:
+    with suppress(EOFError, OSError):
+        if pipe.recv() == STOP:
+            device.stop()
 
 
 def run_server(pipe: Connection, settings: Settings) -> None:
-    """Receive and decode beside the right views; measure and draw against the left ones."""
-    with _reporting(pipe), Decoder(settings.bundle, settings.backend) as decoder:
-        source = settings.source()
-        view = source.view(0, "right")
-        with Encoder(decoder.bundle, settings.backend) as encoder:
-            decoder.decode(encoder.encode(view), view)  # compiles and allocates
-        with listen() as listener, _Gallery(pipe, settings.out, source) as gallery:
-            pipe.send(Listening(listener.getsockname()[1]))
-            with accept(listener) as connection:
-                serve_frames(connection, source, decoder, on_frame=gallery.show)
+    """Receive and decode beside the right views; measure and draw against the left ones. Ends when
+    told to in `pipe`."""
+    with _reporting(pipe), _Gallery(pipe, settings.out, settings.source()) as gallery:
+        options = ServeOptions(
+            "127.0.0.1:0", settings.bundle, settings.backend, sides=[settings.spec],
+            web=settings.web, health=False,
+        )  # fmt: skip
+        with serving(options, on_frame=gallery.show) as server:
+            pipe.send(Listening(server.address, tuple(server.urls)))
+            pipe.recv()
+        gallery.finish()
         pipe.send(Finished())
 
 
@@ -133,6 +189,11 @@ class _Gallery:
     def __enter__(self) -> "_Gallery":
         return self
 
+    def finish(self) -> None:
+        """Wait for the last picture."""
+        if self._last is not None:
+            self._last.result()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -140,21 +201,32 @@ class _Gallery:
         traceback: TracebackType | None,
     ) -> None:
         self._thread.shutdown()
-        if error is None and self._last is not None:
-            self._last.result()
 
-    def show(self, frame: ServedFrame) -> None:
-        """Draw a frame soon; at most one waits. Raises what went wrong with the one before."""
-        if self._last is not None:
-            self._last.result()
-        self._last = self._thread.submit(self._measure_and_draw, frame)
+    def show(self, frame: RigFrame) -> None:
+        """Draw a frame soon; at most one waits."""
+        self.finish()
+        self._last = self._thread.submit(self._guarded, frame)
 
-    def _measure_and_draw(self, frame: ServedFrame) -> None:
-        original = self._source.view(frame.number, "left")
+    def _guarded(self, frame: RigFrame) -> None:
+        """What a person can mend ends the demo."""
+        try:
+            if frame.side is None:
+                # The server goes on without; a demo of decoding with side information does not.
+                self._source.view(frame.number % len(self._source), "right")
+                raise StreamError(f"the server had no side image for frame {frame.number}")
+            self._measure_and_draw(frame)
+        except DsinError as error:
+            self._pipe.send(Failed(type(error).__name__, str(error)))
+
+    def _measure_and_draw(self, frame: RigFrame) -> None:
+        original = self._source.view(frame.number % len(self._source), "left")
         decoded = frame.decoded
         with_side = psnr_db(decoded.image, original)
         without = psnr_db(decoded.x_dec, original)
-        bpp = 8 * frame.packet_bytes / (original.shape[0] * original.shape[1])
+        self._pipe.send(Served(frame.number, with_side, without, frame.stage_ms))
+        if frame.number >= len(self._source):
+            return  # it was drawn the first time
+        bpp = 8 * len(frame.packet) / (original.shape[0] * original.shape[1])
         panels = [
             Panel(original, "x", "what the device sees"),
             Panel(decoded.x_dec, "x_dec", f"from the packet alone, {without:.2f} dB"),
@@ -164,9 +236,6 @@ class _Gallery:
             note = "patches of the server's own view"
             panels.insert(2, Panel(decoded.y_syn, "y_syn", note))
         write_image(self._out / picture_name(frame.number), side_by_side(panels))
-        stages = {f"side.{name}": ms for name, ms in frame.side_ms.items()}
-        stages |= {f"server.{name}": ms for name, ms in decoded.stage_ms.items()}
-        self._pipe.send(Served(frame.number, with_side, without, stages))
 
 
 def picture_name(number: int) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.camera import CapturedFrame, Clock
+from dsin.runtime.clocks import now_ns
 from dsin.runtime.errors import FrameError
 from dsin.runtime.frames import Image
 from dsin.runtime.live_devices import CameraSpec, CaptureDevice, open_device, parse_camera_spec
@@ -69,7 +70,7 @@ class LiveCamera:
             raise FrameError(f"{frames} frames: ask for at least one")
         self._spec = parse_camera_spec(spec, fps)
         self._open, self._frames, self._patience_s, self._now = opened, frames, patience_s, now
-        self._wall_ns = time.time_ns() - round(1e9 * now())
+        self._wall_ns = now_ns() - round(1e9 * now())
         self.clock: Clock = "live"
         self.captured = 0
         self.skipped = 0

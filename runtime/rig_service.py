@@ -7,7 +7,6 @@ is ended with a status that says why; what a frame does wrong is answered, and t
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any, TypeAlias
 
@@ -19,8 +18,8 @@ from dsin.runtime.bitstream import MAX_PIXELS
 from dsin.runtime.connected_camera import ConnectedCamera, RefusedError
 from dsin.runtime.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.errors import StreamError
-from dsin.runtime.rig import LocalSide
 from dsin.runtime.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
+from dsin.runtime.server_side import ServerSides
 
 LOG = logging.getLogger(__name__)
 HELLO_S = 5.0
@@ -29,8 +28,6 @@ PROBE_S = 1.0
 """A camera's clock is asked for that often, and at once when it seems to have stepped."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-OpenSide = Callable[[str], LocalSide | None]
-"""The server's own side camera for a rig of that name, if it has one."""
 
 
 class RigService:
@@ -41,13 +38,11 @@ class RigService:
         pool: DecodePool,
         *,
         authenticated: bool,
-        open_side: OpenSide = lambda rig: None,
-        side_is_live: bool = False,
+        sides: ServerSides | None = None,
     ) -> None:
         self._pool = pool
         self._authenticated = authenticated
-        self._open_side = open_side
-        self._side_is_live = side_is_live
+        self._sides = sides or ServerSides()
         self._cameras: dict[tuple[str, int], ConnectedCamera] = {}
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -139,19 +134,15 @@ class RigService:
             self._check_codec(hello)
         self._check_clocks(hello)
         size = hello.height, hello.width
-        local = self._open_side(hello.rig) if hello.camera == dsin_v1.CAMERA_X else None
-        if local is not None and local.size != size:
-            raise _unfit(
-                f"rig {hello.rig} sends {size[1]}x{size[0]}, but the server's side camera has "
-                f"{local.size[1]}x{local.size[0]}"
-            )
+        local = self._sides.recorded(hello.rig)
+        self._check_own_side(hello, local.size if local else self._sides.live_size(hello.rig))
         try:
             rig = self._pool.open_rig(hello.rig, size, local)
         except NoRoomError as error:
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except StreamError as error:
             raise _unfit(str(error)) from error
-        return ConnectedCamera(self._pool, rig, hello, asyncio.get_running_loop())
+        return ConnectedCamera(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
 
     def _check_name(self, rig: str, context: Context) -> None:
         printable = rig.isprintable() and "/" not in rig and rig not in (".", "..")
@@ -188,10 +179,22 @@ class RigService:
         live = hello.clock == dsin_v1.CLOCK_LIVE
         if other is not None and other.live != live:
             raise _unfit("one camera of this rig is live and the other one plays a recording")
-        if hello.camera == dsin_v1.CAMERA_Y or other is not None:
+
+    def _check_own_side(self, hello: dsin_v1.Hello, own: tuple[int, int] | None) -> None:
+        """Where the server has the rig's side camera itself, it must fit."""
+        if own is None:
             return
-        if self._side_is_live and not live:
-            raise _unfit("the server's side camera is live, and this camera plays a recording")
+        if hello.camera == dsin_v1.CAMERA_Y:
+            raise _unfit(f"the server has the side camera of rig {hello.rig} itself")
+        if own != (hello.height, hello.width):
+            raise _unfit(
+                f"rig {hello.rig} sends {hello.width}x{hello.height}, but the server's side "
+                f"camera has {own[1]}x{own[0]}"
+            )
+        plays = hello.clock == dsin_v1.CLOCK_RECORDING
+        if plays == (self._sides.live_size(hello.rig) is not None):
+            kinds = ("live", "a recording") if plays else ("a recording", "live")
+            raise _unfit(f"the server's side camera is {kinds[0]}, and this camera is {kinds[1]}")
 
 
 async def _read(camera: ConnectedCamera, context: Context) -> None:

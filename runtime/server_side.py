@@ -9,14 +9,18 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from dsin.runtime.camera import Camera, CapturedFrame
+from dsin.runtime.camera import Camera, open_camera
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.frames import frames_per_second
-from dsin.runtime.recordings import Recording
+from dsin.runtime.live_devices import is_live
+from dsin.runtime.recordings import Recording, open_recording
 from dsin.runtime.rig_frame import SideView
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.25
+
+TakeSide = Callable[[SideView, int], None]
+"""Gets a side view and its capture time in the server's clock, nanoseconds."""
 
 
 class RecordedSide:
@@ -56,17 +60,33 @@ class RecordedSide:
         return self._times[within] + rounds * self._round_ns
 
 
-class LiveSide:
-    """Reads a live camera of the server's in a thread while the block lasts; `on_frame` gets
-    every frame."""
+class ServerSides:
+    """The server's own side cameras, by `--side` options.
 
-    def __init__(self, camera: Camera, on_frame: Callable[[CapturedFrame], None]) -> None:
-        self._camera = camera
-        self._on_frame = on_frame
-        self._thread = threading.Thread(target=self._capture, name="side-camera", daemon=True)
+        with ServerSides(["front=camera:0"]) as sides:
+            sides.feed("front", lambda view, captured_ns: ...)
 
-    def __enter__(self) -> "LiveSide":
-        self._thread.start()
+    Raises FrameError or DsinError for what cannot be opened.
+    """
+
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self._specs = side_specs(options)
+        self._recordings: dict[str, Recording] = {}
+        self._cameras: dict[str, Camera] = {}
+        for spec in self._specs.values():
+            if is_live(spec):
+                self._cameras[spec] = open_camera(spec, "right")
+            else:
+                self._recordings[spec] = open_recording(spec, "right")
+        self._takers: dict[str, dict[str, TakeSide]] = {spec: {} for spec in self._cameras}
+        self._threads = [
+            threading.Thread(target=self._capture, args=item, name="side-camera", daemon=True)
+            for item in self._cameras.items()
+        ]
+
+    def __enter__(self) -> "ServerSides":
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -75,18 +95,48 @@ class LiveSide:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._camera.close()
-        self._thread.join()
+        for camera in self._cameras.values():
+            camera.close()
+        for thread in self._threads:
+            thread.join()
 
-    def _capture(self) -> None:
-        while not self._camera.ended:
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each camera's pictures."""
+        return [one.size for one in (*self._recordings.values(), *self._cameras.values())]
+
+    def recorded(self, rig: str) -> RecordedSide | None:
+        """The recording that is that rig's side camera."""
+        recording = self._recordings.get(self._spec(rig))
+        return None if recording is None else RecordedSide(recording)
+
+    def live_size(self, rig: str) -> tuple[int, int] | None:
+        """Height and width of the live camera that is that rig's side camera."""
+        camera = self._cameras.get(self._spec(rig))
+        return None if camera is None else camera.size
+
+    def feed(self, rig: str, take: TakeSide | None) -> None:
+        """From now on give each picture of that rig's live camera to `take`; None ends it."""
+        takers = self._takers.get(self._spec(rig))
+        if takers is not None and take is not None:
+            takers[rig] = take
+        elif takers is not None:
+            takers.pop(rig, None)
+
+    def _spec(self, rig: str) -> str:
+        return self._specs.get(rig) or self._specs.get(None) or ""
+
+    def _capture(self, spec: str, camera: Camera) -> None:
+        while not camera.ended:
             try:
-                frame = self._camera.newest(POLL_S)
+                frame = camera.newest(POLL_S)
             except FrameError as error:
-                LOG.warning("side camera: %s", error)
+                LOG.warning("side camera %s: %s", spec, error)
                 continue
             if frame is not None:
-                self._on_frame(frame)
+                view = SideView(frame.image, frame.number, frame.timestamp_ns)
+                for take in list(self._takers[spec].values()):
+                    take(view, frame.timestamp_ns)
 
 
 def side_specs(options: Sequence[str]) -> dict[str | None, str]:

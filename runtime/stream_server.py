@@ -14,7 +14,7 @@ import grpc.aio
 
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.errors import StreamError
-from dsin.runtime.rig_service import OpenSide, RigService
+from dsin.runtime.rig_service import RigService
 from dsin.runtime.rpc import (
     SERVER_OPTIONS,
     SERVICE,
@@ -23,6 +23,7 @@ from dsin.runtime.rpc import (
     join_address,
     server_credentials,
 )
+from dsin.runtime.server_side import ServerSides
 
 LOG = logging.getLogger(__name__)
 MAX_STREAMS = 1024
@@ -38,6 +39,7 @@ class StreamServer:
             print(server.port)
 
     Port 0 lets the system choose. Without certificates only loopback addresses are allowed.
+    `sides` are the server's own side cameras.
     `health` adds the standard gRPC health service (extra `serve`). Raises StreamError for an
     address that cannot be had.
     """
@@ -49,20 +51,14 @@ class StreamServer:
         port: int,
         *,
         certificates: Certificates | None = None,
-        open_side: OpenSide = lambda rig: None,
-        side_is_live: bool = False,
+        sides: ServerSides | None = None,
         health: bool = False,
     ) -> None:
         if certificates is None:
             check_plaintext(host)
         self.host, self.port = host, port
         self._credentials = None if certificates is None else server_credentials(certificates)
-        self._service = RigService(
-            pool,
-            authenticated=certificates is not None,
-            open_side=open_side,
-            side_is_live=side_is_live,
-        )
+        self._service = RigService(pool, authenticated=certificates is not None, sides=sides)
         self._health = health
         self._listening: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None

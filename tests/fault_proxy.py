@@ -1,5 +1,6 @@
 """A bad network on loopback: passes bytes on late, slowly, in stalls, or not at all."""
 
+import contextlib
 import random
 import socket
 import threading
@@ -135,8 +136,6 @@ class _Way:
 
 
 def _shut(one: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     one.close()

@@ -1,4 +1,4 @@
-"""The streaming rig on loopback: what a device sends, the server decodes; who is refused, and why."""
+"""The streaming rig on loopback: what a device sends is decoded; who is refused, and why."""
 
 import time
 

@@ -1,0 +1,211 @@
+"""`dsin serve`: decoders, side cameras, outputs, page and gRPC server, put together.
+
+    cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings, page, metrics
+                                   ▲
+    --side ─► ServerSides ─────────┘
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dsin.runtime.backend import Backend
+from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decoder import Decoder
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.errors import StreamError
+from dsin.runtime.outputs import Outputs
+from dsin.runtime.rig_frame import RigFrame, RigStatus, Sink
+from dsin.runtime.rpc import Certificates, check_plaintext, join_address, split_address
+from dsin.runtime.server_side import ServerSides
+from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.sink_runner import SinkRunner
+from dsin.runtime.stream_server import StreamServer
+
+LOG = logging.getLogger(__name__)
+USUAL_SIZE = (375, 1242)
+"""Decoders are warmed up for it (KITTI's) where the size of frames is not known yet."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `dsin serve` was asked for.
+
+    `address` is HOST:PORT of the gRPC server; `web` and `metrics` are ports of HTTP servers at
+    `web_host`, the first one with the page. `budget_mib` limits the memory of all rigs together
+    (None: half of the machine's). `sides` are the server's own side cameras (dsin.runtime.
+    server_side).
+    """
+
+    address: str
+    bundle: str | None = None
+    backend: Backend = "cpu"
+    workers: int = 1
+    budget_mib: float | None = None
+    sides: Sequence[str] = ()
+    policy: PairingPolicy = field(default_factory=PairingPolicy)
+    certificates: Certificates | None = None
+    outputs: Outputs = field(default_factory=Outputs)
+    web: int | None = None
+    metrics: int | None = None
+    web_host: str = "127.0.0.1"
+    health: bool = True
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server that runs; `urls` are those of its HTTP servers."""
+
+    host: str
+    port: int
+    urls: Sequence[str]
+    status: Callable[[], list[RigStatus]]
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return join_address(self.host, self.port)
+
+
+@contextmanager
+def serving(
+    options: ServeOptions,
+    bundle: Bundle | None = None,
+    on_frame: Callable[[RigFrame], None] = lambda frame: None,
+) -> Iterator[Serving]:
+    """A server while the block lasts. `on_frame` is called by the decoding threads and may make
+    them wait, which sinks never do. Raises DsinError for whatever cannot be had."""
+    host, port = split_address(options.address)
+    if options.certificates is None:
+        check_plaintext(host)
+    opened = bundle or open_bundle(options.bundle)
+    with ExitStack() as stack:
+        sides = ServerSides(options.sides)
+        sinks = _Sinks()
+        stack.callback(sinks.close)
+        sinks.add(options.outputs.open())
+        decoders = [
+            stack.enter_context(Decoder(opened, options.backend, threads=_threads(options.workers)))
+            for _ in range(options.workers)
+        ]
+        for size in sides.sizes or [USUAL_SIZE]:
+            _warm_up(decoders, options.backend, size)
+
+        def take(frame: RigFrame) -> None:
+            on_frame(frame)
+            sinks.offer(frame)
+
+        budget_mib = _half_of_memory_mib() if options.budget_mib is None else options.budget_mib
+        pool = stack.enter_context(
+            DecodePool(decoders, options.policy, take, budget_mib=budget_mib)
+        )
+        urls = _serve_http(stack, options, opened, pool.status, sinks)
+        stack.enter_context(sides)
+        server = stack.enter_context(
+            StreamServer(
+                pool, host, port,
+                certificates=options.certificates, sides=sides, health=options.health,
+            )
+        )  # fmt: skip
+        yield Serving(host, server.port, urls, pool.status)
+
+
+def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. `announce` is told where, once all is ready."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with serving(options) as server:
+        kind = "plaintext" if options.certificates is None else "TLS"
+        announce(f"serving at {server.address} ({kind})")
+        for url in server.urls:
+            announce(f"open {url}")
+        stop.wait()
+        announce("stopping")
+
+
+class _Sinks:
+    """All outputs, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._runners: list[SinkRunner] = []
+
+    def add(self, sinks: Sequence[Sink]) -> None:
+        self._runners += [SinkRunner(sink) for sink in sinks]
+
+    def offer(self, frame: RigFrame) -> None:
+        for runner in self._runners:
+            runner.offer(frame)
+
+    @property
+    def runners(self) -> Sequence[SinkRunner]:
+        return self._runners
+
+    def close(self) -> None:
+        for runner in self._runners:
+            runner.close()
+
+
+def _serve_http(
+    stack: ExitStack,
+    options: ServeOptions,
+    bundle: Bundle,
+    status: Callable[[], list[RigStatus]],
+    sinks: _Sinks,
+) -> list[str]:
+    """Start the HTTP servers that are wanted, and tell where they are."""
+    if options.web is None and options.metrics is None:
+        return []
+    from dsin.runtime.health import Health
+    from dsin.runtime.http_server import HttpServer
+    from dsin.runtime.prometheus_metrics import Metrics, SinkCounts
+    from dsin.runtime.web_page import WebPage
+
+    metrics = Metrics(
+        status,
+        lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks.runners},
+    )
+    health = Health(status)
+    own: list[Sink] = [metrics]
+    groups = {options.metrics: [metrics.routes(), health.routes()]}
+    if options.web is not None:
+        page = WebPage(status, patch=bundle.search.patch)
+        own.append(page)
+        groups[options.web] = [page.routes(), metrics.routes(), health.routes()]
+    servers = [
+        stack.enter_context(HttpServer(options.web_host, port, routes))
+        for port, routes in groups.items()
+        if port is not None
+    ]
+    sinks.add(own)
+    stack.callback(health.stop)
+    return [server.url for server in servers]
+
+
+def _threads(workers: int) -> int | None:
+    """Threads of each worker's networks; None: all."""
+    if workers < 1:
+        raise StreamError(f"{workers} workers: at least one has to decode")
+    if workers == 1:
+        return None
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def _warm_up(decoders: Sequence[Decoder], backend: Backend, size: tuple[int, int]) -> None:
+    """Compile and allocate, so that the first frame is no slower than the others."""
+    view = np.zeros((*size, 3), np.uint8)
+    with Encoder(decoders[0].bundle, backend) as encoder:
+        packet = encoder.encode(view)
+    for decoder in decoders:
+        decoder.decode(packet, view)
+
+
+def _half_of_memory_mib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 / 2**20

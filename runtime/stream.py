@@ -1,0 +1,149 @@
+"""`dsin stream`: a camera, an encoder and the way to the server, put together."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from dsin.runtime.backend import Backend
+from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.camera import Camera, open_camera
+from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, SideCamera
+from dsin.runtime.encoder import Encoder
+from dsin.runtime.errors import DsinError
+from dsin.runtime.rate_control import RateController
+from dsin.runtime.rpc import Certificates
+
+LOG = logging.getLogger(__name__)
+USUAL_FPS = 10.0
+"""Assumed of a live camera that does not tell, until its frames have shown their pace."""
+REPORT_S = 5.0
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """What `dsin stream` was asked for. `source` is what dsin.runtime.camera opens; `camera` is x,
+    whose frames are encoded, or y, whose pictures are sent whole (as JPEG of `quality`, or without
+    loss)."""
+
+    address: str
+    source: str = "synthetic"
+    rig: str = "rig"
+    camera: str = "x"
+    bundle: str | None = None
+    backend: Backend = "cpu"
+    rate: int | None = None
+    kbps: float | None = None
+    fps: float | None = None
+    frames: int | None = None
+    loop: bool = False
+    every: bool = False
+    quality: int | None = None
+    certificates: Certificates | None = None
+    give_up_s: float | None = None
+
+
+def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
+    """Stream until the source ends, or SIGINT or SIGTERM. Raises DsinError."""
+    side = "left" if options.camera == "x" else "right"
+    camera = open_camera(
+        options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
+        every=options.every,
+    )  # fmt: skip
+    try:
+        if options.camera == "y":
+            return _run(options, camera, SideCamera(options.quality), announce)
+        bundle = open_bundle(options.bundle)
+        controller = _controller(options, bundle, camera)
+        with Encoder(bundle, options.backend) as encoder:
+            maker = EncodedCamera(encoder, options.rate, controller)
+            warm_up(encoder, camera.size)
+            return _run(options, camera, maker, announce)
+    finally:
+        camera.close()
+
+
+def warm_up(encoder: Encoder, size: tuple[int, int]) -> None:
+    """Compile and allocate for pictures of that height and width."""
+    import numpy as np
+
+    encoder.encode(np.zeros((*size, 3), np.uint8))
+
+
+def _controller(options: StreamOptions, bundle: Bundle, camera: Camera) -> RateController | None:
+    if options.kbps is None:
+        return None
+    height, width = camera.size
+    return RateController(
+        [point.target_bpp for point in bundle.rate_points],
+        pixels=height * width,
+        target_kbps=options.kbps,
+        fps=camera.fps or USUAL_FPS,
+    )
+
+
+def _run(
+    options: StreamOptions,
+    camera: Camera,
+    maker: EncodedCamera | SideCamera,
+    announce: Callable[[str], None],
+) -> DeviceCounts:
+    report = _Report(announce)
+    device = Device(
+        camera, maker, options.address, options.rig, options.certificates,
+        every=options.every, give_up_s=options.give_up_s, on_frame=report.add,
+    )  # fmt: skip
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: device.stop())
+    height, width = camera.size
+    announce(f"streaming {options.source} ({width}x{height}) as camera {options.camera} "
+             f"of rig {options.rig} to {options.address}")  # fmt: skip
+    counts = device.run()
+    announce(report.line(counts))
+    if counts.answered == 0 and counts.captured:
+        raise DsinError("the server answered none of the frames")
+    return counts
+
+
+class _Report:
+    """A line every few seconds, and one at the end."""
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        self._announce = announce
+        self._start_s = self._told_s = time.monotonic()
+        self._ages: list[float] = []
+        self._count = self._bytes = 0
+
+    def add(self, frame: AnsweredFrame) -> None:
+        """Take in an answer; called in the stream's thread."""
+        self._count += 1
+        self._bytes += len(frame.made.data)
+        self._ages.append(frame.age_ms)
+        if frame.reason:
+            LOG.warning("frame %d was rejected: %s", frame.made.number, frame.reason)
+        now_s = time.monotonic()
+        if now_s - self._told_s >= REPORT_S:
+            span_s = now_s - self._told_s
+            ages = sorted(self._ages)
+            self._announce(
+                f"{self._count / span_s:.1f} frames/s, {8e-3 * self._bytes / span_s:.0f} kbit/s, "
+                f"age {ages[len(ages) // 2]:.0f} ms (p50), {ages[-1]:.0f} ms (most)"
+            )
+            self._told_s, self._count, self._bytes = now_s, 0, 0
+            self._ages.clear()
+
+    def line(self, counts: DeviceCounts) -> str:
+        """The end of it."""
+        seconds = time.monotonic() - self._start_s
+        return (
+            f"{counts.captured} frames captured, {counts.dropped} dropped, {counts.answered} "
+            f"answered {json.dumps(counts.statuses)}, {counts.lost} lost, {counts.reconnects} "
+            f"reconnections, {seconds:.1f} s"
+        )
+
+
+def counts_json(counts: DeviceCounts) -> dict[str, object]:
+    """Plain data for `json.dump`."""
+    return asdict(counts)
