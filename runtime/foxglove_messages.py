@@ -37,7 +37,7 @@ DESCRIPTOR_SET = _SET.SerializeToString()
 """A serialized google.protobuf.FileDescriptorSet with all that the message needs."""
 _POOL = descriptor_pool.DescriptorPool()
 for _file in _SET.file:
-    _POOL.Add(_file)  # type: ignore[no-untyped-call]
+    _POOL.AddSerializedFile(_file.SerializeToString())
 _CompressedImage: Any = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(NAME))
 
 

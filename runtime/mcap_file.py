@@ -8,13 +8,10 @@ cut may: nothing is forced to the disk).
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dsin.runtime.errors import RecordingError
 from dsin.runtime.recording_messages import MESSAGE_ENCODING, SCHEMAS, Outgoing
-
-if TYPE_CHECKING:
-    from mcap.writer import Writer
 
 CHUNK_BYTES = 64 * 1024
 
@@ -32,7 +29,7 @@ class McapFile:
         writer_type, compression = _writer_parts()
         self._stream = _Stream(path)
         # Packets and pictures are compressed already.
-        self._writer: Writer = writer_type(
+        self._writer: Any = writer_type(
             self._stream, chunk_size=CHUNK_BYTES, compression=compression.NONE
         )
         self._channels: dict[str, int] = {}
@@ -107,7 +104,7 @@ def _end_without_summary() -> bytes:
     from mcap.records import DataEnd, Footer
     from mcap.writer import MCAP0_MAGIC
 
-    builder = RecordBuilder()
+    builder: Any = RecordBuilder()
     DataEnd(data_section_crc=0).write(builder)
     Footer(summary_start=0, summary_offset_start=0, summary_crc=0).write(builder)
     records: bytes = builder.end()

@@ -10,7 +10,7 @@ their place in the recording.
 import json
 import statistics
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -78,7 +78,7 @@ def recorded_events(messages: Iterable[RecordedMessage]) -> Iterator[Event]:
             continue
         try:
             event = reader(unquote(rig), message)
-        except (DecodeError, ValueError, KeyError, TypeError):
+        except (DecodeError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         yield event
 
@@ -93,19 +93,25 @@ def _read_packet(rig: str, message: RecordedMessage) -> RecordedPacket:
 
 def _read_side(rig: str, message: RecordedMessage) -> RecordedSide:
     picture, timestamp_ns = foxglove_messages.unpack_image(message.data)
-    return RecordedSide(rig, message.sequence, timestamp_ns, picture)
+    return RecordedSide(rig, message.sequence, _checked_ns(timestamp_ns), picture)
 
 
 def _read_status(rig: str, message: RecordedMessage) -> RecordedStatus:
     content = json.loads(message.data)
     side = content["side_number"]
     return RecordedStatus(
-        rig, int(content["frame_number"]), int(content["received_ns"]),
+        rig, int(content["frame_number"]), _checked_ns(int(content["received_ns"])),
         SideUse(content["side_use"]), None if side is None else int(side),
     )  # fmt: skip
 
 
-_READERS = {
+def _checked_ns(nanoseconds: int) -> int:
+    if not 0 <= nanoseconds < 2**64:
+        raise ValueError(f"{nanoseconds} is no time")
+    return nanoseconds
+
+
+_READERS: dict[tuple[str, str], Callable[[str, RecordedMessage], Event]] = {
     (PACKET_TOPIC, PACKET_SCHEMA): _read_packet,
     (SIDE_TOPIC, IMAGE_SCHEMA): _read_side,
     (STATUS_TOPIC, STATUS_SCHEMA): _read_status,

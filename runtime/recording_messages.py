@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from google.protobuf import descriptor_pb2
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import foxglove_messages
@@ -51,8 +52,11 @@ _STATUS_JSON_SCHEMA = {
     },
 }
 
+_PROTOCOL = descriptor_pb2.FileDescriptorSet()
+dsin_v1.DESCRIPTOR.CopyToProto(_PROTOCOL.file.add())
+
 SCHEMAS: dict[str, tuple[str, bytes]] = {
-    PACKET_SCHEMA: ("protobuf", dsin_v1.DESCRIPTOR_SET),
+    PACKET_SCHEMA: ("protobuf", _PROTOCOL.SerializeToString()),
     IMAGE_SCHEMA: ("protobuf", foxglove_messages.DESCRIPTOR_SET),
     STATUS_SCHEMA: ("jsonschema", json.dumps(_STATUS_JSON_SCHEMA).encode()),
 }

@@ -42,9 +42,7 @@ class VideoSink:
         if path.suffix not in CODECS:
             raise DsinError(f"cannot write {path}: videos are {', '.join(CODECS)}")
         if not 0 < fps <= 1000:
-            raise DsinError(
-                f"a video of {fps:g} frames a second: ask for 1000 at most"
-            )
+            raise DsinError(f"a video of {fps:g} frames a second: ask for 1000 at most")
         if not path.absolute().parent.is_dir():
             raise DsinError(f"cannot write {path}: its folder does not exist")
         self.paths: list[Path] = []
@@ -77,9 +75,7 @@ class VideoSink:
         codec = cv2.VideoWriter.fourcc(*CODECS[path.suffix])
         writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, self._fps, (width, height))
         if not writer.isOpened():
-            raise DsinError(
-                f"cannot write {path}: this OpenCV cannot encode it; use .avi"
-            )
+            raise DsinError(f"cannot write {path}: this OpenCV cannot encode it; use .avi")
         self.paths.append(path)
         return _Video(writer, height, width)
 
