@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsin.runtime.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.cli_replay import replay
 from dsin.runtime.errors import DsinError
 
 if TYPE_CHECKING:
@@ -29,21 +31,6 @@ app = typer.Typer(
 )
 
 
-class BackendName(str, enum.Enum):
-    """What the networks run on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    tensorrt_fp16 = "tensorrt-fp16"
-    tensorrt_int8 = "tensorrt-int8"
-
-
-BundleOption = Annotated[
-    str | None,
-    typer.Option("--bundle", metavar="B", help="Bundle directory, or the name of a shipped one."),
-]
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="What the networks run on.")]
 RateOption = Annotated[
     int | None,
     typer.Option("--rate", metavar="R", min=0, help="Rate point, 0 the lowest [bundle's default]."),
@@ -371,6 +358,9 @@ def import_tf(
     """Convert a TensorFlow checkpoint of the original implementation."""
     _load("dsin.training.tf_checkpoint", "tf-import", "import-tf").import_tf(source, output)
     typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
+
+
+app.command()(replay)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@
     ├── BackendError          a backend or a device that was asked for and is not there
     ├── CheckpointError       a checkpoint that cannot be read or does not fit its preset
     ├── ExportError           a graph that does not compute what the model computes
-    └── StreamError           the peer of a stream is gone, or speaks something else
+    ├── StreamError           the peer of a stream is gone, or speaks something else
+    └── RecordingError        a recording that cannot be written or read
 
 Each message says in one line what is wrong and what to do. Anything else that is raised is an
 internal fault and keeps its traceback.
@@ -44,3 +45,7 @@ class ExportError(DsinError):
 
 class StreamError(DsinError):
     """The peer of a stream went away, or speaks another protocol."""
+
+
+class RecordingError(DsinError):
+    """A recording that cannot be written, or is none."""

@@ -1,0 +1,147 @@
+"""Decoded frames as an MCAP recording, with all that is needed to decode them again.
+
+What is in it is listed in dsin.runtime.recording_messages; `read_recording` reads it, cut off or
+not, and so do the tools of mcap.dev.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dsin.runtime.errors import RecordingError
+from dsin.runtime.mcap_file import McapFile, check_mcap
+from dsin.runtime.output_names import unused_path
+from dsin.runtime.recording_messages import (
+    Outgoing,
+    PictureFormat,
+    packet_message,
+    result_message,
+    side_message,
+    status_message,
+)
+from dsin.runtime.rig_frame import RigFrame
+
+PART_BYTES = 2 * 2**30
+PART_FRAMES = 5000
+"""A part has about so much, so that its index, which the writer keeps in memory, stays small."""
+RESUME_S = 5.0
+"""After a failure, the time before another part is begun."""
+LEAST_FREE_BYTES = 64 * 2**20
+"""And the room that there must be for it."""
+
+
+class McapSink:
+    """Records frames at `path`.
+
+    Side images are stored without loss unless `side_format` is "jpeg", each once however many
+    frames use it; `result_format` None leaves the results out, since `dsin replay` makes them
+    again. An existing file is never touched: then, and after PART_BYTES or PART_FRAMES, recording
+    goes on in PATH.2.mcap and so on. Each part can be read alone.
+
+    Every frame is a whole number of chunks (of 64 KiB, or of one message if that is larger) which
+    are with the system when `take` returns: a kill loses at most the frame that is being written.
+    On a full disk the part is cut back to its last whole frame and ended; frames are refused with
+    a RecordingError until RESUME_S have passed and LEAST_FREE_BYTES are free, then the next part
+    begins. Raises RecordingError for a path that cannot be written, or without the package mcap.
+    """
+
+    name = "mcap"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        side_format: PictureFormat = "png",
+        result_format: PictureFormat | None = "jpeg",
+        part_bytes: int = PART_BYTES,
+        part_frames: int = PART_FRAMES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        check_mcap()
+        self._base = path
+        self._side_format = side_format
+        self._result_format = result_format
+        self._limits = part_bytes, part_frames
+        self._clock = clock
+        self._last_side: dict[str, tuple[int, int]] = {}
+        self._resume_at_s = 0.0
+        self._failure = ""
+        self.paths: list[Path] = []
+        self._part: McapFile | None = self._begin()
+
+    def take(self, frame: RigFrame) -> None:
+        """Record a frame. Raises RecordingError."""
+        try:
+            if self._part is None:
+                self._part = self._resume()
+            captured_ns, decoded_ns = _stamp(frame.captured_ns), _stamp(frame.decoded_ns)
+            self._part.write(self._messages(frame, captured_ns), decoded_ns, captured_ns)
+            if frame.side is not None:
+                self._last_side[frame.rig] = frame.side.number, frame.side.timestamp_ns
+            if self._part.bytes >= self._limits[0] or self._part.frames >= self._limits[1]:
+                self._finish()
+                self._part = self._begin()
+        except OSError as error:
+            raise self._stopped(error) from error
+
+    def close(self) -> None:
+        """Write the index. Raises RecordingError; the frames are readable all the same."""
+        try:
+            self._finish()
+        except OSError as error:
+            raise self._stopped(error) from error
+
+    def _messages(self, frame: RigFrame, captured_ns: int) -> list[Outgoing]:
+        messages = []
+        side = frame.side
+        if side is not None and self._last_side.get(frame.rig) != (side.number, side.timestamp_ns):
+            messages.append(side_message(frame.rig, side, self._side_format))
+        messages += [packet_message(frame), status_message(frame)]
+        if self._result_format is not None:
+            messages.append(result_message(frame, self._result_format, captured_ns))
+        return messages
+
+    def _begin(self) -> McapFile:
+        self._last_side.clear()
+        path = unused_path(self._base)
+        try:
+            part = McapFile(path)
+        except OSError as error:
+            raise RecordingError(f"cannot write {path}: {error.strerror}") from error
+        if path not in self.paths:  # as after a part that was removed, since it had no frame
+            self.paths.append(path)
+        return part
+
+    def _finish(self) -> None:
+        if self._part is None:
+            return
+        if self._part.frames == 0:
+            self._part.abandon()
+        else:
+            self._part.finish()
+        self._part = None
+
+    def _resume(self) -> McapFile:
+        if self._clock() < self._resume_at_s:
+            raise RecordingError(self._failure)
+        self._resume_at_s = self._clock() + RESUME_S
+        disk = os.statvfs(self._base.absolute().parent)
+        if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
+            self._failure = f"recording to {self._base} has stopped: the disk is full; make room"
+            raise RecordingError(self._failure)
+        return self._begin()
+
+    def _stopped(self, error: OSError) -> RecordingError:
+        """Give the part up, so that what it has can be read."""
+        part, self._part = self._part, None
+        self._resume_at_s = self._clock() + RESUME_S
+        self._failure = f"recording to {self._base} has stopped: {error.strerror}; make room"
+        if part is not None:
+            part.abandon()
+        return RecordingError(self._failure)
+
+
+def _stamp(nanoseconds: int) -> int:
+    """As the file can hold it: 64 bits without a sign."""
+    return min(max(nanoseconds, 0), 2**64 - 1)

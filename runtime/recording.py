@@ -1,0 +1,214 @@
+"""Reads MCAP recordings, whole, cut off or damaged.
+
+A recording that was cut off has no index, so it is read from its start, record by record; nothing
+is believed before it is checked, and at most RECORD_BYTES are in memory. Any MCAP file can be
+read, chunks compressed or not.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from dsin.runtime.errors import RecordingError
+
+RECORD_BYTES = 256 * 2**20
+"""The largest record, and the largest chunk once decompressed, that is read."""
+_MAGIC = b"\x89MCAP0\r\n"
+_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 3, 4, 5, 6, 15
+_HEAD = struct.Struct("<BQ")
+
+
+class RecordedMessage(NamedTuple):
+    """A message as the file has it; times in nanoseconds. `schema` is the name of the schema."""
+
+    topic: str
+    schema: str
+    encoding: str
+    log_ns: int
+    publish_ns: int
+    sequence: int
+    data: bytes
+
+
+class Recording:
+    """Messages of a file in the order in which they were written.
+
+    Iterating can be repeated. After it, `complete` says whether the file ended as it should, and
+    `lost_bytes` how many bytes were of no use: those behind the cut, and damaged chunks. Opening
+    raises RecordingError for what is no MCAP file, iterating for one that cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.complete = False
+        self.lost_bytes = 0
+        try:
+            with path.open("rb") as file:
+                start = file.read(len(_MAGIC))
+        except OSError as error:
+            raise RecordingError(f"cannot read {path}: {error.strerror}") from error
+        if start != _MAGIC:
+            raise RecordingError(f"{path} is no recording: it does not start as MCAP files do")
+
+    def __iter__(self) -> Iterator[RecordedMessage]:
+        self.complete, self.lost_bytes = False, 0
+        tables = _Tables()
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                position = file.seek(len(_MAGIC))
+                while (record := _next_record(file, size - position)) is not None:
+                    opcode, body = record
+                    if opcode == _DATA_END:
+                        self.complete = True
+                        return
+                    try:
+                        yield from tables.messages(opcode, body)
+                    except _DamagedError:
+                        self.lost_bytes += _HEAD.size + len(body)
+                    position += _HEAD.size + len(body)
+                self.lost_bytes += size - position
+        except OSError as error:
+            raise RecordingError(f"cannot read {self.path}: {error.strerror}") from error
+
+
+def read_recording(path: Path) -> Recording:
+    """A recording, see `Recording`."""
+    return Recording(path)
+
+
+class _DamagedError(Exception):
+    """Bytes that are no such record."""
+
+
+class _Tables:
+    """Schemas and channels that were met so far."""
+
+    def __init__(self) -> None:
+        self._schemas: dict[int, str] = {}
+        self._channels: dict[int, tuple[str, str, str]] = {}
+
+    def messages(self, opcode: int, body: memoryview) -> list[RecordedMessage]:
+        """The messages of a record; all of a chunk's or, if it is damaged, none."""
+        if opcode != _CHUNK:
+            return self._record(opcode, body)
+        inner, position = _chunk_records(_Fields(body)), 0
+        found = []
+        while position < len(inner):
+            if len(inner) - position < _HEAD.size:
+                raise _DamagedError
+            opcode, length = _HEAD.unpack_from(inner, position)
+            position += _HEAD.size
+            if length > len(inner) - position:
+                raise _DamagedError
+            found += self._record(opcode, inner[position : position + length])
+            position += length
+        return found
+
+    def _record(self, opcode: int, body: memoryview) -> list[RecordedMessage]:
+        fields = _Fields(body)
+        if opcode == _SCHEMA:
+            number, name = fields.integer(2), fields.text()
+            self._schemas[number] = name
+        elif opcode == _CHANNEL:
+            number, schema = fields.integer(2), fields.integer(2)
+            topic, encoding = fields.text(), fields.text()
+            self._channels[number] = topic, self._schemas.get(schema, ""), encoding
+        elif opcode == _MESSAGE:
+            number, sequence = fields.integer(2), fields.integer(4)
+            log_ns, publish_ns = fields.integer(8), fields.integer(8)
+            if number not in self._channels:
+                raise _DamagedError
+            return [
+                RecordedMessage(
+                    *self._channels[number], log_ns, publish_ns, sequence, bytes(fields.rest())
+                )
+            ]
+        return []
+
+
+class _Fields:
+    """Takes fields off the front of a record."""
+
+    def __init__(self, body: memoryview) -> None:
+        self._body = body
+
+    def take(self, length: int) -> memoryview:
+        if length > len(self._body):
+            raise _DamagedError
+        taken, self._body = self._body[:length], self._body[length:]
+        return taken
+
+    def integer(self, length: int) -> int:
+        return int.from_bytes(self.take(length), "little")
+
+    def text(self) -> str:
+        try:
+            return str(self.take(self.integer(4)), "utf-8")
+        except UnicodeDecodeError as error:
+            raise _DamagedError from error
+
+    def rest(self) -> memoryview:
+        return self._body
+
+
+def _next_record(file: BinaryIO, left: int) -> tuple[int, memoryview] | None:
+    """Opcode and body; None where the file ends first, or claims what it cannot hold."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    opcode, length = _HEAD.unpack(head)
+    if length > min(left - _HEAD.size, RECORD_BYTES):
+        return None
+    body = file.read(length)
+    return (opcode, memoryview(body)) if len(body) == length else None
+
+
+def _chunk_records(fields: _Fields) -> memoryview:
+    """The records in a chunk, decompressed, their checksum compared."""
+    fields.take(16)  # times
+    size, checksum = fields.integer(8), fields.integer(4)
+    compression = fields.text()
+    stored = fields.take(fields.integer(8))
+    if size > RECORD_BYTES:
+        raise _DamagedError
+    records = _decompressed(compression, stored, size)
+    if len(records) != size or (checksum and zlib.crc32(records) != checksum):
+        raise _DamagedError
+    return records
+
+
+def _decompressed(compression: str, data: memoryview, size: int) -> memoryview:
+    """At most size + 1 bytes, whatever the data claims."""
+    if not compression:
+        return data
+    if compression not in ("zstd", "lz4"):
+        raise RecordingError(f"chunks are compressed with {compression[:20]!r}: use zstd or lz4")
+    try:
+        return memoryview(_unzstd(data, size) if compression == "zstd" else _unlz4(data, size))
+    except ModuleNotFoundError as error:
+        raise RecordingError(
+            f"a compressed recording needs {error.name}, which is missing: "
+            "pip install 'dsin[serve]'"
+        ) from error
+
+
+def _unzstd(data: memoryview, size: int) -> bytes:
+    import zstandard
+
+    try:
+        return zstandard.ZstdDecompressor().stream_reader(data).read(size + 1)
+    except zstandard.ZstdError as error:
+        raise _DamagedError from error
+
+
+def _unlz4(data: memoryview, size: int) -> bytes:
+    import lz4.frame
+
+    try:
+        unpacked: bytes = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1)
+    except RuntimeError as error:
+        raise _DamagedError from error
+    return unpacked
