@@ -16,6 +16,7 @@ import typer
 
 from dsin.runtime.cli_options import BackendName, BackendOption, BundleOption
 from dsin.runtime.cli_replay import replay
+from dsin.runtime.cli_streaming import serve, stream
 from dsin.runtime.errors import DsinError
 
 if TYPE_CHECKING:
@@ -165,6 +166,16 @@ def demo(
         float | None,
         typer.Option("--kbps", metavar="K", help="Choose rates for K kbit/s, frame by frame."),
     ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps", metavar="F", help="Frames come at this pace, some are dropped [send all]."
+        ),
+    ] = None,
+    web: Annotated[
+        int | None,
+        typer.Option("--web", metavar="PORT", help="Show a page, and repeat until Ctrl-C."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures.")] = Path(
         "dsin-demo"
     ),
@@ -176,7 +187,9 @@ def demo(
         raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.demo import run_demo
 
-    run_demo(kitti, frames, bundle, rate, out, json_path, backend.value, kbps=kbps)
+    run_demo(
+        kitti, frames, bundle, rate, out, json_path, backend.value, kbps=kbps, fps=fps, web=web
+    )
 
 
 @app.command()
@@ -360,6 +373,8 @@ def import_tf(
     typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
 
 
+app.command()(serve)
+app.command()(stream)
 app.command()(replay)
 
 

@@ -346,7 +346,10 @@ class Device:
         self.counts.sent_bytes += len(made.data)
 
     def _pace_controller(self) -> None:
-        """Tell the rate control how many frames a second are really sent."""
+        """Tell the rate control how many frames a second are really sent; with `every` it goes by
+        the pace of the recording."""
+        if self._every:
+            return
         self._sent_at.append(time.monotonic())
         if self._maker.controller is not None and len(self._sent_at) == self._sent_at.maxlen:
             span_s = self._sent_at[-1] - self._sent_at[0]

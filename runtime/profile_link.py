@@ -1,41 +1,54 @@
-"""The stretch between device and server, as a loopback: the real bytes, framed as in a stream.
+"""The stretch between device and server, as a loopback: the real bytes in the real protocol.
 
-What it costs to hand a frame to the system, get it back from it, check it, and answer; a real link
-adds its own time.
+What it costs to hand a frame to gRPC, get it back from it, check it, and answer; a real link adds
+its own time.
 """
 
-import contextlib
-import socket
-import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
 
-from dsin.runtime.bitstream import PacketHeader, StreamHeader, StreamReader, pack_stream_header
-from dsin.runtime.client import ACKNOWLEDGEMENT_BYTES, connect
-from dsin.runtime.errors import DsinError, StreamError
-from dsin.runtime.server import RECEIVE_BYTES, accept, listen
+import grpc
+
+from dsin.runtime import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.bitstream import PacketHeader, parse_packet
+from dsin.runtime.errors import PacketError
+from dsin.runtime.rpc import METHOD, SERVER_OPTIONS, SERVICE
+from dsin.runtime.stream_client import CameraStream, Greeting
 
 Received = tuple[PacketHeader, bytes]
 
 
 class Loopback:
-    """A TCP connection of this process to itself, whose other end acknowledges each frame.
+    """A stream of this process to itself, whose other end answers each frame.
 
-    with Loopback(stream) as link:
-        header, payload = link.round_trip(pack_frame(stream, header, payload))
+        with Loopback(bundle.codec_id, (375, 1242)) as link:
+            header, payload = link.round_trip(packet)
+
+    `size` is height and width of the frames.
     """
 
-    def __init__(self, stream: StreamHeader) -> None:
-        self._stream = stream
-        self._received: SimpleQueue[Received] = SimpleQueue()
-        self._fault: DsinError | OSError | None = None
-        self._thread = threading.Thread(target=self._serve, name="loopback", daemon=True)
+    def __init__(self, codec_id: bytes, size: tuple[int, int]) -> None:
+        self._codec_id = codec_id
+        self._greeting = Greeting("profile", "x", True, size[1], size[0], 0, codec_id)
+        self._received: SimpleQueue[Received | PacketError] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(max_workers=1)
+        self._server = grpc.server(self._threads, options=SERVER_OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._serve,
+            request_deserializer=dsin_v1.CameraMessage.FromString,
+            response_serializer=dsin_v1.ServerMessage.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+        )
 
     def __enter__(self) -> "Loopback":
-        self._listener = listen()
-        self._thread.start()
-        self._connection = connect(*self._listener.getsockname()[:2])
-        self._connection.sendall(pack_stream_header(self._stream))
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        self._stream = CameraStream(f"127.0.0.1:{port}", None, self._greeting, lambda ack: None)
+        self._stream.__enter__()
         return self
 
     def __exit__(
@@ -44,37 +57,30 @@ class Loopback:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):  # the other end may have gone first
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._connection.close()
-        self._listener.close()
+        self._stream.__exit__(kind, error, traceback)
+        self._server.stop(None).wait()
+        self._threads.shutdown()
 
-    def round_trip(self, frame: bytes) -> Received:
-        """Send one frame, wait for its acknowledgement, return what arrived.
+    def round_trip(self, packet: bytes) -> Received:
+        """Send one packet, wait for the answer, return what arrived. Raises PacketError if that
+        was no packet of the codec, StreamError if the loopback broke."""
+        self._stream.send_frame(dsin_v1.CameraMessage(frame=dsin_v1.EncodedFrame(packet=packet)))
+        self._stream.wait_until_empty()
+        received = self._received.get()
+        if isinstance(received, PacketError):
+            raise received
+        return received
 
-        Raises StreamError if the other end did not take it for a frame.
-        """
-        try:
-            self._connection.sendall(frame)
-            missing = ACKNOWLEDGEMENT_BYTES
-            while missing:
-                part = self._connection.recv(missing)
-                if not part:
-                    raise StreamError(f"the loopback broke: {self._fault or 'it was closed'}")
-                missing -= len(part)
-        except OSError as error:
-            raise StreamError(f"the loopback broke: {self._fault or error}") from error
-        return self._received.get()
-
-    def _serve(self) -> None:
-        reader = StreamReader(self._stream.codec_id)
-        try:
-            with accept(self._listener) as connection:
-                while data := connection.recv(RECEIVE_BYTES):
-                    for header, payload in reader.feed(data):
-                        self._received.put((header, payload))
-                        number = header.frame_number
-                        connection.sendall(number.to_bytes(ACKNOWLEDGEMENT_BYTES, "little"))
-        except (DsinError, OSError) as error:  # for the end that waits
-            self._fault = error
+    def _serve(
+        self, messages: Iterator[dsin_v1.CameraMessage], _context: grpc.ServicerContext
+    ) -> Iterator[dsin_v1.ServerMessage]:
+        for message in messages:
+            if message.WhichOneof("message") == "hello":
+                yield dsin_v1.ServerMessage(welcome=dsin_v1.Welcome(credits=1))
+                continue
+            try:
+                header, payload = parse_packet(message.frame.packet, self._codec_id)
+                self._received.put((header, bytes(payload)))
+            except PacketError as error:
+                self._received.put(error)
+            yield dsin_v1.ServerMessage(ack=dsin_v1.Ack(status=dsin_v1.DECODED))

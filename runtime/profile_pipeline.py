@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from dsin.runtime.bitstream import PACKET_HEADER_BYTES, StreamHeader, pack_frame
+from dsin.runtime.bitstream import pack_packet
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.frames import FRAME_INTERVAL_NS, FrameSource, Image, open_source
@@ -93,7 +93,6 @@ class Pipeline:
         self._decoder = decoder
         self._link = link
         self._rate = rate
-        self._stream = stream_of(frames, encoder)
         self._number = 0
 
     def run(self, waited_ms: float | None = None) -> Sample:
@@ -106,10 +105,10 @@ class Pipeline:
             left, rate=self._rate, frame_number=number, timestamp_ns=number * FRAME_INTERVAL_NS
         )
         with watch.stage("device.packetise"):
-            frame = pack_frame(self._stream, coded.header, coded.payload)
+            packet = pack_packet(coded.header, coded.payload)
         marks.append(time.perf_counter_ns())
         with watch.stage("link.network"):
-            header, payload = self._link.round_trip(frame)
+            header, payload = self._link.round_trip(packet)
         marks.append(time.perf_counter_ns())
         features = self._decoder.prepare_side(right, rate=self._rate)
         marks.append(time.perf_counter_ns())
@@ -124,7 +123,7 @@ class Pipeline:
             stage_ms=stages,
             room_ms=dict(zip(ROOMS, spans, strict=True)),
             end_to_end_ms=(waited_ms or 0.0) + (marks[-1] - marks[0]) / 1e6,
-            packet_bytes=PACKET_HEADER_BYTES + len(coded.payload),
+            packet_bytes=len(packet),
         )
 
 
@@ -160,9 +159,3 @@ class Pacer:
         elif early < 0 and not first:
             self.late_frames += 1
         return 1000 * max(0.0, self._clock() - due)
-
-
-def stream_of(frames: Frames, encoder: Encoder) -> StreamHeader:
-    """The stream that the frames go into; it starts at 0 ns."""
-    height, width = frames.source.size
-    return StreamHeader(encoder.bundle.codec_id, width, height)

@@ -37,7 +37,7 @@ from dsin.runtime.profile_machine import (
     source_commit,
     versions,
 )
-from dsin.runtime.profile_pipeline import ROOMS, Frames, Pacer, Pipeline, Sample, stream_of
+from dsin.runtime.profile_pipeline import ROOMS, Frames, Pacer, Pipeline, Sample
 from dsin.runtime.profile_power import Meter, Readings, metering, open_meter, power_of
 from dsin.runtime.profile_report import (
     FORMAT,
@@ -157,7 +157,7 @@ class _Rig:
         marks.append(time.perf_counter_ns())
         self.load_ms = tuple(round((end - start) / 1e6, 3) for start, end in pairwise(marks))
         self.frames = Frames(options.kitti)
-        link = stack.enter_context(Loopback(stream_of(self.frames, encoder)))
+        link = stack.enter_context(Loopback(encoder.bundle.codec_id, self.frames.source.size))
         self.pipeline = Pipeline(self.frames, encoder, decoder, link, self.rate)
 
     def conditions(self, options: Options, samples: int) -> Conditions:

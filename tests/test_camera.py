@@ -367,7 +367,7 @@ def test_whoever_waits_gets_the_next_picture(closing: list[tuple[Rig, Device]]) 
 def test_the_wall_clock_may_step_and_timestamps_do_not(
     closing: list[tuple[Rig, Device]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.time_ns", lambda: 50 * SECOND_NS)
+    monkeypatch.setattr("dsin.runtime.live_camera.now_ns", lambda: 50 * SECOND_NS)
     device = Device(bgr(0))
     rig = Rig(device)
     closing.append((rig, device))

@@ -1,33 +1,23 @@
-"""The stream between device and server, the demo that runs it, and how both fail."""
+"""The demo: what it reports, and how it fails."""
 
-import contextlib
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from block_bundle import write_block_bundle
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dsin.runtime.bitstream import StreamHeader, pack_frame, pack_stream_header
-from dsin.runtime.client import SentFrame, paced, send_frames
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.errors import PacketError, StreamError
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.server import ServedFrame, accept, listen, serve_frames
 from dsin.runtime.synthetic_rig import SyntheticRig
 from dsin.runtime.viewer import Panel, side_by_side
 
@@ -70,190 +60,6 @@ def drive(rig: SyntheticRig, tmp_path_factory: pytest.TempPathFactory) -> Path:
         times = [f"2011-09-26 13:02:2{n}.000000000\n" for n in range(len(rig))]
         (folder / camera / "timestamps.txt").write_text("".join(times))
     return folder
-
-
-def in_background(work: Callable[[], object]) -> Callable[[], None]:
-    """Start `work` in a thread; the result waits for it and raises what it raised."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-
-    def finish() -> None:
-        thread.join(LONGEST_S)
-        assert not thread.is_alive(), "it hangs"
-        if raised:
-            raise raised[0]
-
-    return finish
-
-
-def stream_bytes(encoder: Encoder, rig: SyntheticRig) -> bytes:
-    """A whole stream of the rig's left views, as a device would send it."""
-    stream = StreamHeader(encoder.bundle.codec_id, rig.width, rig.height)
-    parts = [pack_stream_header(stream)]
-    for frame in rig:
-        coded = encoder.encode_payload(
-            frame.left, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
-        )
-        parts.append(pack_frame(stream, coded.header, coded.payload))
-    return b"".join(parts)
-
-
-def serve_bytes(data: bytes, rig: SyntheticRig, decoder: Decoder) -> int:
-    """What the server makes of a peer that sends these bytes and hangs up."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        finish = in_background(lambda: (ours.sendall(data), ours.shutdown(socket.SHUT_WR)))
-        try:
-            return serve_frames(theirs, rig, decoder)
-        finally:
-            theirs.close()
-            with contextlib.suppress(OSError):  # on garbage the server hangs up first
-                finish()
-
-
-def test_every_frame_arrives_and_is_decoded_beside_its_own_side_view(
-    rig: SyntheticRig, encoder: Encoder, decoder: Decoder
-) -> None:
-    sent: list[SentFrame] = []
-    served: list[ServedFrame] = []
-    with listen() as listener:
-        address = listener.getsockname()
-
-        def device() -> None:
-            with socket.create_connection(address) as connection:
-                assert send_frames(rig, encoder, connection, on_frame=sent.append) == 0
-
-        finish = in_background(device)
-        with accept(listener) as connection:
-            assert serve_frames(connection, rig, decoder, on_frame=served.append) == 4
-        finish()
-    assert [frame.number for frame in sent] == [frame.number for frame in served] == [0, 1, 2, 3]
-    for one, other in zip(sent, served, strict=True):
-        packet = encoder.encode(rig.view(one.number, "left"), frame_number=one.number)
-        assert one.packet_bytes == other.packet_bytes == len(packet)
-        expected = decoder.decode(packet, rig.view(one.number, "right"))
-        assert np.array_equal(other.decoded.image, expected)
-        assert other.decoded.used_side
-        assert one.end_to_end_ms >= sum(one.stage_ms.values())
-
-
-def test_a_whole_stream_in_one_piece(rig: SyntheticRig, encoder: Encoder, decoder: Decoder) -> None:
-    assert serve_bytes(stream_bytes(encoder, rig), rig, decoder) == len(rig)
-
-
-@pytest.mark.parametrize("keep", [1, 27, 29, 60, -1])
-def test_a_stream_that_breaks_off(
-    rig: SyntheticRig, encoder: Encoder, decoder: Decoder, keep: int
-) -> None:
-    with pytest.raises(StreamError, match="went away in the middle of a frame"):
-        serve_bytes(stream_bytes(encoder, rig)[:keep], rig, decoder)
-
-
-def test_a_device_that_says_nothing(rig: SyntheticRig, decoder: Decoder) -> None:
-    with pytest.raises(StreamError, match="hung up before its stream began"):
-        serve_bytes(b"", rig, decoder)
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.binary(min_size=4, max_size=400))
-def test_garbage_is_refused(rig: SyntheticRig, decoder: Decoder, data: bytes) -> None:
-    with pytest.raises((PacketError, StreamError)) as caught:
-        serve_bytes(data, rig, decoder)
-    assert "\n" not in str(caught.value)
-
-
-@settings(max_examples=40, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_found(
-    rig: SyntheticRig, encoder: Encoder, decoder: Decoder, place: float, bit: int
-) -> None:
-    data = bytearray(stream_bytes(encoder, rig))
-    data[int(place * len(data))] ^= 1 << bit
-    with pytest.raises((PacketError, StreamError)):
-        serve_bytes(bytes(data), rig, decoder)
-
-
-def test_a_stream_of_another_size_bundle_or_camera(
-    rig: SyntheticRig, encoder: Encoder, decoder: Decoder
-) -> None:
-    wide = SyntheticRig(width=2 * WIDTH, height=HEIGHT, frames=1)
-    with pytest.raises(StreamError, match="sends 288x90, but the side camera has 144x90"):
-        serve_bytes(stream_bytes(encoder, wide), rig, decoder)
-    foreign = pack_stream_header(StreamHeader(b"foreign"[:6], WIDTH, HEIGHT))
-    with pytest.raises(PacketError, match="another bundle"):
-        serve_bytes(foreign, rig, decoder)
-    short = SyntheticRig(width=WIDTH, height=HEIGHT, frames=2)
-    with pytest.raises(StreamError, match="frame 2, but the side camera is at 2 of 2"):
-        serve_bytes(stream_bytes(encoder, rig), short, decoder)
-
-
-@pytest.mark.parametrize(
-    ("answer", "complaint"),
-    [(b"", "the server closed the connection"), (b"\x09\0\0\0", "frame 9 out of turn")],
-)
-def test_a_server_that_leaves_or_lies(
-    rig: SyntheticRig, encoder: Encoder, answer: bytes, complaint: str
-) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(answer)
-        theirs.shutdown(socket.SHUT_WR)
-        with pytest.raises(StreamError, match=complaint):
-            send_frames(rig, encoder, ours)
-
-
-def test_a_device_keeps_no_more_than_two_frames_under_way(
-    rig: SyntheticRig, encoder: Encoder
-) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        finish = in_background(lambda: send_frames(rig, encoder, ours))
-        time.sleep(1)
-        theirs.settimeout(0.5)
-        received = theirs.recv(1 << 20)
-        two = stream_bytes(encoder, SyntheticRig(width=WIDTH, height=HEIGHT, frames=2))
-        assert len(received) == len(two)
-        theirs.close()
-        with pytest.raises(StreamError):
-            finish()
-
-
-class Clock:
-    """Time that passes when somebody sleeps or works."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def test_pacing_sends_all_when_there_is_time_and_the_newest_when_there_is_not() -> None:
-    clock = Clock()
-
-    def numbers(fps: float | None, work_s: float) -> list[int]:
-        taken = []
-        for number in paced(10, fps, wait_until_ready=list, clock=clock, sleep=clock.sleep):
-            clock.sleep(work_s)
-            taken.append(number)
-        return taken
-
-    assert numbers(None, 5) == list(range(10))
-    assert numbers(10, 0.01) == list(range(10))
-    late = numbers(10, 0.25)
-    assert late[0] == 0
-    assert all(2 <= b - a <= 3 for a, b in pairwise(late))
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

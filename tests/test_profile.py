@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsin.runtime import profile_chip, profile_power
 from dsin.runtime.backend import open_session, wrapped_sessions
-from dsin.runtime.bitstream import PacketHeader, StreamHeader, pack_frame
-from dsin.runtime.errors import DsinError, StreamError
+from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.errors import DsinError, PacketError
 from dsin.runtime.profile_graphs import SessionRecorder, count_operations, profile_graphs
 from dsin.runtime.profile_link import Loopback
 from dsin.runtime.profile_machine import describe_machine, source_commit, versions
@@ -101,19 +101,15 @@ class TestPacer:
 
 
 class TestLoopback:
-    stream = StreamHeader(b"codec!", 64, 48)
-
     def test_frames_arrive_as_they_were_sent(self) -> None:
-        with Loopback(self.stream) as link:
+        with Loopback(b"codec!", (48, 64)) as link:
             for number, size in enumerate((0, 5, 300_000)):
                 header = PacketHeader(b"codec!", 64, 48, 1, number, 1000 * number)
                 payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
-                assert link.round_trip(pack_frame(self.stream, header, payload)) == (
-                    header, payload
-                )  # fmt: skip
+                assert link.round_trip(pack_packet(header, payload)) == (header, payload)
 
-    def test_what_is_no_frame_is_refused(self) -> None:
-        with Loopback(self.stream) as link, pytest.raises(StreamError, match="the loopback broke"):
+    def test_what_is_no_packet_is_refused(self) -> None:
+        with Loopback(b"codec!", (48, 64)) as link, pytest.raises(PacketError, match="not a pack"):
             link.round_trip(bytes(16))
 
 
