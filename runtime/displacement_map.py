@@ -34,7 +34,7 @@ def displacements_px(matches: Matches, patch: tuple[int, int]) -> npt.NDArray[np
 
 def scale_px(distance: npt.NDArray[np.float32]) -> int:
     """A scale that covers nearly all of them."""
-    needed = float(np.quantile(distance, _COVERED))
+    needed = float(np.quantile(distance, _COVERED, method="higher"))
     return next((scale for scale in SCALES_PX if scale >= needed), SCALES_PX[-1])
 
 

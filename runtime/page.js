@@ -154,6 +154,14 @@ function showState() {
   put("age-note", age > STALE_MS ? "stale: older than 1 s" : "from capture until now");
 }
 
+/** The colour and the word of a rig's dot. */
+function standing(rig) {
+  if (!rig.camera_connected) return ["bad", "camera disconnected"];
+  if (rig.newest_age_ms === null) return ["warn", "no frame yet"];
+  if (rig.newest_age_ms > STALE_MS) return ["warn", "stale"];
+  return rig.side_connected ? ["good", "live"] : ["warn", "no second camera"];
+}
+
 function showRigs() {
   const box = $("rigs");
   while (box.children.length > state.rigs.length) box.lastChild.remove();
@@ -161,15 +169,19 @@ function showRigs() {
     const button = document.createElement("button");
     button.type = "button";
     button.append(document.createElement("i"), document.createElement("span"));
-    button.onclick = () => choose(button.title);
+    button.onclick = () => {
+      choose(button.dataset.rig);
+      button.scrollIntoView({ block: "nearest", inline: "nearest" });
+    };
     box.append(button);
   }
   state.rigs.forEach((rig, i) => {
     const button = box.children[i];
-    const late = rig.newest_age_ms === null || rig.newest_age_ms > STALE_MS;
-    button.title = rig.rig;
+    const [kind, word] = standing(rig);
+    button.dataset.rig = rig.rig;
+    button.title = `${rig.rig}: ${word}`;
     button.lastChild.textContent = rig.rig;
-    button.firstChild.className = !rig.camera_connected ? "bad" : late || !rig.side_connected ? "warn" : "good";
+    button.firstChild.className = kind;
     button.setAttribute("aria-pressed", String(rig.rig === state.wanted));
   });
 }
@@ -200,6 +212,7 @@ function showFigures() {
 function clearFrame() {
   for (const id of ["bytes", "use", "age"]) put(id, "–");
   put("rate", "");
+  put("scale", "– px");
   for (const id of ["frame-note", "use-note"]) put(id, "\u00a0");
   put("use", "–", "word");
   put("result-note", "");
@@ -236,6 +249,7 @@ function shape(width, height) {
 
 function blank(canvas, text) {
   const ratio = window.devicePixelRatio || 1;
+  canvas.classList.add("blank");
   canvas.width = canvas.clientWidth * ratio;
   canvas.height = canvas.clientHeight * ratio;
   const context = canvas.getContext("2d");
@@ -258,6 +272,7 @@ function showPictures() {
     }
     if (canvas.width !== bitmap.width) canvas.width = bitmap.width;
     if (canvas.height !== bitmap.height) canvas.height = bitmap.height;
+    canvas.classList.remove("blank");
     canvas.getContext("2d").drawImage(bitmap, 0, 0);
     outline(canvas, id === "side");
   }

@@ -53,7 +53,11 @@ def without_side(frame: RigFrame) -> RigFrame:
     """The frame as it would be if no side image had come."""
     parts = frame.decoded
     alone = replace(parts, image=parts.x_dec, y_syn=None, matches=None, used_side=False)
-    return replace(frame, decoded=alone, side=None, side_use=SideUse.MISSING)
+    needed = ("server.entropy", "server.x_decoder", "server.postprocess")
+    stage_ms = {name: ms for name, ms in frame.stage_ms.items() if name in needed}
+    return replace(
+        frame, decoded=alone, side=None, side_use=SideUse.MISSING, stage_ms=stage_ms
+    )  # fmt: skip
 
 
 @dataclass
