@@ -52,15 +52,20 @@ def displacement_map(
     share = np.clip((matches.score - low) / (high - low), 0.1, 1)
     if float(matches.score.max()) <= 0:  # distances in colour (`l2`) have no such scale
         share = np.ones_like(matches.score)
-    alpha = _on_patches((_COLOUR * share).astype(np.float32)[:, :, None], patch, height, width)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[:, :, None].astype(np.float32)
-    mixed = grey + alpha * (_on_patches(colours, patch, height, width) - grey)
-    return mixed.astype(np.uint8)
+    alpha = (_COLOUR * share)[:, :, None]
+    kept = _on_patches(255 * (1 - alpha).repeat(3, axis=2), patch, height, width)
+    laid_over = _on_patches(alpha * colours, patch, height, width)
+    mixed = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    cv2.multiply(mixed, kept, dst=mixed, scale=1 / 255)
+    cv2.add(mixed, laid_over, dst=mixed)
+    return np.asarray(mixed, np.uint8)
 
 
 def _on_patches(
-    values: npt.NDArray[np.generic], patch: tuple[int, int], height: int, width: int
-) -> npt.NDArray[np.float32]:
-    """One value a patch to one a pixel; the last row and column of patches are cut."""
-    whole = values.repeat(patch[0], axis=0).repeat(patch[1], axis=1)
-    return whole[:height, :width].astype(np.float32)
+    values: npt.NDArray[np.float64], patch: tuple[int, int], height: int, width: int
+) -> Image:
+    """One colour a patch to one a pixel, uint8; the last row and column of patches are cut."""
+    rows, columns = values.shape[:2]
+    size = columns * patch[1], rows * patch[0]
+    whole = cv2.resize(np.rint(values).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return np.asarray(whole[:height, :width], np.uint8)

@@ -116,6 +116,7 @@ class HttpServer:
     async def _serve(self) -> None:
         from aiohttp import web
 
+        assert self._socket is not None
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
 
         @web.middleware
