@@ -400,8 +400,13 @@ for (const id of ["result", "x_dec", "matches"]) {
 }
 for (const button of document.querySelectorAll(".enlarge")) {
   button.onclick = () => {
-    const wide = button.closest("figure").classList.toggle("wide");
-    button.setAttribute("aria-pressed", String(wide));
+    const chosen = button.closest("figure");
+    for (const figure of document.querySelectorAll("figure")) {
+      const wide = figure === chosen && !figure.classList.contains("wide");
+      figure.classList.toggle("wide", wide);
+      figure.querySelector(".enlarge").setAttribute("aria-pressed", String(wide));
+    }
+    if (state.frame) showPictures();
   };
 }
 clearFrame();
