@@ -1,7 +1,8 @@
 // The live page: asks for a rig, draws what comes, says when something is wrong.
 // All text goes in as textContent: names of rigs come from outside.
 
-import { colour, drawBars, drawLines, drawPoints } from "./page_plots.js";
+import * as pictures from "./page_pictures.js";
+import { drawBars, drawLines, drawPoints } from "./page_plots.js";
 
 const STALE_MS = 1000;
 const SPAN_S = 60;
@@ -23,11 +24,8 @@ const state = {
   rigs: [],
   rig: null, // the chosen one's status
   frame: null, // header of the frame on the screen
+  drawing: Promise.resolve(), // the frames that are being decoded
   frameAt_ms: 0, // when it came, on this machine's clock
-  bitmaps: {},
-  positions: null,
-  pointed: null, // patch under the pointer: {row, column}
-  lower: "matches", // or "y_syn"
   now_s: 0, // the server's clock …
   nowAt_ms: 0, // … at this moment of ours
   frames: [],
@@ -43,12 +41,12 @@ function connect() {
   state.socket = socket;
   socket.onopen = () => {
     state.problem = null;
-    ask({ rig: state.wanted, views: views(), credits: 2 });
+    ask({ rig: state.wanted, views: pictures.views(), credits: 2 });
   };
   socket.onmessage = ({ data }) => {
     state.retry_ms = 500;
     if (typeof data === "string") takeStatus(JSON.parse(data));
-    else takeFrame(data).finally(() => ask({ credits: 1 }, socket));
+    else enqueue(data, socket);
   };
   socket.onclose = ({ code }) => {
     state.problem = code === FULL ? "Too many viewers" : "Server unreachable";
@@ -58,15 +56,22 @@ function connect() {
   };
 }
 
+/** One frame after the other, so that none overtakes; each gives its credit back. */
+function enqueue(data, socket) {
+  const arrived_ms = performance.now();
+  state.drawing = state.drawing
+    .then(() => takeFrame(data, arrived_ms))
+    .catch((error) => console.error(error))
+    .finally(() => ask({ credits: 1 }, socket));
+}
+
 function ask(wish, socket = state.socket) {
   if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(wish));
 }
 
-const views = () => ["result", "x_dec", "side", "positions", state.lower];
-
 function choose(name) {
   state.wanted = name;
-  Object.assign(state, { rig: null, frame: null, positions: null, bitmaps: {}, frames: [], drops: [] });
+  Object.assign(state, { rig: null, frame: null, frames: [], drops: [] });
   history.replaceState(null, "", `#${new URLSearchParams({ rig: name })}`);
   ask({ rig: name });
 }
@@ -90,7 +95,7 @@ function takeStatus(message) {
   showState();
 }
 
-async function takeFrame(data) {
+async function takeFrame(data, arrived_ms) {
   const length = new DataView(data).getUint32(0);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   const parts = {};
@@ -99,18 +104,9 @@ async function takeFrame(data) {
     parts[name] = data.slice(start, start + size);
     start += size;
   }
-  const arrived_ms = performance.now();
-  const pictures = Object.keys(parts).filter((name) => name !== "positions");
-  const decoded = await Promise.all(
-    pictures.map((name) => createImageBitmap(new Blob([parts[name]], { type: "image/jpeg" }))),
-  );
-  if (header.rig !== state.wanted) return decoded.forEach((bitmap) => bitmap.close());
-  Object.values(state.bitmaps).forEach((bitmap) => bitmap.close());
-  state.bitmaps = Object.fromEntries(pictures.map((name, i) => [name, decoded[i]]));
-  state.positions = parts.positions ? new Int16Array(parts.positions) : null;
+  if (!(await pictures.show(header, parts, () => header.rig !== state.wanted))) return;
   state.frame = header;
   state.frameAt_ms = arrived_ms;
-  showPictures();
   showFrame();
   showState();
 }
@@ -205,7 +201,7 @@ function showFigures() {
   const sign = rig.clock_offset_ms > 0 ? "+" : "";
   put("clock", rig.clock_offset_ms === null ? "–" : sign + number(rig.clock_offset_ms, 1));
   put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to the server's`);
-  if (!state.frame && rig.width && rig.height) shape(rig.width, rig.height);
+  if (!state.frame && rig.width && rig.height) pictures.shape(rig.width, rig.height);
   if (!state.frame) clearFrame();
 }
 
@@ -216,9 +212,8 @@ function clearFrame() {
   for (const id of ["frame-note", "use-note"]) put(id, "\u00a0");
   put("use", "–", "word");
   put("result-note", "");
-  showSideNote();
   $("side-badge").hidden = true;
-  for (const id of ["result", "x_dec", "side", "matches"]) blank($(id), "No picture yet");
+  pictures.clear();
 }
 
 function showFrame() {
@@ -230,98 +225,9 @@ function showFrame() {
   put("use", word, `word ${kind}`);
   put("use-note", meaning);
   put("result-note", frame.used_side ? "decoded with the side image" : "the same as decoded alone: no side image was used");
-  if (!state.pointed) showSideNote();
   put("side-badge", word, `badge ${kind}`);
   $("side-badge").hidden = frame.use === "paired";
   put("scale", frame.search ? `${frame.search.scale_px} px` : "– px");
-}
-
-function showSideNote() {
-  const none = !state.frame || state.frame.side_number === null;
-  put("side-note", none ? "y: none" : `y: the second camera, no. ${state.frame.side_number}`);
-}
-
-function shape(width, height) {
-  for (const canvas of document.querySelectorAll("#pictures canvas")) {
-    canvas.style.aspectRatio = `${width} / ${height}`;
-  }
-}
-
-function blank(canvas, text) {
-  const ratio = window.devicePixelRatio || 1;
-  canvas.classList.add("blank");
-  canvas.width = canvas.clientWidth * ratio;
-  canvas.height = canvas.clientHeight * ratio;
-  const context = canvas.getContext("2d");
-  context.fillStyle = colour("soft");
-  context.font = `${14 * ratio}px system-ui, sans-serif`;
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.fillText(text, canvas.width / 2, canvas.height / 2);
-}
-
-function showPictures() {
-  const frame = state.frame;
-  shape(frame.width, frame.height);
-  for (const id of ["result", "x_dec", "side", "matches"]) {
-    const bitmap = state.bitmaps[id === "matches" ? state.lower : id];
-    const canvas = $(id);
-    if (!bitmap) {
-      blank(canvas, id === "side" ? "No side image" : "No matches without a side image");
-      continue;
-    }
-    if (canvas.width !== bitmap.width) canvas.width = bitmap.width;
-    if (canvas.height !== bitmap.height) canvas.height = bitmap.height;
-    canvas.classList.remove("blank");
-    canvas.getContext("2d").drawImage(bitmap, 0, 0);
-    outline(canvas, id === "side");
-  }
-}
-
-/** The patch that is pointed at, in its own place or where it was found. */
-function outline(canvas, found) {
-  const { pointed, positions, frame } = state;
-  if (!pointed || !positions || !frame.search) return;
-  const { rows, columns, patch } = frame.search;
-  if (pointed.row >= rows || pointed.column >= columns) return;
-  const at = 2 * (pointed.row * columns + pointed.column);
-  const [x, y] = found
-    ? [positions[at], positions[at + 1]]
-    : [pointed.column * patch[1], pointed.row * patch[0]];
-  const zoom = canvas.width / frame.width;
-  const context = canvas.getContext("2d");
-  for (const [line, style] of [[6, "#000000"], [3, "#ffe14d"]]) {
-    context.lineWidth = (line * canvas.width) / 1280;
-    context.strokeStyle = style;
-    context.strokeRect(x * zoom, y * zoom, patch[1] * zoom, patch[0] * zoom);
-  }
-}
-
-function point(event) {
-  const search = state.frame?.search;
-  if (!search || !state.positions) return;
-  const box = event.currentTarget.getBoundingClientRect();
-  const x = ((event.clientX - box.left) / box.width) * state.frame.width;
-  const y = ((event.clientY - box.top) / box.height) * state.frame.height;
-  const inside = (value, most) => Math.max(0, Math.min(most - 1, Math.floor(value)));
-  state.pointed = {
-    row: inside(y / search.patch[0], search.rows),
-    column: inside(x / search.patch[1], search.columns),
-  };
-  const at = 2 * (state.pointed.row * search.columns + state.pointed.column);
-  const [dx, dy] = [
-    state.positions[at] - state.pointed.column * search.patch[1],
-    state.positions[at + 1] - state.pointed.row * search.patch[0],
-  ];
-  const way = (pixels, plus, minus) => `${Math.abs(pixels)} px ${pixels < 0 ? minus : plus}`;
-  put("side-note", `The patch was found ${way(dx, "to the right", "to the left")}, ${way(dy, "down", "up")}`);
-  showPictures();
-}
-
-function unpoint() {
-  state.pointed = null;
-  showSideNote();
-  if (state.frame) showPictures();
 }
 
 // Stages and plots.
@@ -383,32 +289,7 @@ function lostEachSecond() {
   ]);
 }
 
-function show(lower) {
-  state.lower = lower;
-  for (const name of ["matches", "y_syn"]) {
-    $(`show-${name}`).setAttribute("aria-pressed", String(name === lower));
-  }
-  $("legend").style.visibility = lower === "matches" ? "visible" : "hidden";
-  ask({ views: views() });
-}
-
-for (const name of ["matches", "y_syn"]) $(`show-${name}`).onclick = () => show(name);
-for (const id of ["result", "x_dec", "matches"]) {
-  $(id).addEventListener("pointermove", point);
-  $(id).addEventListener("pointerdown", point);
-  $(id).addEventListener("pointerleave", unpoint);
-}
-for (const button of document.querySelectorAll(".enlarge")) {
-  button.onclick = () => {
-    const chosen = button.closest("figure");
-    for (const figure of document.querySelectorAll("figure")) {
-      const wide = figure === chosen && !figure.classList.contains("wide");
-      figure.classList.toggle("wide", wide);
-      figure.querySelector(".enlarge").setAttribute("aria-pressed", String(wide));
-    }
-    if (state.frame) showPictures();
-  };
-}
+pictures.listen(() => ask({ views: pictures.views() }));
 clearFrame();
 connect();
 setInterval(() => { showState(); drawPlots(); }, 100);

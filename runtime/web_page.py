@@ -17,10 +17,8 @@ import asyncio
 import contextlib
 import json
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +27,8 @@ from urllib.parse import urlsplit
 from dsin.runtime.errors import DsinError
 from dsin.runtime.http_server import require_aiohttp
 from dsin.runtime.rig_frame import RigFrame, RigStatus
-from dsin.runtime.web_history import History
 from dsin.runtime.web_pictures import VIEWS, FramePictures
+from dsin.runtime.web_state import STATUS_EVERY_S, PageState
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
 MOST_VIEWERS = 8
 CREDITS = 2
-STATUS_EVERY_S = 0.5
 HEARTBEAT_S = 10.0
 CLOSE_WITHIN_S = 1.0
 FULL = 4008
@@ -48,6 +45,7 @@ _FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/page_pictures.js": ("page_pictures.js", "text/javascript"),
     "/page_plots.js": ("page_plots.js", "text/javascript"),
     "/page.svg": ("page.svg", "image/svg+xml"),
 }
@@ -125,62 +123,6 @@ class WebPage:
             self._viewers.discard(viewer)
             await socket.close(code=1001)
         return socket
-
-
-class PageState:
-    """The newest frame and the last minute of each rig. For several threads at once."""
-
-    def __init__(
-        self, status: Callable[[], Sequence[RigStatus]], patch: tuple[int, int]
-    ) -> None:  # fmt: skip
-        self._ask = status
-        self._patch = patch
-        self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="page-pictures")
-        self._lock = threading.Lock()
-        self._newest: dict[str, FramePictures] = {}
-        self._history: dict[str, History] = {}
-        self._status: Sequence[RigStatus] = ()
-        self._asked_s = -math.inf
-
-    def add(self, frame: RigFrame) -> None:
-        """A frame was decoded."""
-        pictures = FramePictures(frame, self._patch, self._workers)
-        with self._lock:
-            self._newest[frame.rig] = pictures
-            self._history.setdefault(frame.rig, History()).add_frame(frame, time.monotonic())
-        self.rigs()
-
-    def rigs(self) -> Sequence[RigStatus]:
-        """The status of all, not older than STATUS_EVERY_S."""
-        with self._lock:
-            now_s = time.monotonic()
-            if now_s - self._asked_s < STATUS_EVERY_S:
-                return self._status
-            self._asked_s = now_s
-        status = self._ask()
-        with self._lock:
-            self._status = status
-            for rig in status:
-                self._history.setdefault(rig.rig, History()).add_status(rig, now_s)
-            for name in self._history.keys() - {rig.rig for rig in status}:
-                del self._history[name]
-                self._newest.pop(name, None)
-        return status
-
-    def newest(self, rig: str) -> FramePictures | None:
-        """Of a rig, if there is one."""
-        with self._lock:
-            return self._newest.get(rig)
-
-    def points(self, rig: str, after: int) -> tuple[int, dict[str, Any]]:
-        """What the plots need that is newer than a point, and the number of the newest."""
-        with self._lock:
-            history = self._history.get(rig) or History()
-            return history.last, {
-                "frames": history.frames_after(after),
-                "drops": history.drops_after(after),
-                "stage_ms": history.stage_ms(),
-            }
 
 
 class _Viewer:

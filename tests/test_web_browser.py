@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class TestInBrowser:
         for canvas in ("plot-kbps", "plot-age", "plot-drops"):
             await browser.wait_for(f"{INK}('{canvas}') > 3")
         assert await browser.evaluate("document.getElementById('use').textContent") == "paired"
+        await self._point(browser)
         wide = "document.documentElement.scrollWidth <= window.innerWidth"
         assert await browser.evaluate(wide), "the page scrolls sideways"
         await browser.evaluate("document.getElementById('show-y_syn').click()")
@@ -83,6 +85,23 @@ class TestInBrowser:
         photograph = cv2.imread(str(file))
         assert photograph is not None
         assert np.std(photograph) > 10
+
+    async def _point(self, browser: Browser) -> None:
+        """At the middle of the result: the page says where that patch was found."""
+        await browser.evaluate(
+            "(() => { const canvas = document.getElementById('result'),"
+            " box = canvas.getBoundingClientRect(); canvas.dispatchEvent(new PointerEvent("
+            "'pointermove', {clientX: box.left + box.width / 2, clientY: box.top + 9})); })()"
+        )
+        note = "document.getElementById('side-note').textContent"
+        found = await browser.evaluate(note)
+        assert re.fullmatch(
+            r"The patch was found \d+ px to the (right|left), \d+ px (up|down)", found
+        )
+        await browser.evaluate(
+            "document.getElementById('result').dispatchEvent(new PointerEvent('pointerleave'))"
+        )
+        assert (await browser.evaluate(note)).startswith("y: the second camera")
 
     async def _other_rig(self, browser: Browser) -> None:
         """Its name is markup, and stays text."""

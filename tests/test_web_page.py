@@ -33,6 +33,7 @@ RUNTIME = Path(web_pictures.__file__).parent
 ALL = ["result", "x_dec", "side", "matches", "positions", "y_syn"]
 AWKWARD = "<img src=x onerror=alert(1)> & rear"
 SOON_S = 30
+SCRIPTS = ("page.js", "page_pictures.js", "page_plots.js")
 
 
 @pytest.fixture(scope="module")
@@ -453,7 +454,7 @@ class TestFiles:
             async with aiohttp.ClientSession() as session:
                 for path, kind in (
                     ("", "text/html"), ("page.css", "text/css"), ("page.svg", "image/svg+xml"),
-                    ("page.js", "text/javascript"), ("page_plots.js", "text/javascript"),
+                    *((script, "text/javascript") for script in SCRIPTS),
                 ):  # fmt: skip
                     async with session.get(server.url + path) as answer:
                         assert (answer.status, answer.content_type) == (200, kind)
@@ -463,10 +464,10 @@ class TestFiles:
     def test_nothing_is_inline_or_from_elsewhere(self) -> None:
         html = (RUNTIME / "page.html").read_text()
         assert not re.search(r"<style|style=|\son\w+=|<script(?![^>]*\ssrc=)", html)
-        for name in ("page.html", "page.css", "page.js", "page_plots.js"):
+        for name in ("page.html", "page.css", *SCRIPTS):
             text = (RUNTIME / name).read_text()
             assert not re.search(r"https?://(?!www\.w3\.org)", text), name
-        for name in ("page.js", "page_plots.js"):
+        for name in SCRIPTS:
             text = (RUNTIME / name).read_text()
             assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text)
 
