@@ -2,7 +2,8 @@
 
     python tests/web_feed.py --port 8080 [--frames 20] [--fps 10] [--rigs 1]
 
-The frames are coded once and then played back and forth, as if a camera sent them. With several
+The frames are coded once and then played back and forth, as if a camera sent them; what only a
+camera could tell (its clock, its drops, the time of the way here) is made up. With several
 rigs, the second has lost its second camera, the third its first, and the fourth shows nothing yet.
 """
 
