@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import MAX_PIXELS
@@ -49,7 +50,7 @@ class RigService:
         """For `add_generic_rpc_handlers`."""
         stream = grpc.stream_stream_rpc_method_handler(
             self.stream,
-            request_deserializer=dsin_v1.CameraMessage.FromString,
+            request_deserializer=_parsed,
             response_serializer=dsin_v1.ServerMessage.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: stream})
@@ -213,6 +214,14 @@ async def _probe(camera: ConnectedCamera) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(camera.doubted.wait(), PROBE_S)
         camera.doubted.clear()
+
+
+def _parsed(data: bytes) -> dsin_v1.CameraMessage:
+    """The message, or an empty one where the bytes are none: it is refused like any other."""
+    try:
+        return dsin_v1.CameraMessage.FromString(data)
+    except DecodeError:
+        return dsin_v1.CameraMessage()
 
 
 def _unfit(reason: str) -> RefusedError:

@@ -4,13 +4,23 @@ Ages and gaps are judged against intervals and limits of the protocol, with room
 """
 
 import os
+import queue
 import signal
 import socket
 import time
 
+import grpc
 import numpy as np
 import pytest
 from fault_proxy import FaultProxy, Faults
+from hostile_peers import (
+    PATH,
+    idle_connections,
+    reset_streams,
+    send_garbage,
+    send_huge_messages,
+    send_wrong_messages,
+)
 from rig_fakes import (
     CODEC,
     SIZE,
@@ -291,3 +301,39 @@ def test_side_camera_of_another_rig_is_never_used() -> None:
         x.finish()
         y.stop()
     assert {frame.side_use for frame in server.frames} == {SideUse.MISSING}
+
+
+def test_hostile_peers_are_shut_out_and_cost_a_good_rig_little() -> None:
+    answers: list[AnsweredFrame] = []
+    with fake_server(decode_s=0.02) as server:
+        good = fake_device(server.address, "good", fps=20, count=None, answers=answers)
+        wait_until(lambda: len(answers) > 60, 20)
+        baseline_ms = np.percentile([answer.round_trip_ms for answer in answers[5:]], 95)
+        before = len(answers)
+        port = server.server.port
+        with idle_connections(port, 200):
+            send_garbage(port, 30)
+            reset_streams(port, 500)
+            wrong = send_wrong_messages(port, 20)
+            huge = send_huge_messages(port, 3)
+            wait_until(lambda: len(answers) > before + 60, 30)
+        attacked_ms = np.percentile([answer.round_trip_ms for answer in answers[before:]], 95)
+        counts = good.stop()
+        assert [rig.rig for rig in server.pool.status()] == ["good"]
+    assert huge == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert grpc.StatusCode.OK not in wrong
+    assert (counts.reconnects, counts.statuses) == (0, {"decoded": counts.answered})
+    # The attackers share this process and its interpreter lock with the rig, hence the room.
+    assert attacked_ms <= 2 * baseline_ms + 200
+
+
+def test_a_stream_that_does_not_greet_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsin.runtime.rig_service.HELLO_S", 0.2)
+    with (
+        fake_server() as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        call = channel.stream_stream(PATH)(iter(queue.SimpleQueue[bytes]().get, b""))
+        with pytest.raises(grpc.RpcError) as raised:
+            next(call)
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
