@@ -7,6 +7,7 @@ is ended with a status that says why; what a frame does wrong is answered, and t
 import asyncio
 import contextlib
 import logging
+import time
 from importlib import metadata
 from typing import Any, TypeAlias
 
@@ -45,6 +46,8 @@ class RigService:
         self._authenticated = authenticated
         self._sides = sides or ServerSides()
         self._cameras: dict[tuple[str, int], ConnectedCamera] = {}
+        self._refused = 0
+        self._told_s = -1.0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `add_generic_rpc_handlers`."""
@@ -60,7 +63,7 @@ class RigService:
         try:
             camera = self._admitted(await self._greeting(context), context)
         except RefusedError as refused:
-            LOG.warning("refused %s: %s", context.peer(), refused.reason)
+            self._log_refusal(context.peer(), refused.reason)
             await context.abort(refused.code, refused.reason)
         key = (camera.rig.name, camera.kind)
         replaced = self._cameras.get(key)
@@ -76,6 +79,14 @@ class RigService:
                 del self._cameras[key]
                 camera.connected(False)
             LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
+
+    def _log_refusal(self, peer: str, reason: str) -> None:
+        """At most one line a second, so that a flood of them does not become one of the log."""
+        self._refused += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s >= 1.0:
+            LOG.warning("refused %s: %s (%d refused so far)", peer, reason, self._refused)
+            self._told_s = now_s
 
     async def _run(self, camera: ConnectedCamera, context: Context) -> None:
         welcome = dsin_v1.Welcome(credits=CREDITS, server_version=_version())

@@ -5,6 +5,7 @@
 It prints a line for each frame that it decoded: the rig and the frame's number.
 """
 
+import socket
 import subprocess
 import sys
 import threading
@@ -50,6 +51,13 @@ class ServerProcess:
             for line in output:
                 if line.endswith("\n"):
                     self.lines.append(line.strip())
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Ages and gaps are judged against intervals and limits of the protocol, with room
 import os
 import queue
 import signal
-import socket
 import time
 
 import grpc
@@ -30,7 +29,7 @@ from rig_fakes import (
     fake_server,
     wait_until,
 )
-from rig_server_process import ServerProcess
+from rig_server_process import ServerProcess, free_port
 
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.camera import CapturedFrame
@@ -41,13 +40,6 @@ from dsin.runtime.rpc import CREDITS
 from dsin.runtime.side_buffer import PairingPolicy
 
 SECOND = 1_000_000_000
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def test_a_slow_server_gets_the_newest_frames_and_the_rest_is_counted_as_dropped() -> None:
