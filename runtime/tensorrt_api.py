@@ -42,7 +42,7 @@ def version() -> str:
 
 
 def architecture() -> int | None:
-    """Compute capability of the first GPU, such as 87; None on a machine without a CUDA driver.
+    """Compute capability of the chosen GPU, such as 87; None on a machine without a CUDA driver.
 
     Raises BackendError where there is a driver that cannot be used.
     """
@@ -50,9 +50,9 @@ def architecture() -> int | None:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    from dsin.runtime.cuda_driver import Device
+    from dsin.runtime.cuda_driver import chosen_device
 
-    return Device(0).architecture
+    return chosen_device().architecture
 
 
 class Reasons:

@@ -5,6 +5,7 @@ launches them, and NVIDIA's Python binding; `emulation/` has what stands in for 
 of it lives in a process of its own, since a process can have but one driver.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from functools import cache
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -51,6 +52,29 @@ def worker() -> Iterator[ProcessPoolExecutor]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+class Graphs(NamedTuple):
+    """CUDA graphs since the process began, and records that were not freed."""
+
+    instantiated: int
+    launched: int
+    destroyed: int
+    records: int
+
+
+def graphs() -> Graphs:
+    """In a worker's process."""
+    counts = (ctypes.c_int * 4)()
+    ctypes.CDLL("libcuda.so.1").emulated_graphs(counts)
+    return Graphs(*counts)
+
+
+def copied_bytes() -> tuple[int, int]:
+    """To the device and from it, in a worker's process."""
+    counts = (ctypes.c_int64 * 2)()
+    ctypes.CDLL("libcuda.so.1").emulated_copies(counts)
+    return counts[0], counts[1]
 
 
 def _replace_compiler(folder: str) -> None:
