@@ -30,7 +30,7 @@ from dsin.runtime.cuda_driver import Captured, Device, Stream, chosen_device
 from dsin.runtime.device_tensor import DeviceTensor, Staging, Tensor
 from dsin.runtime.engine_files import EngineFile, Precision, build_command, find_engines
 from dsin.runtime.errors import BackendError
-from dsin.runtime.tensorrt_api import Reasons, architecture, tensorrt, version
+from dsin.runtime.tensorrt_api import Reasons, architecture, cure_of, tensorrt, version
 from dsin.runtime.tensorrt_plugin import register_plugin
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -107,8 +107,9 @@ class _Engine:
         self._runtime = tensorrt().Runtime(self.reasons.logger)
         self.engine = self._runtime.deserialize_cuda_engine(file.read_plan())
         if self.engine is None:
+            reason = self.reasons.first()
             raise BackendError(
-                f"TensorRT cannot load {file.path} ({self.reasons.first()}): {rebuild}"
+                f"TensorRT cannot load {file.path} ({reason}): {cure_of(reason, rebuild)}"
             )
 
     def failure(self, what: str) -> BackendError:

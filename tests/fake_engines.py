@@ -83,6 +83,9 @@ class Context:
         # A graph that the stream is captured for calls it later.
         self.calls.append(call)
         driver = ctypes.CDLL("libcuda.so.1")
+        if WAITS and driver.cuStreamSynchronize(ctypes.c_void_p(stream)):
+            LOGGERS[-1].log(_Logger.ERROR, "operation not permitted when stream is capturing")
+            return False
         return driver.cuLaunchHostFunc(ctypes.c_void_p(stream), call, None) == 0
 
     def _compute(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -101,6 +104,10 @@ NO_ROOM: list[bool] = []
 """Not empty: no context can be made."""
 FAILS: list[bool] = []
 """Not empty: nothing can be executed."""
+WAITS: list[bool] = []
+"""Not empty: engines wait for their stream while they are enqueued, so none can be captured."""
+LOADED: list[bytes] = []
+"""Plans that were loaded."""
 LOGGERS: list[Any] = []
 
 
@@ -116,6 +123,10 @@ class _Runtime:
         if plan == b"of no use":
             LOGGERS[-1].log(_Logger.ERROR, "Error Code 1: magic tag\ndoes not match")
             return None
+        if plan == b"too large":
+            LOGGERS[-1].log(_Logger.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+            return None
+        LOADED.append(plan)
         return Engine(plan)
 
 
