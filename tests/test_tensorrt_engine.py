@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from dsin.export import tensorrt_engine
 from dsin.export.bundle_files import file_table
+from dsin.export.edge_decoder import edge_decoder
 from dsin.export.half_graph import read_graph, to_half
 from dsin.export.int8_bundle import calibrate_bundle
 from dsin.export.tensorrt_engine import EXACT, BuiltEngine, Options, build_engines, profile_of
@@ -241,6 +242,11 @@ def test_calibrated_graphs_are_built_as_they_are(
     kinds = [parsed.get_layer(i).type for i in range(parsed.num_layers)]
     convolutions = sum(kind == trt.LayerType.CONVOLUTION for kind in kinds)
     assert sum(kind == trt.LayerType.QUANTIZE for kind in kinds) >= convolutions
+    whole = edge_decoder(open_bundle(tmp_path / "int8"))
+    del whole.functions[:]
+    decoder = layers(Network(whole.SerializeToString(), "decoder"))
+    assert sum(layer.type == trt.LayerType.QUANTIZE for layer in decoder) > 5
+    assert sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in decoder) == 1
     assert "build it with --precision int8" in refusal(
         ExportError, lambda: built(tmp_path / "int8", precision="fp16")
     )
