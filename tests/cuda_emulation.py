@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -52,6 +52,34 @@ def worker() -> Iterator[ProcessPoolExecutor]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+class _Done:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def result(self) -> Any:
+        return self.value
+
+
+class InThisProcess:
+    """Calls at once, where a worker's pool would call elsewhere."""
+
+    def submit(self, work: Callable[..., Any], *args: Any, **options: Any) -> _Done:
+        return _Done(work(*args, **options))
+
+
+@contextmanager
+def gpu() -> Iterator[InThisProcess]:
+    """This process with its real GPU; skips where there is none."""
+    from dsin.runtime import patch_cuda
+    from dsin.runtime.errors import BackendError
+
+    try:
+        patch_cuda.open_kernel()
+    except BackendError as error:
+        pytest.skip(f"no GPU: {error}")
+    yield InThisProcess()
 
 
 class Graphs(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import textured_pair
-from cuda_emulation import copied_bytes, worker
+from cuda_emulation import copied_bytes, gpu, worker
 from stage_watch import watched_decode
 
 from dsin.runtime import backend_ort_cuda
@@ -173,3 +173,22 @@ def test_without_a_driver_the_error_says_so(
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(BackendError, match=r"binding is not installed: pip install 'dsin\[cuda\]'"):
         open_session(edge_bundle / "encoder.onnx", "cuda")
+
+
+# On a GPU.
+
+
+@pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle"])
+def test_the_gpu_codes_and_decodes_as_the_cpu_does(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    bundle: Path = request.getfixturevalue(name)
+    if Place.provider not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no provider for CUDA")
+    with gpu():
+        packet, picture = round_trip(bundle)
+    with Decoder(bundle) as decoder:
+        # The same integers on both: else the picture would fall to pieces.
+        on_cpu = decoder.decode(packet, textured_pair(*FRAME, seed=3)[1])
+    difference = on_cpu.astype(float) - picture.astype(float)
+    assert np.sqrt((difference**2).mean()) < 1

@@ -1,4 +1,4 @@
-"""Refinement by blocks in CUDA, emulated: what the definition chooses, to the bit."""
+"""Refinement by blocks in CUDA, emulated and on a GPU: what the definition chooses, to the bit."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import textured_pair
-from cuda_emulation import worker
+from cuda_emulation import gpu, worker
 
 from dsin.runtime import block_cuda, cuda_compiler
 from dsin.runtime.block_cuda import BlockKernels
@@ -22,9 +22,10 @@ PATCH = (20, 24)
 Image = np.ndarray[Any, Any]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Executor]:
-    with worker() as pool:
+@pytest.fixture(scope="module", params=["emulated", "GPU"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Where to submit what needs a GPU."""
+    with worker() if request.param == "emulated" else gpu() as pool:
         yield pool
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cuda_emulation import worker
+from cuda_emulation import gpu, worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_patch_correlation import INPUTS, noise, shifted, smooth, stripes
@@ -32,33 +32,11 @@ Image = np.ndarray[Any, Any]
 MIB = 1 << 20
 
 
-class InThisProcess:
-    """Calls at once: on the real GPU."""
-
-    def submit(self, work: Callable[..., Any], *args: Any, **options: Any) -> "Done":
-        return Done(work(*args, **options))
-
-
-class Done:
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def result(self) -> Any:
-        return self.value
-
-
 @pytest.fixture(scope="module", params=["emulated", "GPU"])
 def machine(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Where to submit what needs a GPU."""
-    if request.param == "emulated":
-        with worker() as pool:
-            yield pool
-        return
-    try:
-        patch_cuda.open_kernel()
-    except BackendError as error:
-        pytest.skip(f"no GPU: {error}")
-    yield InThisProcess()
+    with worker() if request.param == "emulated" else gpu() as pool:
+        yield pool
 
 
 def correlate(x: Image, y_dec: Image, y: Image, band: int | None, **options: Any) -> Any:
