@@ -127,6 +127,19 @@ def trt(
 
 
 @app.command()
+def decoder(
+    bundle: Annotated[str, typer.Argument(help="edge bundle: directory, or name of a shipped one")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write")],
+) -> None:
+    """Write the whole decoder of an edge bundle, search and refinement included, as one graph."""
+    from dsin.export.edge_decoder import write_edge_decoder
+    from dsin.runtime.bundle import open_bundle
+
+    size = write_edge_decoder(open_bundle(bundle), output)
+    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+
+
+@app.command()
 def verify(
     bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
     frames: Annotated[

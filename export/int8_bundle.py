@@ -29,6 +29,7 @@ from dsin.runtime.block_refinement import BLOCK, side_planes
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.codecs import open_picture_codecs
 from dsin.runtime.decoder import Decoder
+from dsin.runtime.device_tensor import on_host
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
@@ -137,17 +138,16 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
             y_hat = encoder.latent(planes, rate)
             runs["encoder"].append({"x": planes, **index})
             runs["x_decoder"].append({"y_hat": y_hat[None], **index})
-            decoded.append(decoder.reconstruct(y_hat, rate))
+            x_dec, features = decoder.reconstruct(y_hat, rate)
+            assert features is not None
+            decoded.append((on_host(x_dec), on_host(features)))
         size = x.shape[:2]
-        mine, theirs = (to_uint8(from_planes(d.x_dec), size, truncate=False) for d in decoded)
+        mine, theirs = (to_uint8(from_planes(d[0]), size, truncate=False) for d in decoded)
         patch = bundle.search.patch
         matches = match(mine, theirs, patch=patch, prior=bundle.search.prior)
         side = side_planes(mine, theirs, np.ascontiguousarray(y), matches, patch)
-        features = decoded[0].features
-        assert features is not None
-        runs["fusion"].append(
-            {"x_dec": decoded[0].x_dec, "features": features, **side._asdict(), **index}
-        )
+        x_dec, features = decoded[0]
+        runs["fusion"].append({"x_dec": x_dec, "features": features, **side._asdict(), **index})
     return runs
 
 

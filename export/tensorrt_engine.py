@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from dsin.export.half_graph import read_graph, to_half
 from dsin.runtime.block_refinement import BLOCK
 from dsin.runtime.bundle import ENTROPY_GRAPHS, Bundle, open_bundle
@@ -28,6 +30,7 @@ from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.hyper_codec import HYPER_STRIDE, HyperTables
 from dsin.runtime.pictures import padded_size
+from dsin.runtime.plugin_fields import NAME
 from dsin.runtime.tensorrt_api import (
     Build,
     Network,
@@ -35,9 +38,11 @@ from dsin.runtime.tensorrt_api import (
     Shape,
     architecture,
     check_dla,
+    chosen_gpu,
     version,
 )
-from dsin.runtime.tensorrt_plugin import register_plugin
+from dsin.runtime.tensorrt_plugin import NAMESPACE, register_plugin
+from dsin.runtime.tensorrt_plugin import VERSION as PLUGIN_VERSION
 
 EXACT = ("context", *ENTROPY_GRAPHS)
 """Graphs that are float32 in every precision."""
@@ -93,14 +98,15 @@ def build_engines(
     opened = open_bundle(bundle)
     _check(options, opened)
     register_plugin()
-    if options.dla:
-        check_dla()
     folder, gpu = engine_folder(opened.path, output), architecture()
     done = []
-    for name in opened.graphs:
-        built = _build(opened, name, options, folder, gpu)
-        report(built)
-        done.append(built)
+    with chosen_gpu():
+        if options.dla:
+            check_dla()
+        for name in opened.graphs:
+            built = _build(opened, name, options, folder, gpu)
+            report(built)
+            done.append(built)
     return done
 
 
@@ -174,6 +180,7 @@ def _build(
     model = read_graph(path)
     if options.precision == "fp16" and not exact:
         to_half(model)
+    _check_plugins(model, path)
     # What is left of PatchCorrelation is the node, so the parser takes the plugin.
     del model.functions[:]
     network = Network(model.SerializeToString(), f"{path.name} of bundle {bundle.path.name}")
@@ -204,6 +211,23 @@ def _build(
     if options.timing_cache is not None and built.timing_cache is not None:
         write_bytes_atomically(options.timing_cache, built.timing_cache)
     return BuiltEngine(written, header, len(built.plan), seconds)
+
+
+def _check_plugins(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ExportError where a node wants another plugin than there is: the parser would only say
+    that there is none."""
+    for node in model.graph.node:
+        if node.domain != NAMESPACE or node.op_type != NAME:
+            continue
+        given = {attribute.name: attribute for attribute in node.attribute}
+        wanted = (
+            given["plugin_version"].s.decode() if "plugin_version" in given else "of no version"
+        )
+        if wanted != PLUGIN_VERSION:
+            raise ExportError(
+                f"{path} wants the plugin {NAMESPACE}::{NAME} {wanted}, and this dsin has "
+                f"{PLUGIN_VERSION}: export the model anew, or install the dsin that exported it"
+            )
 
 
 def _read_cache(path: Path | None) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy.typing as npt
 
+from dsin.runtime.device_tensor import Tensor
 from dsin.runtime.errors import BackendError
 
 Backend = Literal["cpu", "cuda", "tensorrt", "tensorrt-fp16", "tensorrt-int8"]
@@ -28,8 +29,12 @@ class Session(Protocol):
     def provider(self) -> str:
         """What the graph really runs on, such as CPUExecutionProvider."""
 
-    def run(self, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, **inputs: Tensor) -> dict[str, npt.NDArray[Any]]:
         """All outputs by name, for all inputs by name; shapes and dtypes are the graph's."""
+
+    def keep(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """As `run`, with the outputs left where they were computed: arrays where that is the CPU,
+        tensors of the GPU where it is that. They are the caller's."""
 
 
 Wrap = Callable[[Path, Session], Session]
@@ -54,6 +59,7 @@ def open_session(
     """Load the ONNX graph at `path`. `threads` limits the CPU threads of one run (None: all);
     `exact` keeps to float32 where a backend would round more, as to TensorFloat-32. TensorRT runs
     the graph's engines (`dsin.runtime.engine_files`), which take the sizes they were built for.
+    Of several GPUs, $DSIN_GPU chooses one.
 
     Raises BackendError, with the command that mends it, where the backend is not installed or the
     graph would run on something else than what was asked for.
@@ -67,9 +73,13 @@ def open_session(
         from dsin.runtime.backend_tensorrt import TensorRtSession
 
         session = TensorRtSession(path, "exact" if exact else _ENGINES[backend])
+    elif backend == "cuda":
+        from dsin.runtime.backend_ort_cuda import OrtCudaSession
+
+        session = OrtCudaSession(path, threads, exact=exact)
     else:
         from dsin.runtime.backend_ort import OrtSession
 
-        session = OrtSession(path, backend, threads, exact=exact)
+        session = OrtSession(path, threads)
     wrap = _wrap.get()
     return session if wrap is None else wrap(path, session)

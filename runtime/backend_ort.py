@@ -1,64 +1,75 @@
 """Graphs on onnxruntime: CPU, or CUDA with nothing silently falling back to the CPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from dsin.runtime.backend import Backend
+from dsin.runtime.device_tensor import Tensor, on_host
 from dsin.runtime.errors import BackendError
 
-_PROVIDERS: dict[Backend, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_INSTALL: dict[Backend, str] = {
-    "cpu": "pip install 'dsin[cpu]'",
-    "cuda": "pip uninstall -y onnxruntime; pip install 'dsin[gpu]'",
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_INSTALL = {
+    CPU: "pip install 'dsin[cpu]'",
+    CUDA: "pip uninstall -y onnxruntime; pip install 'dsin[gpu]'",
 }
 _ONLY_ERRORS = 3
 
 
 class OrtSession:
-    """An onnxruntime session on exactly the provider that was asked for."""
+    """An onnxruntime session on the CPU. `threads` None is one for each core."""
 
-    def __init__(
-        self, path: Path, backend: Backend, threads: int | None, *, exact: bool = False
-    ) -> None:
-        ort = _onnxruntime(backend)
-        wanted = _PROVIDERS[backend]
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = _ONLY_ERRORS
-        # Spinning threads of an idle session would take the cores from search and entropy coding.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers: list[Any] = [wanted]
-        if backend == "cuda":
-            providers = [(wanted, {"use_tf32": 0 if exact else 1}), _PROVIDERS["cpu"]]
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=providers, enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            reason = str(error).splitlines()[0]
-            raise BackendError(f"onnxruntime cannot load {path}: {reason}") from error
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self._session = ort_session(path, CPU, [CPU], threads)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != wanted:
-            raise BackendError(
-                f"{path.name} would run on {self.provider} instead of {wanted}: a CUDA or cuDNN "
-                "library is missing; pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, **inputs: Tensor) -> dict[str, npt.NDArray[Any]]:
         """All outputs by name."""
-        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+        arrays = {name: on_host(tensor) for name, tensor in inputs.items()}
+        return dict(zip(self._outputs, self._session.run(None, arrays), strict=True))
+
+    def keep(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """The same."""
+        return {**self.run(**inputs)}
 
 
-def _onnxruntime(backend: Backend) -> Any:
+def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int | None) -> Any:
+    """onnxruntime's session of a graph, which runs on the provider `wanted`.
+
+    Raises BackendError where onnxruntime or the provider is missing, or the graph is unusable.
+    """
+    ort = onnxruntime(wanted)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = _ONLY_ERRORS
+    # Spinning threads of an idle session would take the cores from search and entropy coding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(
+            str(path), options, providers=list(providers), enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        reason = str(error).splitlines()[0]
+        raise BackendError(f"onnxruntime cannot load {path}: {reason}") from error
+    found = session.get_providers()[0]
+    if found != wanted:
+        raise BackendError(
+            f"{path.name} would run on {found} instead of {wanted}: a CUDA or cuDNN "
+            "library is missing; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    return session
+
+
+def onnxruntime(wanted: str) -> Any:
+    """The module, with that provider. Raises BackendError, with the command that installs it."""
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise BackendError(f"onnxruntime is not installed: {_INSTALL[backend]}") from error
-    if _PROVIDERS[backend] not in ort.get_available_providers():
+        raise BackendError(f"onnxruntime is not installed: {_INSTALL[wanted]}") from error
+    if wanted not in ort.get_available_providers():
         raise BackendError(
-            f"this onnxruntime {ort.__version__} has no {_PROVIDERS[backend]}: {_INSTALL[backend]}"
+            f"this onnxruntime {ort.__version__} has no {wanted}: {_INSTALL[wanted]}"
         )
     return ort

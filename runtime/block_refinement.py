@@ -261,8 +261,8 @@ def _cost_of(x: Image, y: Image, top: int, left: int, down: int, right: int, lim
                 d = np.int32(np.int32(mine[p]) - np.int32(theirs[p]))
                 linear = np.int32(linear + d)
                 square = np.int32(square + np.int32(d * d))
-        # No channel's share is negative.
+        # No channel's share is negative. Divided as below, so that equal costs stay equal.
         total += square - FORGIVEN * (float(linear) * linear) / n
-        if total > limit * (3 * n) and c < 2:
+        if total / (3 * n) > limit and c < 2:
             return np.inf
     return float(total / (3 * n))

@@ -56,4 +56,4 @@ class CausalPictureDecoder:
         return decode_symbols(self._context, payload, (self._bundle.channels, rows, columns))
 
     def reconstruct(self, latent: Symbols, rate: int) -> Reconstruction:
-        return Reconstruction(self._session.run(symbols=latent[None])["x_dec"], None)
+        return Reconstruction(self._session.keep(symbols=latent[None])["x_dec"], None)

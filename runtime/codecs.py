@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
+from dsin.runtime.device_tensor import Tensor
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.int8_support import check_int8
 from dsin.runtime.pictures import Planes
@@ -20,11 +21,11 @@ Latent = npt.NDArray[Any]
 
 
 class Reconstruction(NamedTuple):
-    """A picture as the decoder's network has it: x_dec in 0..255, and with the hyperprior the
-    features (1, F, H/8, W/8) that it was made of."""
+    """A picture as the decoder's network has it, where that runs: planes x_dec, and with the
+    hyperprior the features (1, F, H/8, W/8) that it was made of."""
 
-    x_dec: Planes
-    features: npt.NDArray[Any] | None
+    x_dec: Tensor
+    features: Tensor | None
 
 
 class PictureEncoder(Protocol):

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from dsin.runtime.backend import Backend
 from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
 from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.codecs import Latent, Reconstruction, open_picture_codecs
+from dsin.runtime.codecs import Latent, open_picture_codecs
+from dsin.runtime.device_tensor import Tensor, on_host
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.patch_correlation import Matches
@@ -191,16 +192,15 @@ class Decoder:
             decoded = self._codec.reconstruct(latent, rate)
         if features is None:
             with watch.stage("postprocess"):
-                alone = self._alone(decoded, size)
+                alone = self._picture(decoded.x_dec, size)
             return Decoded(alone, alone, None, None, False, header, watch.ms)
         fused = self._fusion.fuse(decoded, features.side, rate, watch)
         with watch.stage("postprocess"):
-            image, y_syn = (self._picture(p, size) for p in (fused.x_hat, fused.y_syn))
-            alone = self._alone(decoded, size)
+            image, y_syn, alone = (
+                self._picture(planes, size) for planes in (fused.x_hat, fused.y_syn, decoded.x_dec)
+            )
         return Decoded(image, alone, y_syn, fused.matches, fused.related, header, watch.ms)
 
-    def _alone(self, decoded: Reconstruction, size: tuple[int, int]) -> Image:
-        return self._picture(from_planes(decoded.x_dec), size)
-
-    def _picture(self, image: npt.NDArray[Any], size: tuple[int, int]) -> Image:
+    def _picture(self, planes: Tensor, size: tuple[int, int]) -> Image:
+        image = from_planes(on_host(planes))
         return to_uint8(image, size, truncate=self.bundle.truncate_to_uint8)

@@ -75,5 +75,5 @@ class EdgePictureDecoder:
         return self._codec.decode(payload, (self._bundle.channels, rows, columns), rate)
 
     def reconstruct(self, latent: Floats, rate: int) -> Reconstruction:
-        out = self._session.run(y_hat=latent[None], rate=np.array([rate], np.int64))
+        out = self._session.keep(y_hat=latent[None], rate=np.array([rate], np.int64))
         return Reconstruction(out["x_dec"], out["features"])

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsin.runtime.backend import Session
+from dsin.runtime.device_tensor import Tensor
 from dsin.runtime.errors import BundleError, PacketError
 from dsin.runtime.integer_coder import (
     HALF_RANGE,
@@ -149,13 +150,12 @@ class HyperCodec:
     def _z_choice(self, shape: tuple[int, ...], rate: int) -> NDArray[np.uint8]:
         return np.repeat(self._tables.z_scales[rate], shape[1] * shape[2])
 
-    def _features(self, z: Integers, rate: int) -> NDArray[np.float32]:
+    def _features(self, z: Integers, rate: int) -> Tensor:
         small = np.clip(z, *SIGNED)[None].astype(np.float32)
-        features: NDArray[np.float32] = self._hyper.run(z=small, rate=np.array([rate]))["features"]
-        return features
+        return self._hyper.keep(z=small, rate=np.array([rate], np.int64))["features"]
 
     def _predict(
-        self, step: Session, features: NDArray[np.float32], decoded: Integers,
+        self, step: Session, features: Tensor, decoded: Integers,
         turn: NDArray[np.intp],
     ) -> tuple[Integers, NDArray[np.uint8]]:  # fmt: skip
         """Means in 64ths and numbers of scales for the symbols of a turn, (n,)."""

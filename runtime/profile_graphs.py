@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from dsin.runtime.backend import Session
+from dsin.runtime.device_tensor import Tensor, on_host
 from dsin.runtime.errors import DsinError
 from dsin.runtime.profile_chip import ChipSpeed
 from dsin.runtime.profile_statistics import Statistics
 
-Inputs = dict[str, npt.NDArray[Any]]
+Inputs = dict[str, Tensor]
 
 ALONE_RUNS = 20
 """At most so many runs of a graph alone, and not many more than fit into ALONE_SECONDS."""
@@ -76,11 +77,19 @@ class RecordedSession:
     def provider(self) -> str:
         return self._session.provider
 
-    def run(self, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, **inputs: Tensor) -> dict[str, npt.NDArray[Any]]:
         """As the session that is wrapped."""
+        self._record(inputs)
+        return self._session.run(**inputs)
+
+    def keep(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """As the session that is wrapped."""
+        self._record(inputs)
+        return self._session.keep(**inputs)
+
+    def _record(self, inputs: Inputs) -> None:
         if self.recording:
             self.inputs.append(inputs)
-        return self._session.run(**inputs)
 
 
 class SessionRecorder:
@@ -187,7 +196,7 @@ def _traced(path: Path, inputs: Inputs) -> list[dict[str, Any]]:
         # A weight that was packed is gone from the trace.
         options.add_session_config_entry("session.disable_prepacking", "1")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        session.run(None, inputs)
+        session.run(None, {name: on_host(tensor) for name, tensor in inputs.items()})
         events = json.loads(Path(session.end_profiling()).read_text())
     return [
         event["args"] for event in events

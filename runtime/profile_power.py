@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dsin.runtime.backend import Backend
+from dsin.runtime.cuda_driver import gpu_index
 
 INTERVAL_S = 0.1
 """Between two readings."""
@@ -105,18 +106,27 @@ def power_of(meter: Meter, readings: Readings, seconds: float, frames: int) -> P
     return Power(meter.source, meter.what, round(mean_w, 3), round(mean_w * seconds / frames, 4))
 
 
+def chosen_card() -> str:
+    """NVML's index or UUID of the card that $DSIN_GPU chooses among those the process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return str(gpu_index())
+    cards = visible.split(",")
+    return cards[min(gpu_index(), len(cards) - 1)]
+
+
 class NvmlMeter:
-    """The first card that the process may use. `nvml` is the module pynvml, initialised."""
+    """The card that the process computes on. `nvml` is the module pynvml, initialised."""
 
     source = "NVML"
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        card = chosen_card()
         self._card = (
-            nvml.nvmlDeviceGetHandleByIndex(int(first))
-            if first.isdecimal()
-            else nvml.nvmlDeviceGetHandleByUUID(first)
+            nvml.nvmlDeviceGetHandleByIndex(int(card))
+            if card.isdecimal()
+            else nvml.nvmlDeviceGetHandleByUUID(card)
         )
         name = nvml.nvmlDeviceGetName(self._card)
         self.what = name.decode() if isinstance(name, bytes) else str(name)

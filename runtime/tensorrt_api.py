@@ -12,7 +12,8 @@ TensorRT says why something failed to its logger and nowhere else, so there is o
 """
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ def version() -> str:
 
 
 def architecture() -> int | None:
-    """Compute capability of the first GPU, such as 87; None on a machine without a CUDA driver.
+    """Compute capability of the chosen GPU, such as 87; None on a machine without a CUDA driver.
 
     Raises BackendError where there is a driver that cannot be used.
     """
@@ -50,9 +51,32 @@ def architecture() -> int | None:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    from dsin.runtime.cuda_driver import Device
+    from dsin.runtime.cuda_driver import chosen_device
 
-    return Device(0).architecture
+    return chosen_device().architecture
+
+
+@contextmanager
+def chosen_gpu() -> Iterator[None]:
+    """Builders made within are for the GPU that $DSIN_GPU chooses; without a driver, for none.
+
+    Raises BackendError where it cannot be used.
+    """
+    if architecture() is None:
+        yield
+        return
+    from dsin.runtime.cuda_driver import chosen_device
+
+    with chosen_device().current():
+        yield
+
+
+def cure_of(reason: str, otherwise: str) -> str:
+    """What to do about a failure with TensorRT's reason: what `otherwise` says, or make room."""
+    told = reason.lower().replace(" ", "")
+    if "outofmemory" in told or "insufficientmemory" in told:
+        return "end other programs that use the GPU, or take smaller frames"
+    return otherwise
 
 
 class Reasons:
@@ -144,8 +168,10 @@ class Network:
             self._add_profile(config, profile)
         plan = builder.build_serialized_network(self.network, config)
         if plan is None:
+            reason = self._reasons.first()
+            cure = cure_of(reason, "")
             raise BackendError(
-                f"TensorRT {version()} cannot build {self._what}: {self._reasons.first()}"
+                f"TensorRT {version()} cannot build {self._what}: {reason}{cure and '; ' + cure}"
             )
         return Built(bytes(plan), None if cache is None else bytes(cache.serialize()))
 

@@ -5,18 +5,19 @@ launches them, and NVIDIA's Python binding; `emulation/` has what stands in for 
 of it lives in a process of its own, since a process can have but one driver.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -51,6 +52,57 @@ def worker() -> Iterator[ProcessPoolExecutor]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+class _Done:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def result(self) -> Any:
+        return self.value
+
+
+class InThisProcess:
+    """Calls at once, where a worker's pool would call elsewhere."""
+
+    def submit(self, work: Callable[..., Any], *args: Any, **options: Any) -> _Done:
+        return _Done(work(*args, **options))
+
+
+@contextmanager
+def gpu() -> Iterator[InThisProcess]:
+    """This process with its real GPU; skips where there is none."""
+    from dsin.runtime import patch_cuda
+    from dsin.runtime.errors import BackendError
+
+    try:
+        patch_cuda.open_kernel()
+    except BackendError as error:
+        pytest.skip(f"no GPU: {error}")
+    yield InThisProcess()
+
+
+class Graphs(NamedTuple):
+    """CUDA graphs since the process began, and records that were not freed."""
+
+    instantiated: int
+    launched: int
+    destroyed: int
+    records: int
+
+
+def graphs() -> Graphs:
+    """In a worker's process."""
+    counts = (ctypes.c_int * 4)()
+    ctypes.CDLL("libcuda.so.1").emulated_graphs(counts)
+    return Graphs(*counts)
+
+
+def copied_bytes() -> tuple[int, int]:
+    """To the device and from it, in a worker's process."""
+    counts = (ctypes.c_int64 * 2)()
+    ctypes.CDLL("libcuda.so.1").emulated_copies(counts)
+    return counts[0], counts[1]
 
 
 def _replace_compiler(folder: str) -> None:

@@ -51,17 +51,16 @@ class Engine:
 
 
 class Context:
-    """Knows shapes and addresses, and does the work at once."""
+    """Knows shapes and addresses, and gives the stream a call of the host that does the work."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
-        self.arranged = 0
+        self.calls: list[Any] = []
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = tuple(shape)
-        self.arranged += 1
         return name in self.engine.inputs
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -79,21 +78,36 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         if FAILS or not stream:
             return False
+        addresses, shapes = dict(self.addresses), dict(self.shapes)
+        call = _HOST_CALL(lambda _: self._compute(addresses, shapes))
+        # A graph that the stream is captured for calls it later.
+        self.calls.append(call)
+        driver = ctypes.CDLL("libcuda.so.1")
+        if WAITS and driver.cuStreamSynchronize(ctypes.c_void_p(stream)):
+            LOGGERS[-1].log(_Logger.ERROR, "operation not permitted when stream is capturing")
+            return False
+        return driver.cuLaunchHostFunc(ctypes.c_void_p(stream), call, None) == 0
+
+    def _compute(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
         given = {
-            name: _view(self.addresses[name], self.shapes[name], _TYPES[value.type]).copy()
+            name: _view(addresses[name], shapes[name], _TYPES[value.type]).copy()
             for name, value in self.engine.inputs.items()
         }
         for name, result in zip(
             self.engine.outputs, self.engine.session.run(None, given), strict=True
         ):
-            _view(self.addresses[name], result.shape, result.dtype)[...] = result
-        return True
+            _view(addresses[name], result.shape, result.dtype)[...] = result
 
 
+_HOST_CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 NO_ROOM: list[bool] = []
 """Not empty: no context can be made."""
 FAILS: list[bool] = []
 """Not empty: nothing can be executed."""
+WAITS: list[bool] = []
+"""Not empty: engines wait for their stream while they are enqueued, so none can be captured."""
+LOADED: list[bytes] = []
+"""Plans that were loaded."""
 LOGGERS: list[Any] = []
 
 
@@ -109,6 +123,10 @@ class _Runtime:
         if plan == b"of no use":
             LOGGERS[-1].log(_Logger.ERROR, "Error Code 1: magic tag\ndoes not match")
             return None
+        if plan == b"too large":
+            LOGGERS[-1].log(_Logger.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+            return None
+        LOADED.append(plan)
         return Engine(plan)
 
 

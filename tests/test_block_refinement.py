@@ -68,3 +68,16 @@ def test_unfit_images_are_refused() -> None:
             refine(image, image, matches, PATCH)  # type: ignore[arg-type]
     with pytest.raises(FrameError, match="matches"):
         refine(x[:24], x[:24], random_matches(np.random.default_rng(0), (80, 48)), PATCH)
+
+
+def test_a_channel_without_any_difference_hides_no_winner() -> None:
+    """The cost is then whole before the last channel, and must not be taken for a larger one."""
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        x, y = (rng.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(2))
+        x[..., 2] = y[..., 2] = 7
+        corner = np.zeros((2, 1), np.int32)
+        matches = Matches(corner, corner, np.ones((2, 1), np.float32))
+        expected, got = (f(x, y, matches, PATCH) for f in (refine_reference, refine))
+        np.testing.assert_array_equal(got.right, expected.right)
+        np.testing.assert_array_equal(got.cost, expected.cost)

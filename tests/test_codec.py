@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.backend import open_session
+from dsin.runtime.backend_ort import ort_session
 from dsin.runtime.bitstream import PacketHeader, pack_packet, parse_packet
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
@@ -316,7 +317,7 @@ class TestBackend:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
         monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: fallen)
         with pytest.raises(BackendError, match="would run on CPUExecutionProvider"):
-            open_session(bundle.graph_path("encoder"), "cuda")
+            ort_session(bundle.graph_path("encoder"), both[0], both, None)
 
     def test_a_missing_onnxruntime_is_an_error_with_its_cure(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch

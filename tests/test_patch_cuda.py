@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cuda_emulation import worker
+from cuda_emulation import gpu, worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_patch_correlation import INPUTS, noise, shifted, smooth, stripes
@@ -22,41 +22,21 @@ from test_patch_correlation import INPUTS, noise, shifted, smooth, stripes
 from dsin.runtime import cuda_compiler, cuda_driver, patch_cuda, patch_cuda_plan
 from dsin.runtime import patch_correlation as pc
 from dsin.runtime.bundle import SearchOptions
+from dsin.runtime.device_tensor import on_host
 from dsin.runtime.errors import BackendError, FrameError
-from dsin.runtime.side_search import open_search
+from dsin.runtime.pictures import to_planes
+from dsin.runtime.side_search import open_block_search, open_patch_search
 from dsin.training.patch_correlation import search_on_device
 
 Image = np.ndarray[Any, Any]
 MIB = 1 << 20
 
 
-class InThisProcess:
-    """Calls at once: on the real GPU."""
-
-    def submit(self, work: Callable[..., Any], *args: Any, **options: Any) -> "Done":
-        return Done(work(*args, **options))
-
-
-class Done:
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def result(self) -> Any:
-        return self.value
-
-
 @pytest.fixture(scope="module", params=["emulated", "GPU"])
 def machine(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Where to submit what needs a GPU."""
-    if request.param == "emulated":
-        with worker() as pool:
-            yield pool
-        return
-    try:
-        patch_cuda.open_kernel()
-    except BackendError as error:
-        pytest.skip(f"no GPU: {error}")
-    yield InThisProcess()
+    with worker() if request.param == "emulated" else gpu() as pool:
+        yield pool
 
 
 def correlate(x: Image, y_dec: Image, y: Image, band: int | None, **options: Any) -> Any:
@@ -194,19 +174,24 @@ def test_a_batch_of_tensors(machine: Executor, half: bool) -> None:
 OPTIONS_OF_BUNDLE = SearchOptions((20, 24), "pearson", True, False, False)
 
 
-def search_for_decoder(x: Image, y: Image) -> Any:
-    search = open_search(OPTIONS_OF_BUNDLE, "cuda", None)
-    return search.find(x, y, y, search.prepare(y))
+def search_for_decoder(opened: Callable[..., Any], backend: Any, x: Image, y: Image) -> Any:
+    search = opened(OPTIONS_OF_BUNDLE, backend, 1)
+    planes = to_planes(y) + np.float32(0.25)
+    for _ in range(2):
+        found = search.find(to_planes(x) + np.float32(0.25), search.prepare(y, planes))
+    return found.matches, {name: on_host(tensor) for name, tensor in found.planes.items()}
 
 
-def test_the_decoder_searches_on_its_backend(machine: Executor) -> None:
-    x, y = (view.astype(np.float32) for view in shifted())
-    found, y_syn = machine.submit(search_for_decoder, x, y).result()
-    cpu = open_search(OPTIONS_OF_BUNDLE, "cpu", 1)
-    expected, pieces = cpu.find(x, y, y, cpu.prepare(y))
+@pytest.mark.parametrize("opened", [open_patch_search, open_block_search])
+def test_the_decoder_searches_on_its_backend(machine: Executor, opened: Any) -> None:
+    x, y = (np.ascontiguousarray(view[:72, :136].astype(np.uint8)) for view in shifted())
+    found, planes = machine.submit(search_for_decoder, opened, "cuda", x, y).result()
+    expected, pieces = search_for_decoder(opened, "cpu", x, y)
     np.testing.assert_array_equal(found.row, expected.row)
     np.testing.assert_array_equal(found.col, expected.col)
-    np.testing.assert_array_equal(y_syn, pieces)
+    assert planes.keys() == pieces.keys()
+    for name, tensor in planes.items():
+        np.testing.assert_array_equal(tensor, pieces[name], err_msg=name)
 
 
 # Memory, code, errors.

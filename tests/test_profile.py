@@ -18,7 +18,15 @@ from dsin.runtime.profile_graphs import SessionRecorder, count_operations, profi
 from dsin.runtime.profile_link import Loopback
 from dsin.runtime.profile_machine import describe_machine, source_commit, versions
 from dsin.runtime.profile_pipeline import Pacer
-from dsin.runtime.profile_power import NvmlMeter, Readings, Tegrastats, metering, power_of, watts_of
+from dsin.runtime.profile_power import (
+    NvmlMeter,
+    Readings,
+    Tegrastats,
+    chosen_card,
+    metering,
+    power_of,
+    watts_of,
+)
 from dsin.runtime.profile_report import ordered
 from dsin.runtime.profile_statistics import Statistics, reasons_against
 
@@ -248,6 +256,22 @@ class TestPower:
         power = power_of(meter, readings, seconds=10.0, frames=100)
         assert power is not None
         assert (power.what, power.mean_w, power.energy_per_frame_j) == ("Card", 250.0, 25.0)
+
+    @pytest.mark.parametrize(
+        ("visible", "chosen", "card"),
+        [
+            (None, None, "0"), (None, "1", "1"), ("3", None, "3"), ("3,5", "1", "5"),
+            ("GPU-1a,GPU-2b", "1", "GPU-2b"),
+        ],
+    )  # fmt: skip
+    def test_it_is_that_of_the_chosen_card(
+        self, monkeypatch: pytest.MonkeyPatch, visible: str | None, chosen: str | None, card: str
+    ) -> None:
+        for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("DSIN_GPU", chosen)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert chosen_card() == card
 
     def test_of_a_jetson(self, tmp_path: Path) -> None:
         program = tmp_path / "tegrastats"

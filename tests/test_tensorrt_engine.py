@@ -4,10 +4,13 @@ The builder is that of TensorRT where it is installed, elsewhere that of `tensor
 """
 
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from conftest import textured_pair
 from onnx import TensorProto, helper
 
 from dsin.export import tensorrt_engine
+from dsin.export.bundle_files import file_table
+from dsin.export.edge_decoder import edge_decoder
 from dsin.export.half_graph import read_graph, to_half
 from dsin.export.int8_bundle import calibrate_bundle
 from dsin.export.tensorrt_engine import EXACT, BuiltEngine, Options, build_engines, profile_of
@@ -237,6 +242,11 @@ def test_calibrated_graphs_are_built_as_they_are(
     kinds = [parsed.get_layer(i).type for i in range(parsed.num_layers)]
     convolutions = sum(kind == trt.LayerType.CONVOLUTION for kind in kinds)
     assert sum(kind == trt.LayerType.QUANTIZE for kind in kinds) >= convolutions
+    whole = edge_decoder(open_bundle(tmp_path / "int8"))
+    del whole.functions[:]
+    decoder = layers(Network(whole.SerializeToString(), "decoder"))
+    assert sum(layer.type == trt.LayerType.QUANTIZE for layer in decoder) > 5
+    assert sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in decoder) == 1
     assert "build it with --precision int8" in refusal(
         ExportError, lambda: built(tmp_path / "int8", precision="fp16")
     )
@@ -294,6 +304,118 @@ def test_a_full_disk_while_building_keeps_the_old_engines(
     assert {path: path.read_bytes() for path in contents} == contents
     folder = engine_folder(edge_bundle)
     assert set(folder.iterdir()) == set(contents)
+
+
+def altered(bundle: Path, out: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> Path:
+    """A copy of a bundle, of the same name, with one graph changed."""
+    copy = out / bundle.name
+    shutil.copytree(bundle, copy)
+    model = onnx.load(copy / f"{name}.onnx", load_external_data=False)
+    change(model)
+    (copy / f"{name}.onnx").write_bytes(model.SerializeToString())
+    manifest = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").unlink()
+    manifest["files"] = file_table(copy)
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def entangle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Entangle"
+    model.graph.node[0].domain = "elsewhere"
+    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+
+
+def of_another_version(model: onnx.ModelProto) -> None:
+    (node,) = (node for node in model.graph.node if node.op_type == "PatchCorrelation")
+    (attribute,) = (a for a in node.attribute if a.name == "plugin_version")
+    attribute.s = b"2"
+
+
+@pytest.mark.parametrize(
+    ("name", "graph", "change", "problem"),
+    [
+        ("edge_bundle", "encoder", entangle, "cannot take encoder.onnx of bundle small: "),
+        (
+            "tiny_bundle", "decoder", of_another_version,
+            "decoder.onnx wants the plugin dsin::PatchCorrelation 2, and this dsin has 1: export",
+        ),
+    ],
+    ids=["operator", "plugin"],
+)  # fmt: skip
+def test_a_graph_that_cannot_be_built_keeps_the_old_engines(
+    trt: Any, request: pytest.FixtureRequest, tmp_path: Path, name: str, graph: str, change: Any,
+    problem: str,
+) -> None:  # fmt: skip
+    bundle = request.getfixturevalue(name)
+    before = built(bundle)
+    kept = before[graph].path.read_bytes()
+    unfit = altered(bundle, tmp_path / "altered", graph, change)
+    assert problem in refusal(DsinError, lambda: built(unfit))
+    assert before[graph].path.read_bytes() == kept
+    assert {engine.path for engine in before.values()} == set(engine_folder(bundle).iterdir())
+
+
+def test_a_gpu_without_memory_while_building_keeps_the_old_engines(
+    trt: Any, edge_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = built(edge_bundle)
+    contents = {engine.path: engine.path.read_bytes() for engine in before.values()}
+    real = Network.__init__
+
+    class Builder:
+        """TensorRT's, on a GPU that is full."""
+
+        def __init__(self, network: Network) -> None:
+            self._real, self._logger = network._builder, network._reasons.logger
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def build_serialized_network(self, *arguments: Any) -> None:
+            reason = "[defaultAllocator.cpp] Error Code 1: Cuda Runtime (out of memory)"
+            self._logger.log(trt.ILogger.ERROR, reason)
+            self._logger.log(
+                trt.ILogger.ERROR, "Error Code 2: OutOfMemory (no further information)"
+            )
+
+    def on_a_full_gpu(self: Network, *arguments: Any) -> None:
+        real(self, *arguments)
+        self._builder = Builder(self)
+
+    monkeypatch.setattr(Network, "__init__", on_a_full_gpu)
+    found = refusal(BackendError, lambda: built(edge_bundle))
+    assert found.endswith(
+        "(out of memory); end other programs that use the GPU, or take smaller frames"
+    )
+    assert {path: path.read_bytes() for path in contents} == contents
+    assert set(engine_folder(edge_bundle).iterdir()) == set(contents)
+
+
+def test_engines_are_built_for_the_chosen_gpu(
+    edge_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its context is current while they are."""
+    current = []
+
+    class Gpu:
+        @contextmanager
+        def current(self) -> Iterator[None]:
+            current.append(True)
+            yield
+            current.pop()
+
+    monkeypatch.setattr(tensorrt_api, "architecture", lambda: 87)
+    monkeypatch.setattr(tensorrt_engine, "architecture", lambda: 87)
+    monkeypatch.setattr(tensorrt_engine, "register_plugin", lambda: None)
+    monkeypatch.setattr("dsin.runtime.cuda_driver.chosen_device", Gpu)
+    monkeypatch.setattr(
+        tensorrt_engine, "_build", lambda bundle, name, *rest: (name, list(current))
+    )
+    made: Any = build_engines(edge_bundle, Options())
+    assert {name for name, _ in made} == open_bundle(edge_bundle).graphs.keys()
+    assert all(seen == [True] for _, seen in made)
+    assert current == []
 
 
 def test_workspace_and_timing_cache_are_passed_on(

@@ -20,9 +20,13 @@ typedef struct {
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
 int cuDriverGetVersion(int *version) { return *version = 13000, SUCCESS; }
-int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
-int cuDeviceGet(int *device, int index) { return *device = index, index ? 101 : SUCCESS; }
-int cuDevicePrimaryCtxRetain(void **context, int device) { return *context = (void *)16, SUCCESS; }
+int cuDeviceGetCount(int *count) { return *count = 2, SUCCESS; }
+int cuDeviceGet(int *device, int index) { return *device = index, index > 1 ? 101 : SUCCESS; }
+
+int cuDevicePrimaryCtxRetain(void **context, int device)
+{
+    return *context = (void *)(uintptr_t)(16 + device), SUCCESS;
+}
 
 int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
@@ -81,34 +85,166 @@ int cuMemFree_v2(uint64_t address)
     return munmap(base, *(size_t *)base + 2 * PAGE) ? INVALID_VALUE : SUCCESS;
 }
 
+static int64_t up, down;
+
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t size)
 {
+    up += size;
     return memcpy((void *)to, from, size), SUCCESS;
 }
 
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t size)
 {
+    down += size;
     return memcpy(to, (void *)from, size), SUCCESS;
 }
 
-/* A stream does its work at once. */
-int cuStreamCreate(void **stream, unsigned flags)
+/* A stream does its work at once, unless it is captured: then copies and calls of the host are
+ * recorded, with their addresses, and nothing else may be asked of it. */
+enum { MOST_NODES = 64, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
+typedef struct {
+    void (*call)(void *);
+    void *data, *to;
+    const void *from;
+    size_t size;
+} Node;
+typedef struct {
+    Node nodes[MOST_NODES];
+    int count, launchable;
+} Graph;
+typedef struct {
+    Graph *recorded;
+} Stream;
+static int instantiated, launched, destroyed, graphs;
+
+static int submit(Stream *stream, Node node)
 {
-    *stream = malloc(16);
+    if (!stream || !pushed)
+        return INVALID_VALUE;
+    if (!stream->recorded) {
+        if (node.call)
+            node.call(node.data);
+        else
+            memcpy(node.to, node.from, node.size);
+    } else if (stream->recorded->count == MOST_NODES)
+        return CAPTURE_UNSUPPORTED;
+    else
+        stream->recorded->nodes[stream->recorded->count++] = node;
+    return SUCCESS;
+}
+
+int cuStreamCreate(Stream **stream, unsigned flags)
+{
+    *stream = calloc(1, sizeof **stream);
     return flags == 1 && pushed ? SUCCESS : INVALID_VALUE;
 }
 
-int cuStreamDestroy_v2(void *stream) { return free(stream), pushed ? SUCCESS : INVALID_VALUE; }
-int cuStreamSynchronize(void *stream) { return stream && pushed ? SUCCESS : INVALID_VALUE; }
+int cuStreamDestroy_v2(Stream *stream) { return free(stream), pushed ? SUCCESS : INVALID_VALUE; }
 
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream)
+int cuStreamSynchronize(Stream *stream)
 {
-    return stream && pushed ? cuMemcpyHtoD_v2(to, from, size) : INVALID_VALUE;
+    if (!stream || !pushed)
+        return INVALID_VALUE;
+    return stream->recorded ? CAPTURE_UNSUPPORTED : SUCCESS;
 }
 
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream)
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, Stream *stream)
 {
-    return stream && pushed ? cuMemcpyDtoH_v2(to, from, size) : INVALID_VALUE;
+    up += size;
+    return submit(stream, (Node){.to = (void *)to, .from = from, .size = size});
+}
+
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, Stream *stream)
+{
+    down += size;
+    return submit(stream, (Node){.to = to, .from = (void *)from, .size = size});
+}
+
+int cuLaunchHostFunc(Stream *stream, void (*call)(void *), void *data)
+{
+    return submit(stream, (Node){.call = call, .data = data});
+}
+
+typedef struct {
+    size_t x, y, z, lod;
+    int kind;
+    void *host;
+    uint64_t device;
+    void *array, *reserved;
+    size_t pitch, height;
+} Corner;
+typedef struct {
+    Corner from, to;
+    size_t width, height, depth;
+} Box;
+
+int cuMemcpy3DAsync_v2(const Box *box, Stream *stream)
+{
+    const Corner *from = &box->from, *to = &box->to;
+    if (from->kind != 2 || to->kind != 2 || from->pitch < box->width || to->pitch < box->width
+        || from->height < box->height || to->height < box->height)
+        return INVALID_VALUE;
+    for (size_t z = 0; z < box->depth; z++)
+        for (size_t y = 0; y < box->height; y++) {
+            const char *row = (char *)from->device + (z * from->height + y) * from->pitch;
+            char *goal = (char *)to->device + (z * to->height + y) * to->pitch;
+            const int status = submit(stream, (Node){.to = goal, .from = row, .size = box->width});
+            if (status)
+                return status;
+        }
+    return SUCCESS;
+}
+
+int cuStreamBeginCapture_v2(Stream *stream, int mode)
+{
+    if (!stream || stream->recorded || mode < 0 || mode > 2 || !pushed)
+        return INVALID_VALUE;
+    graphs++;
+    return stream->recorded = calloc(1, sizeof(Graph)), SUCCESS;
+}
+
+int cuStreamEndCapture(Stream *stream, Graph **graph)
+{
+    *graph = stream->recorded;
+    stream->recorded = 0;
+    return *graph && pushed ? SUCCESS : INVALID_VALUE;
+}
+
+int cuGraphInstantiateWithFlags(Graph **made, const Graph *graph, uint64_t flags)
+{
+    *made = malloc(sizeof **made);
+    memcpy(*made, graph, sizeof *graph);
+    (*made)->launchable = 1;
+    instantiated++;
+    return flags || !pushed ? INVALID_VALUE : SUCCESS;
+}
+
+int cuGraphDestroy(Graph *graph) { return free(graph), graphs--, SUCCESS; }
+
+int cuGraphExecDestroy(Graph *graph)
+{
+    if (!graph->launchable || !pushed)
+        return INVALID_VALUE;
+    graph->launchable = 0; /* and is kept, so that a late launch is noticed */
+    return destroyed++, SUCCESS;
+}
+
+int cuGraphLaunch(const Graph *graph, Stream *stream)
+{
+    int status = graph->launchable ? SUCCESS : INVALID_VALUE;
+    for (int n = 0; n < graph->count && !status; n++)
+        status = submit(stream, graph->nodes[n]);
+    return launched++, status;
+}
+
+/* For tests: bytes that were copied to the device and from it. */
+void emulated_copies(int64_t bytes[2]) { bytes[0] = up, bytes[1] = down; }
+
+/* For tests: graphs that were instantiated, launched and destroyed, and records not yet freed. */
+void emulated_graphs(int counts[4])
+{
+    const int all[] = {instantiated, launched, destroyed, graphs};
+    memcpy(counts, all, sizeof all);
 }
 
 int cuMemAllocHost_v2(void **address, size_t size)
