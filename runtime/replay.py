@@ -5,11 +5,9 @@ then for packets and pictures. A frame waits until its side image was read, and 
 until the last frame that needs it, so memory does not grow with the recording's length.
 """
 
-import statistics
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -43,15 +41,13 @@ class RigReplay:
     repaired: int = 0
     bits: int = 0
     pixels: int = 0
-    decode_ms: list[float] = field(default_factory=list)
     fault: str | None = None
 
     def row(self, rig: str) -> str:
         """A line of the table."""
         bpp = f"{self.bits / self.pixels:.4f}" if self.pixels else "-"
-        ms = f"{statistics.median(self.decode_ms):.0f}" if self.decode_ms else "-"
         counts = f"{self.frames:8}{bpp:>11}{self.live:14}{self.now:10}{self.repaired:10}"
-        return f"{rig:12}{counts}{self.rejected:10}{ms:>12}"
+        return f"{rig:12}{counts}{self.rejected:10}"
 
 
 @dataclass
@@ -65,7 +61,7 @@ class ReplayReport:
     def table(self) -> str:
         """For a person, without a newline at the end."""
         head = f"{'rig':12}{'frames':>8}{'bit/pixel':>11}{'side: live':>14}{'now':>10}"
-        lines = [f"{head}{'repaired':>10}{'rejected':>10}{'decode, ms':>12}"]
+        lines = [f"{head}{'repaired':>10}{'rejected':>10}"]
         lines += [figures.row(rig) for rig, figures in self.rigs.items()]
         lines += [f"{r}: {f.fault}" for r, f in self.rigs.items() if f.fault is not None]
         if not self.complete:
@@ -208,10 +204,8 @@ class _Rig:
         side: RecordedSide | None,
     ) -> None:
         view = None if side is None else _side_view(side, (header.height, header.width))
-        start = time.perf_counter()
         decoded = self._decoder.decode_parts(header, payload, None if view is None else view.image)
         figures, frame = self._figures, self._frames[place]
-        figures.decode_ms.append(1000 * (time.perf_counter() - start))
         repaired = view is not None and self._chosen[place] != frame.side
         figures.frames += 1
         figures.now += view is not None

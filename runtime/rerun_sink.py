@@ -38,7 +38,10 @@ class RerunSink:
         self._rerun: Any = rerun
         self._stream = rerun.RecordingStream("dsin")
         self.paths = [unused_path(path)]
-        self._stream.save(self.paths[0])
+        try:
+            self._stream.save(self.paths[0])
+        except RuntimeError as error:  # all that Rerun raises where a file cannot be made
+            raise RecordingError(f"cannot write {self.paths[0]}: {error}") from error
 
     def take(self, frame: RigFrame) -> None:
         """Log a frame."""

@@ -173,6 +173,19 @@ class TestReplay:
         assert report.rigs["car"].rejected == 1
         assert "frame rejected: packet is damaged" in report.table()
 
+    def test_another_bundle_of_the_same_codec(self, frames: list[RigFrame], tmp_path: Path) -> None:
+        """One that truncates where the first one rounds."""
+        again: list[RigFrame] = []
+        other = write_block_bundle(tmp_path / "other", truncate_to_uint8=True)
+        with Decoder(other) as decoder:
+            path = record(tmp_path / "a.mcap", frames)
+            replay_recordings([path], decoder, on_frame=again.append)
+        differences = [
+            was.decoded.image.astype(int) - now.decoded.image
+            for was, now in zip(frames, again, strict=True)
+        ]
+        assert {0, 1} == set(np.unique(differences).tolist())
+
     def test_another_codec_is_refused(
         self, frames: list[RigFrame], tmp_path: Path, edge_bundle: Path
     ) -> None:

@@ -1,5 +1,6 @@
 """Sinks: what they write, and that none of them can hold up or end a stream."""
 
+import importlib.util
 import logging
 import pickle
 import signal
@@ -301,6 +302,9 @@ os.kill(os.getpid(), 9)
             RerunSink(tmp_path / "drive.mcap")
         with pytest.raises(RecordingError, match="folder does not exist"):
             RerunSink(tmp_path / "no" / "drive.rrd")
+        if Path("/proc").is_dir() and importlib.util.find_spec("rerun"):
+            with pytest.raises(RecordingError, match="cannot write"):
+                RerunSink(Path("/proc/drive.rrd"))
         monkeypatch.setitem(sys.modules, "rerun", None)
         with pytest.raises(RecordingError, match=r"pip install 'dsin\[rerun\]'"):
             RerunSink(tmp_path / "drive.rrd")
