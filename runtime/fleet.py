@@ -6,24 +6,28 @@
 
 The front is ours and not Ray Serve's gRPC ingress, which has neither TLS nor certificates, takes
 the key of a session from the caller, and permits no keepalive. Side images are prepared and kept
-where the rig's packets go. When a decoder dies, calls to it fail, its rigs go to the next ones on
-the ring and are decoded without a side image until their next one comes; once it has been replaced
-they go back. Other rigs stay where they are (see dsin.runtime.fleet_ring).
+where the rig's packets go. When a decoder dies, calls to it fail and its rigs go to the next ones
+on the ring, which get the side image anew; once it has been replaced they go back. Other rigs stay
+where they are (see dsin.runtime.fleet_ring).
 
 Needs Ray: pip install 'dsin[fleet]'.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from dsin.runtime.backend import Backend
+from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.errors import BackendError, StreamError
 from dsin.runtime.fleet_replica import FleetAnswer, ReplicaOptions, RigDecoder
+from dsin.runtime.pictures import Image
 
 APPLICATION = "dsin"
 """The name of the application in Ray Serve."""
@@ -69,8 +73,11 @@ class ReplicaLostError(StreamError):
 
 
 class FleetDecoder:
-    """Sends frames and side images to the rig's decoder. Made by `start_fleet` or `join_fleet`;
-    methods may be called from any one event loop."""
+    """Sends frames and side images to the rig's decoder. Made by `start_fleet` or `join_fleet`.
+
+    A front has at most one frame and one side image of a rig under way, and drops older ones, as
+    for a decoder of its own: nothing here limits how many calls wait.
+    """
 
     def __init__(self, handle: Any, options: FleetOptions, *, owner: bool) -> None:
         self._handle = handle
@@ -88,21 +95,35 @@ class FleetDecoder:
     ) -> None:
         self.close()
 
-    async def side(self, rig: str, picture: bytes, number: int) -> FleetAnswer:
-        """Store the rig's side image `number`, a PNG or JPEG file of the packets' size.
+    async def side(
+        self, rig: str, picture: bytes | Image, number: int, rate: int | None = None
+    ) -> FleetAnswer:
+        """Store the rig's side image `number`: a PNG or JPEG file, or RGB H×W×3 uint8.
 
-        Raises FrameError for anything else, ReplicaLostError where it may not have arrived.
+        It is prepared for that rate, best the last packet's (None: the bundle's default). Raises
+        FrameError for anything else, ReplicaLostError where it may not have arrived.
         """
-        return await self._call("side", rig, picture, number)
+        return await self._call("side", rig, picture, number, rate)
 
-    async def frame(self, rig: str, packet: bytes, side_number: int | None) -> FleetAnswer:
+    async def frame(
+        self, rig: str, packet: bytes, side_number: int | None, picture: bytes | Image | None = None
+    ) -> FleetAnswer:
         """Decode a packet with the side image of that number, or without any (None).
 
-        Where the answer's `side_known` is false, the decoder is new to the rig and had to do
-        without. Raises PacketError and FrameError as `Decoder.decode_parts` does, and
-        ReplicaLostError.
+        A decoder that is new to the rig gets the side image's `picture`, where it is given, and
+        decodes then; else it decodes without, and the answer's `side_known` is false. Raises
+        PacketError and FrameError as `Decoder.decode_parts` does, and ReplicaLostError.
         """
-        return await self._call("frame", rig, packet, side_number)
+        answer = await self._call("frame", rig, packet, side_number)
+        if answer.side_known:
+            return answer
+        if picture is not None and side_number is not None:
+            await self.side(rig, picture, side_number, parse_packet(packet)[0].rate)
+            answer = await self._call("frame", rig, packet, side_number)
+            if answer.side_known:
+                return answer
+        alone = await self._call("frame", rig, packet, None)
+        return dataclasses.replace(alone, side_known=False)
 
     async def health(self) -> FleetHealth:
         """How many replicas can be called."""
@@ -113,15 +134,50 @@ class FleetDecoder:
         if self._owner:
             _stop()
 
-    async def _call(self, method: str, rig: str, data: bytes, number: int | None) -> FleetAnswer:
+    async def _call(self, method: str, rig: str, *arguments: object) -> FleetAnswer:
         handle = self._handle.options(method_name=method, session_id=rig)
         with _as_lost(self._options.timeout_s):
             answer: FleetAnswer = await asyncio.wait_for(
-                handle.remote(rig, data, number), self._options.timeout_s
+                handle.remote(rig, *arguments), self._options.timeout_s
             )
         if answer.refused is not None:
             raise answer.refused
         return answer
+
+
+class BlockingFleet:
+    """A `FleetDecoder` for threads: the same calls, which wait for their answers.
+
+    As many calls are under way as there are threads that call: a front needs about two for each
+    replica, since while one call is decoded the next should wait there.
+    """
+
+    def __init__(self, fleet: FleetDecoder) -> None:
+        self._fleet = fleet
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self._thread.start()
+
+    def side(
+        self, rig: str, picture: bytes | Image, number: int, rate: int | None = None
+    ) -> FleetAnswer:
+        """See `FleetDecoder.side`."""
+        return self._wait(self._fleet.side(rig, picture, number, rate))
+
+    def frame(
+        self, rig: str, packet: bytes, side_number: int | None, picture: bytes | Image | None = None
+    ) -> FleetAnswer:
+        """See `FleetDecoder.frame`."""
+        return self._wait(self._fleet.frame(rig, packet, side_number, picture))
+
+    def close(self) -> None:
+        """End the thread; the fleet stays."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, call: Coroutine[Any, Any, FleetAnswer]) -> FleetAnswer:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
 def start_fleet(options: FleetOptions) -> FleetDecoder:

@@ -9,10 +9,10 @@ import math
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,14 +21,13 @@ import numpy.typing as npt
 from dsin.runtime.backend import Backend
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
+from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.fleet_router import PLACE
 from dsin.runtime.pictures import Image
 
 SIDES_KEPT = 2
 """Side images of a rig: the newest, and the one before, since x may come late."""
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class FleetAnswer:
     """What became of a frame or a side image.
 
     `side_known` is false where a frame named a side image that the replica does not have, since it
-    is new to the rig: the frame was decoded alone. `refused` says why nothing was done: damaged
+    is new to the rig: then a replica does not decode. `refused` says why nothing was done: damaged
     bytes, another codec, another size. `place` and `process` tell which replica it was, `queue_ms`
     how long the call waited there, `stage_ms` what took how long, `cpu_ms` the processor time.
     """
@@ -64,16 +63,10 @@ class FleetAnswer:
     refused: FrameError | PacketError | None = None
 
 
-@dataclass
-class _Rig:
-    """What is kept of one rig: newest side images by number, and the rate of its last packet."""
-
-    sides: deque[tuple[int, SideFeatures, int]]
-    rate: int | None = None
-
-    @property
-    def size(self) -> int:
-        return sum(size for _, _, size in self.sides)
+class _Kept(NamedTuple):
+    number: int
+    side: SideFeatures
+    size: int
 
 
 class SideStore:
@@ -82,39 +75,29 @@ class SideStore:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._rigs: OrderedDict[str, _Rig] = OrderedDict()
+        self._rigs: OrderedDict[str, deque[_Kept]] = OrderedDict()
         self.used = 0
 
     def __len__(self) -> int:
         return len(self._rigs)
 
-    def rate(self, rig: str) -> int | None:
-        """The rate of the rig's last packet, None before the first."""
-        return self._rigs[rig].rate if rig in self._rigs else None
-
-    def saw_rate(self, rig: str, rate: int) -> None:
-        """Remember the rate of the rig's last packet."""
-        self._touch(rig).rate = rate
-
     def put(self, rig: str, number: int, side: SideFeatures) -> None:
-        """Keep a side image, and forget what is too much."""
-        entry = self._touch(rig)
-        self.used -= entry.size
-        entry.sides.append((number, side, stored_bytes(side)))
-        self.used += entry.size
+        """Keep a side image, in place of one of that number, and forget what is too much."""
+        before = self._rigs.pop(rig, deque())
+        kept = deque((k for k in before if k.number != number), maxlen=SIDES_KEPT)
+        kept.append(_Kept(number, side, stored_bytes(side)))
+        self._rigs[rig] = kept
+        self.used += _size(kept) - _size(before)
         while self.used > self._budget and len(self._rigs) > 1:
-            _, oldest = self._rigs.popitem(last=False)
-            self.used -= oldest.size
+            self.used -= _size(self._rigs.popitem(last=False)[1])
 
     def get(self, rig: str, number: int) -> SideFeatures | None:
         """The rig's side image of that number, None if it is not kept (any more)."""
-        sides = self._rigs[rig].sides if rig in self._rigs else ()
-        return next((side for known, side, _ in reversed(sides) if known == number), None)
+        return next((k.side for k in self._rigs.get(rig, ()) if k.number == number), None)
 
-    def _touch(self, rig: str) -> _Rig:
-        entry = self._rigs.setdefault(rig, _Rig(deque(maxlen=SIDES_KEPT)))
-        self._rigs.move_to_end(rig)
-        return entry
+
+def _size(kept: Iterable[_Kept]) -> int:
+    return sum(entry.size for entry in kept)
 
 
 class RigDecoder:
@@ -127,6 +110,7 @@ class RigDecoder:
         self._decoder = Decoder(
             options.bundle, options.backend, threads=max(1, math.floor(options.cpus))
         )
+        _warm_up(self._decoder)
         self._store = SideStore(options.side_budget_mib << 20)
         # A thread of its own, so that health checks are answered meanwhile.
         self._worker = ThreadPoolExecutor(1, "decode")
@@ -135,12 +119,14 @@ class RigDecoder:
         """What Ray Serve tells the routers of this replica."""
         return {PLACE: self._place}
 
-    async def side(self, rig: str, picture: bytes, number: int) -> FleetAnswer:
-        """Take a side image, a PNG or JPEG file, and prepare what decoding needs of it."""
-        return await self._queued(lambda: self._side(rig, picture, number))
+    async def side(
+        self, rig: str, picture: bytes | Image, number: int, rate: int | None
+    ) -> FleetAnswer:
+        """Take a side image, a PNG or JPEG file or its pixels, and prepare it for that rate."""
+        return await self._queued(lambda: self._side(rig, picture, number, rate))
 
     async def frame(self, rig: str, packet: bytes, side_number: int | None) -> FleetAnswer:
-        """Decode a packet with the rig's side image of that number; None: without any."""
+        """Decode a packet with the rig's side image of that number (None: without any)."""
         return await self._queued(lambda: self._frame(rig, packet, side_number))
 
     async def rigs(self) -> dict[str, float]:
@@ -163,19 +149,24 @@ class RigDecoder:
 
         return await asyncio.get_running_loop().run_in_executor(self._worker, run)
 
-    def _side(self, rig: str, picture: bytes, number: int) -> FleetAnswer:
-        image = decode_picture(picture)
-        features = self._decoder.prepare_side(image, rate=self._store.rate(rig))
+    def _side(self, rig: str, picture: bytes | Image, number: int, rate: int | None) -> FleetAnswer:
+        image = decode_picture(picture) if isinstance(picture, bytes) else picture
+        features = self._decoder.prepare_side(image, rate=rate)
         self._store.put(rig, number, features)
         return self._answer(stage_ms=features.stage_ms)
 
     def _frame(self, rig: str, packet: bytes, side_number: int | None) -> FleetAnswer:
         header, payload = parse_packet(packet)
-        side = None if side_number is None else self._store.get(rig, side_number)
+        side = None
+        if side_number is not None:
+            side = self._store.get(rig, side_number)
+            if side is None:
+                return self._answer(side_known=False)
+            if side.rate not in (None, header.rate):
+                side = self._decoder.prepare_side(side.image, rate=header.rate)
+                self._store.put(rig, side_number, side)
         decoded = self._decoder.decode_parts(header, payload, side)
-        self._store.saw_rate(rig, header.rate)
         return self._answer(
-            side_known=side is not None or side_number is None,
             used_side=decoded.used_side,
             decoded=decoded if self._pictures else None,
             stage_ms=decoded.stage_ms,
@@ -183,6 +174,14 @@ class RigDecoder:
 
     def _answer(self, **fields: Any) -> FleetAnswer:
         return FleetAnswer(self._place, os.getpid(), **fields)
+
+
+def _warm_up(decoder: Decoder) -> None:
+    """Load the kernels before the first rig waits for them."""
+    view = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    with Encoder(decoder.bundle, threads=1) as encoder:
+        packet = encoder.encode(view)
+    decoder.decode(packet, decoder.prepare_side(view))
 
 
 def decode_picture(data: bytes) -> Image:
