@@ -132,7 +132,7 @@ class FleetDecoder:
     def close(self) -> None:
         """Stop what `start_fleet` started; a fleet that was joined stays."""
         if self._owner:
-            _stop()
+            _stop(self._options)
 
     async def _call(self, method: str, rig: str, *arguments: object) -> FleetAnswer:
         handle = self._handle.options(method_name=method, session_id=rig)
@@ -192,7 +192,7 @@ def start_fleet(options: FleetOptions) -> FleetDecoder:
         application = serve.deployment(RigDecoder, **_deployment(options)).bind(_replica(options))
         handle = serve.run(application, name=APPLICATION, route_prefix=None)
     except BaseException:
-        _stop()
+        _stop(options)
         raise
     return FleetDecoder(handle, options, owner=True)
 
@@ -293,9 +293,13 @@ def _health(wanted: int) -> FleetHealth:
     return FleetHealth(ready, wanted, str(application.status.value))
 
 
-def _stop() -> None:
+def _stop(options: FleetOptions) -> None:
     import ray
     from ray import serve
 
-    serve.shutdown()
+    if options.address is None:
+        serve.shutdown()
+    else:
+        # Others may have applications there.
+        serve.delete(APPLICATION)
     ray.shutdown()

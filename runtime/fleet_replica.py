@@ -49,13 +49,12 @@ class FleetAnswer:
     `side_known` is false where a frame named a side image that the replica does not have, since it
     is new to the rig: then a replica does not decode. `refused` says why nothing was done: damaged
     bytes, another codec, another size. `place` and `process` tell which replica it was, `queue_ms`
-    how long the call waited there, `stage_ms` what took how long, `cpu_ms` the processor time.
+    how long the call waited there, `stage_ms` what took how long.
     """
 
     place: str
     process: int
     queue_ms: float = 0.0
-    cpu_ms: float = 0.0
     side_known: bool = True
     used_side: bool = False
     decoded: Decoded | None = None
@@ -138,14 +137,12 @@ class RigDecoder:
 
         def run() -> FleetAnswer:
             queue_ms = 1e3 * (time.perf_counter() - called)
-            cpu = time.thread_time()
             try:
                 answer = work()
             except (FrameError, PacketError) as error:
                 # As a value: Ray Serve would log the traceback of each.
                 answer = self._answer(refused=error)
-            cpu_ms = 1e3 * (time.thread_time() - cpu)
-            return dataclasses.replace(answer, queue_ms=queue_ms, cpu_ms=cpu_ms)
+            return dataclasses.replace(answer, queue_ms=queue_ms)
 
         return await asyncio.get_running_loop().run_in_executor(self._worker, run)
 

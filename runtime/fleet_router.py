@@ -9,7 +9,6 @@ from dsin.runtime.fleet_ring import PlaceRing
 
 PLACE = "place"
 """What a replica calls its place in the metadata that it publishes to the routers."""
-_MOST_ROUTING = 100_000
 
 
 def _make_router() -> type:
@@ -20,12 +19,6 @@ def _make_router() -> type:
         another one because that one is busy."""
 
         _place_ring: PlaceRing[Any] = PlaceRing({})
-
-        @property
-        def max_num_routing_tasks(self) -> int:
-            """One for every waiting call. Ray Serve has two for each replica, and the calls for a
-            dead one, until it is known to be dead, would hold up those of all other rigs."""
-            return _MOST_ROUTING
 
         def update_replicas(self, replicas: list[Any]) -> None:
             """Called with all running replicas, whenever one comes or goes."""

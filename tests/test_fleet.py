@@ -29,6 +29,7 @@ from dsin.runtime.fleet import (
     FleetDecoder,
     FleetOptions,
     ReplicaLostError,
+    join_fleet,
     start_fleet,
 )
 from dsin.runtime.fleet_replica import ReplicaOptions, RigDecoder, SideStore, stored_bytes
@@ -258,6 +259,39 @@ def test_damaged_packets_are_the_senders_to_mend(fleet: FleetDecoder, scene: Sce
 
 @needs_ray
 @quiet
+def test_frames_of_a_frozen_or_dying_replica_are_lost_and_the_next_ones_are_not(
+    fleet: FleetDecoder,
+) -> None:
+    x, y = textured_pair(375, 1242, seed=4)
+    with Encoder() as encoder:
+        packet = encoder.encode(x, rate=1)
+    impatient = join_fleet(FleetOptions(timeout_s=1))
+
+    async def run() -> None:
+        process = (await fleet.side("a", y, 0, rate=1)).process
+        os.kill(process, signal.SIGSTOP)
+        try:
+            with pytest.raises(ReplicaLostError, match="within 1 s"):
+                await impatient.frame("a", packet, 0)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert (await fleet.frame("a", packet, 0)).process == process
+        under_way = [asyncio.create_task(fleet.frame("a", packet, 0)) for _ in range(5)]
+        await asyncio.sleep(0.1)  # five take longer than that
+        os.kill(process, signal.SIGKILL)
+        answers = await asyncio.gather(*under_way, return_exceptions=True)
+        assert isinstance(answers[-1], ReplicaLostError)
+        moved = await fleet.frame("a", packet, 0, y)
+        assert moved.process != process
+        assert moved.side_known
+        while (await fleet.health()).ready < 2:
+            await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+
+
+@needs_ray
+@quiet
 def test_a_killed_replica_costs_only_its_own_rigs(fleet: FleetDecoder, scene: Scene) -> None:
     seen: dict[str, Seen] = defaultdict(Seen)
     killed_at = 0.0
@@ -289,13 +323,19 @@ def test_a_killed_replica_costs_only_its_own_rigs(fleet: FleetDecoder, scene: Sc
     others = set(RIGS) - lost_home()
     assert others
     assert lost_home()
+    replaced_at = min(
+        next(time for time, process, _ in seen[name].frames if process == replacement(seen[name]))
+        for name in lost_home()
+    )
     report(seen, killed_at, end, lost_home())
     for name in others:
         rig = seen[name]
         assert rig.lost == 0
         assert len({process for _, process, _ in rig.frames}) == 1, f"{name} has moved"
         assert all(known for _, _, known in rig.frames)
-        assert rig.gap(killed_at, end) < 3 * rig.gap(rig.frames[0][0], killed_at)
+        # The machine may be slower while the replacement starts, but nobody waits for that.
+        delay = rig.gap(killed_at, end) - rig.gap(rig.frames[0][0], killed_at)
+        assert delay < (replaced_at - killed_at) / 2
     for name in lost_home():
         rig = seen[name]
         assert rig.lost <= 2, "no more than what was under way"
@@ -304,6 +344,11 @@ def test_a_killed_replica_costs_only_its_own_rigs(fleet: FleetDecoder, scene: Sc
         assert len(homes) == 3, "away and back"
         assert homes[1] in {process for n in others for _, process, _ in seen[n].frames}
         assert rig.frames[-1][2]
+
+
+def replacement(rig: Seen) -> int:
+    """The process that decoded the rig's newest frame."""
+    return rig.frames[-1][1]
 
 
 def report(seen: dict[str, Seen], killed_at: float, end: float, homeless: set[str]) -> None:
