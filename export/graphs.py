@@ -160,8 +160,10 @@ def _strip(graph: onnx.ModelProto) -> None:
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in [*graph.graph.input, *graph.graph.output, *graph.graph.initializer]:
+    for value in [*graph.graph.input, *graph.graph.output]:
         del value.metadata_props[:]
+    for tensor in graph.graph.initializer:
+        del tensor.metadata_props[:]
 
 
 def encoder_graph(model: Dsin) -> onnx.ModelProto:

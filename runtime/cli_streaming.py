@@ -93,6 +93,22 @@ def serve(
     web_host: Annotated[
         str, typer.Option("--web-host", metavar="HOST", help="Where both HTTP servers listen.")
     ] = "127.0.0.1",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Decode on Ray Serve, on several decoders or machines.")
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", metavar="HOST:PORT", help="A Ray that runs [start one here]"),
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option("--replicas", metavar="N", min=1, help="With --ray: decoders.")
+    ] = 2,
+    replica_cpus: Annotated[
+        float, typer.Option("--replica-cpus", metavar="C", min=0, help="Of each.")
+    ] = 1.0,
+    replica_gpus: Annotated[
+        float, typer.Option("--replica-gpus", metavar="G", min=0, help="Of each.")
+    ] = 0.0,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -101,6 +117,9 @@ def serve(
 ) -> None:
     """Decode the streams of rigs, each beside its side camera."""
     _set_up_logs(verbose)
+    if ray_address is not None and not ray:
+        raise typer.BadParameter("--ray-address goes with --ray")
+    from dsin.runtime.fleet import FleetOptions
     from dsin.runtime.outputs import Outputs
     from dsin.runtime.serve import ServeOptions
     from dsin.runtime.serve import serve as run
@@ -119,7 +138,13 @@ def serve(
         web=web,
         metrics=metrics,
         web_host=web_host,
-    )
+        fleet=FleetOptions(
+            ray_address, replicas, replica_cpus, replica_gpus,
+            bundle=bundle, backend=backend.value,
+        )
+        if ray
+        else None,
+    )  # fmt: skip
     run(options, _announce)
 
 
@@ -157,9 +182,7 @@ def stream(
     frames: Annotated[
         int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
     ] = None,
-    loop: Annotated[
-        bool, typer.Option("--loop", help="Play a recording again and again.")
-    ] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Play a recording again and again.")] = False,
     every: Annotated[
         bool,
         typer.Option("--every", help="Send all frames of a recording, however long it takes."),

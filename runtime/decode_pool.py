@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from dsin.runtime.clocks import now_ns
-from dsin.runtime.decoder import Decoded, Decoder
+from dsin.runtime.decode_worker import DecodeWorker
+from dsin.runtime.decoder import Decoded
 from dsin.runtime.errors import DsinError, FrameError, StreamError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, LocalSide, Rig
 from dsin.runtime.rig_frame import RigFrame, RigStatus, SideUse, SideView
@@ -41,25 +42,25 @@ class _Job(NamedTuple):
 class DecodePool:
     """Decodes for several rigs.
 
-        with DecodePool([Decoder()], PairingPolicy(), on_frame=print) as pool:
+        with DecodePool([LocalWorker(Decoder())], PairingPolicy(), on_frame=print) as pool:
             rig = pool.open_rig("front", (375, 1242))
             pool.offer(rig, frame)
 
-    One thread works with each decoder. `on_frame` gets what was decoded, from any of them, in
+    One thread works with each worker. `on_frame` gets what was decoded, from any of them, in
     order for each rig; it must be quick and not raise. `budget_mib` limits what all rigs together
     may need (None: no limit).
     """
 
     def __init__(
         self,
-        decoders: Sequence[Decoder],
+        workers: Sequence[DecodeWorker],
         policy: PairingPolicy,
         on_frame: Callable[[RigFrame], None],
         *,
         budget_mib: float | None = None,
     ) -> None:
         self.policy = policy
-        self.bundle = decoders[0].bundle
+        self.bundle = workers[0].bundle
         self._on_frame = on_frame
         self._budget_mib = budget_mib
         self._rigs: dict[str, Rig] = {}
@@ -67,8 +68,8 @@ class DecodePool:
         self._turn = 0
         self._closing = False
         self._workers = [
-            threading.Thread(target=self._work, args=(decoder,), name=f"decode-{n}", daemon=True)
-            for n, decoder in enumerate(decoders)
+            threading.Thread(target=self._work, args=(worker,), name=f"decode-{n}", daemon=True)
+            for n, worker in enumerate(workers)
         ]
 
     def __enter__(self) -> "DecodePool":
@@ -144,13 +145,13 @@ class DecodePool:
         with self._changed:
             return [self._rigs[name].status() for name in sorted(self._rigs)]
 
-    def _work(self, decoder: Decoder) -> None:
+    def _work(self, worker: DecodeWorker) -> None:
         while (job := self._next_job()) is not None:
             try:
                 if job.frame is None:
-                    self._prepare(decoder, job)
+                    self._prepare(worker, job)
                 else:
-                    self._decode(decoder, job, job.frame)
+                    self._decode(worker, job, job.frame)
             except Exception:  # one rig's fault must not end the service for the others
                 LOG.exception("internal fault while decoding for rig %s", job.rig.name)
 
@@ -190,22 +191,24 @@ class DecodePool:
                 return _Job(rig, None, side, SideUse.PAIRED), None
         return None, min(pauses, default=None)
 
-    def _prepare(self, decoder: Decoder, job: _Job) -> None:
+    def _prepare(self, worker: DecodeWorker, job: _Job) -> None:
         assert job.side is not None
-        features = None
+        prepared = None
         try:
-            features = decoder.prepare_side(job.side.view.image, rate=job.rig.rate)
+            prepared = worker.prepare(job.rig.name, job.side.view, job.rig.rate)
+        except DsinError as error:
+            LOG.warning("rig %s, side image %d: %s", job.rig.name, job.side.view.number, error)
         finally:
             with self._changed:
-                job.side.features, job.side.preparing = features, False
+                job.side.prepared, job.side.preparing = prepared, False
                 self._changed.notify_all()
 
-    def _decode(self, decoder: Decoder, job: _Job, frame: ArrivedFrame) -> None:
+    def _decode(self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame) -> None:
         rig, status, reason = job.rig, FrameStatus.REJECTED, "internal fault, see the server's log"
         use, decode_ms = SideUse.MISSING, 0.0
         try:
             start = time.perf_counter()
-            done = self._decoded(decoder, job, frame)
+            done = self._decoded(worker, job, frame)
             status, reason, use = FrameStatus.DECODED, "", done.side_use
             decode_ms = 1000 * (time.perf_counter() - start)
             self._on_frame(done)
@@ -214,28 +217,25 @@ class DecodePool:
             LOG.warning("rig %s, frame %d: %s", rig.name, frame.header.frame_number, error)
         finally:
             with self._changed:
-                rig.decoding, rig.rate = False, frame.header.rate
+                rig.decoding, rig.rate = False, frame.rate
                 rig.finish(frame, status, use, decode_ms, reason)
                 self._changed.notify_all()
         if rig.local is not None:
             self._look_ahead(rig)
 
-    def _decoded(self, decoder: Decoder, job: _Job, frame: ArrivedFrame) -> RigFrame:
+    def _decoded(self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame) -> RigFrame:
         side, use = job.side, job.use
         if job.rig.local is not None and use is not SideUse.PAIRED:
             side, use = self._fetch(job.rig, frame.paired_ns)
-        stages: dict[str, float] = {}
-        if side is not None:
-            features = side.features
-            if features is None or features.rate not in (None, frame.header.rate):
-                features = decoder.prepare_side(side.view.image, rate=frame.header.rate)
-                with self._changed:
-                    side.features, side.fresh = features, False
-            stages = {f"side.{name}": ms for name, ms in features.stage_ms.items()}
-        else:
-            features = None
-        decoded = decoder.decode_parts(frame.header, frame.payload, features)
-        stages |= {f"server.{name}": ms for name, ms in decoded.stage_ms.items()}
+        view, prepared = (None, None) if side is None else (side.view, side.prepared)
+        decoded, now_prepared = worker.decode(job.rig.name, frame, view, prepared)
+        stages = {f"server.{name}": ms for name, ms in decoded.stage_ms.items()}
+        if side is not None and now_prepared is not None:
+            stages = {f"side.{n}": ms for n, ms in now_prepared.stage_ms.items()} | stages
+            with self._changed:
+                side.prepared, side.fresh = now_prepared, False
+        elif side is not None:
+            side, use = None, SideUse.MISSING
         return RigFrame(
             rig=job.rig.name,
             number=frame.header.frame_number,

@@ -356,9 +356,7 @@ def _stop(child: _Child) -> None:
     child.process.close()
 
 
-def _messages(
-    children: Sequence[_Child], *, stoppable: bool
-) -> Iterator[tuple[_Child, Message]]:
+def _messages(children: Sequence[_Child], *, stoppable: bool) -> Iterator[tuple[_Child, Message]]:
     """What the processes tell, until both have finished. If it is `stoppable`, the first SIGINT
     makes the device finish. Raises StreamError for a silent death."""
     pending: dict[object, _Child] = {child.pipe: child for child in children}

@@ -330,9 +330,13 @@ class Device:
                 self._send(stream, frame)
             if time.monotonic() - told_s >= STATUS_S:
                 told_s = time.monotonic()
-                self._update(slot)
-                stream.send_status(self._status())
+                self._tell(stream, slot)
         stream.wait_until_empty()
+        self._tell(stream, slot)
+
+    def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
+        self._update(slot)
+        stream.send_status(self._status())
 
     def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
         self._pace_controller()

@@ -25,6 +25,7 @@ from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.fleet_router import PLACE
 from dsin.runtime.pictures import Image
+from dsin.runtime.side_pictures import decode_picture, picture_size
 
 SIDES_KEPT = 2
 """Side images of a rig: the newest, and the one before, since x may come late."""
@@ -147,7 +148,9 @@ class RigDecoder:
         return await asyncio.get_running_loop().run_in_executor(self._worker, run)
 
     def _side(self, rig: str, picture: bytes | Image, number: int, rate: int | None) -> FleetAnswer:
-        image = decode_picture(picture) if isinstance(picture, bytes) else picture
+        image = picture
+        if isinstance(picture, bytes):
+            image = decode_picture(picture, picture_size(picture))
         features = self._decoder.prepare_side(image, rate=rate)
         self._store.put(rig, number, features)
         return self._answer(stage_ms=features.stage_ms)
@@ -179,17 +182,6 @@ def _warm_up(decoder: Decoder) -> None:
     with Encoder(decoder.bundle, threads=1) as encoder:
         packet = encoder.encode(view)
     decoder.decode(packet, decoder.prepare_side(view))
-
-
-def decode_picture(data: bytes) -> Image:
-    """RGB H×W×3 uint8 from a PNG or JPEG file. Raises FrameError for anything else."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise FrameError("side image is not a PNG or JPEG file of an 8-bit colour picture")
-    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def stored_bytes(value: object) -> int:

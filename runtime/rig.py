@@ -61,6 +61,11 @@ class ArrivedFrame:
     answer: Callable[[Outcome], None]
     queued_s: float = field(default_factory=time.monotonic)
 
+    @property
+    def rate(self) -> int:
+        """Its rate index."""
+        return self.header.rate
+
 
 class LocalSide(Protocol):
     """A side camera that the server can ask for any moment: a recording."""

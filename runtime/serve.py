@@ -1,8 +1,8 @@
 """`dsin serve`: decoders, side cameras, outputs, page and gRPC server, put together.
 
-    cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings, page, metrics
-                                   ▲
-    --side ─► ServerSides ─────────┘
+cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings, page, metrics
+                               ▲
+--side ─► ServerSides ─────────┘
 """
 
 import logging
@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decode_worker import DecodeWorker, FleetWorker, LocalWorker
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import StreamError
@@ -28,6 +30,9 @@ from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
 from dsin.runtime.sink_runner import SinkRunner
 from dsin.runtime.stream_server import StreamServer
+
+if TYPE_CHECKING:
+    from dsin.runtime.fleet import FleetOptions
 
 LOG = logging.getLogger(__name__)
 USUAL_SIZE = (375, 1242)
@@ -57,6 +62,8 @@ class ServeOptions:
     metrics: int | None = None
     web_host: str = "127.0.0.1"
     health: bool = True
+    fleet: "FleetOptions | None" = None
+    """Decode on Ray Serve instead of here."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +98,14 @@ def serving(
         sinks = _Sinks()
         stack.callback(sinks.close)
         sinks.add(options.outputs.open())
-        decoders = [
-            stack.enter_context(Decoder(opened, options.backend, threads=_threads(options.workers)))
-            for _ in range(options.workers)
-        ]
-        for size in sides.sizes or [USUAL_SIZE]:
-            _warm_up(decoders, options.backend, size)
+        workers = _open_workers(stack, options, opened, sides.sizes or [USUAL_SIZE])
 
         def take(frame: RigFrame) -> None:
             on_frame(frame)
             sinks.offer(frame)
 
         budget_mib = _half_of_memory_mib() if options.budget_mib is None else options.budget_mib
-        pool = stack.enter_context(
-            DecodePool(decoders, options.policy, take, budget_mib=budget_mib)
-        )
+        pool = stack.enter_context(DecodePool(workers, options.policy, take, budget_mib=budget_mib))
         urls = _serve_http(stack, options, opened, pool.status, sinks)
         stack.enter_context(sides)
         server = stack.enter_context(
@@ -189,13 +189,28 @@ def _serve_http(
     return [server.url for server in servers]
 
 
-def _threads(workers: int) -> int | None:
-    """Threads of each worker's networks; None: all."""
-    if workers < 1:
-        raise StreamError(f"{workers} workers: at least one has to decode")
-    if workers == 1:
-        return None
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+def _open_workers(
+    stack: ExitStack, options: ServeOptions, bundle: Bundle, sizes: Sequence[tuple[int, int]]
+) -> list[DecodeWorker]:
+    """Decoders of this process, warmed up for these sizes, or threads that call a fleet."""
+    if options.workers < 1:
+        raise StreamError(f"{options.workers} workers: at least one has to decode")
+    if options.fleet is not None:
+        from dsin.runtime.fleet import BlockingFleet, start_fleet
+
+        fleet = BlockingFleet(stack.enter_context(start_fleet(options.fleet)))
+        stack.callback(fleet.close)
+        # Two calls for each decoder: one is decoded while another one is on its way.
+        return [FleetWorker(bundle, fleet) for _ in range(2 * options.fleet.replicas)]
+    cores = len(os.sched_getaffinity(0))
+    threads = None if options.workers == 1 else max(1, cores // options.workers)
+    decoders = [
+        stack.enter_context(Decoder(bundle, options.backend, threads=threads))
+        for _ in range(options.workers)
+    ]
+    for size in sizes:
+        _warm_up(decoders, options.backend, size)
+    return [LocalWorker(decoder) for decoder in decoders]
 
 
 def _warm_up(decoders: Sequence[Decoder], backend: Backend, size: tuple[int, int]) -> None:

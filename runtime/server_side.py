@@ -103,7 +103,8 @@ class ServerSides:
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each camera's pictures."""
-        return [one.size for one in (*self._recordings.values(), *self._cameras.values())]
+        recorded = [recording.size for recording in self._recordings.values()]
+        return recorded + [camera.size for camera in self._cameras.values()]
 
     def recorded(self, rig: str) -> RecordedSide | None:
         """The recording that is that rig's side camera."""

@@ -10,10 +10,13 @@ Times are of one clock: the server's, into which both cameras' are converted, or
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from dsin.runtime.decoder import SideFeatures
 from dsin.runtime.errors import StreamError
 from dsin.runtime.rig_frame import SideUse, SideView
+
+if TYPE_CHECKING:
+    from dsin.runtime.decode_worker import Prepared
 
 KEPT = 4
 """Side images kept for each rig."""
@@ -41,7 +44,7 @@ class StoredSide:
 
     view: SideView
     captured_ns: int
-    features: SideFeatures | None = None
+    prepared: "Prepared | None" = None
     preparing: bool = False
     fresh: bool = field(default=True, repr=False)
     """Nobody has tried to prepare it yet."""
@@ -59,7 +62,7 @@ class SideBuffer:
         stored = StoredSide(view, captured_ns)
         self._stored.append(stored)
         for old in list(self._stored)[:-PREPARED]:
-            old.features = None
+            old.prepared = None
         return stored
 
     def clear(self) -> None:

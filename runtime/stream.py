@@ -13,6 +13,7 @@ from dsin.runtime.camera import Camera, open_camera
 from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, SideCamera
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError
+from dsin.runtime.frames import Side
 from dsin.runtime.rate_control import RateController
 from dsin.runtime.rpc import Certificates
 
@@ -47,7 +48,7 @@ class StreamOptions:
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or SIGINT or SIGTERM. Raises DsinError."""
-    side = "left" if options.camera == "x" else "right"
+    side: Side = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
         every=options.every,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import grpc
 
@@ -100,7 +101,7 @@ class CameraStream:
         self._last_answer_s = time.monotonic()
         self._fault: StreamError | None = None
         self._closing = False
-        self._call: grpc.Call | None = None
+        self._call: Any = None
         self._listener = threading.Thread(target=self._listen, name="rig-answers", daemon=True)
 
     def __enter__(self) -> "CameraStream":
@@ -167,7 +168,6 @@ class CameraStream:
             yield message
 
     def _listen(self) -> None:
-        assert self._call is not None
         try:
             for message in self._call:
                 self._take(message)

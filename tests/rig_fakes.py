@@ -19,6 +19,7 @@ from dsin.runtime.bundle import Bundle
 from dsin.runtime.camera import CapturedFrame
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decode_worker import LocalWorker
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, MadeFrame
 from dsin.runtime.frames import Image
@@ -196,7 +197,7 @@ def fake_server(
     with ExitStack() as stack:
         pool = stack.enter_context(
             DecodePool(
-                cast(Sequence[Decoder], decoders),
+                [LocalWorker(cast(Decoder, decoder)) for decoder in decoders],
                 policy or PairingPolicy(),
                 frames.append,
                 budget_mib=budget_mib,

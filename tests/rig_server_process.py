@@ -15,6 +15,7 @@ from typing import cast
 from rig_fakes import FakeDecoder
 
 from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decode_worker import LocalWorker
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.side_buffer import PairingPolicy
@@ -68,7 +69,7 @@ def main() -> None:
 
     decoder = cast(Decoder, FakeDecoder(decode_s))
     with (
-        DecodePool([decoder], PairingPolicy(), show) as pool,
+        DecodePool([LocalWorker(decoder)], PairingPolicy(), show) as pool,
         StreamServer(pool, "127.0.0.1", port),
     ):
         print("listening", flush=True)

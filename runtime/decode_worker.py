@@ -1,0 +1,91 @@
+"""What the threads of a DecodePool work with: a decoder here, or a fleet of them elsewhere."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dsin.runtime.bundle import Bundle
+from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
+from dsin.runtime.errors import StreamError
+from dsin.runtime.rig import ArrivedFrame
+from dsin.runtime.rig_frame import SideView
+
+if TYPE_CHECKING:
+    from dsin.runtime.fleet import BlockingFleet
+
+
+@dataclass(frozen=True)
+class RemoteSide:
+    """A side image that a decoder elsewhere has prepared for a rate."""
+
+    rate: int | None
+    stage_ms: dict[str, float]
+
+
+Prepared = SideFeatures | RemoteSide
+
+
+class Work(NamedTuple):
+    """A decoded frame. `prepared` is the side image as it is prepared now, None if there is none
+    or the decoder did not have it."""
+
+    decoded: Decoded
+    prepared: Prepared | None
+
+
+class DecodeWorker(Protocol):
+    """Works for one thread at a time."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Whose packets it decodes."""
+
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> Prepared:
+        """All that depends on a side image alone. Raises DsinError."""
+
+    def decode(
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: Prepared | None
+    ) -> Work:
+        """Decode a frame beside a side image, prepared or not. Raises DsinError."""
+
+
+class LocalWorker:
+    """Decodes here."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.bundle = decoder.bundle
+        self._decoder = decoder
+
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> Prepared:
+        return self._decoder.prepare_side(view.image, rate=rate)
+
+    def decode(
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: Prepared | None
+    ) -> Work:
+        features = prepared if isinstance(prepared, SideFeatures) else None
+        if view is not None and (features is None or features.rate not in (None, frame.rate)):
+            features = self._decoder.prepare_side(view.image, rate=frame.rate)
+        return Work(self._decoder.decode_parts(frame.header, frame.payload, features), features)
+
+
+class FleetWorker:
+    """Has a fleet decode: each rig's side images and frames go to the same replica."""
+
+    def __init__(self, bundle: Bundle, fleet: "BlockingFleet") -> None:
+        self.bundle = bundle
+        self._fleet = fleet
+
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> Prepared:
+        answer = self._fleet.side(rig, view.image, view.number, rate)
+        return RemoteSide(rate, answer.stage_ms)
+
+    def decode(
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: Prepared | None
+    ) -> Work:
+        number = None if view is None else view.number
+        image = None if view is None else view.image
+        answer = self._fleet.frame(rig, frame.packet, number, image)
+        if answer.decoded is None:
+            raise StreamError("the fleet was started without pictures: its decoders keep them")
+        if view is None or not answer.side_known:
+            return Work(answer.decoded, None)
+        return Work(answer.decoded, prepared or RemoteSide(frame.rate, {}))
