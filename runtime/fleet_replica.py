@@ -148,9 +148,10 @@ class RigDecoder:
         return await asyncio.get_running_loop().run_in_executor(self._worker, run)
 
     def _side(self, rig: str, picture: bytes | Image, number: int, rate: int | None) -> FleetAnswer:
-        image = picture
         if isinstance(picture, bytes):
             image = decode_picture(picture, picture_size(picture))
+        else:
+            image = picture
         features = self._decoder.prepare_side(image, rate=rate)
         self._store.put(rig, number, features)
         return self._answer(stage_ms=features.stage_ms)
