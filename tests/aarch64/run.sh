@@ -97,6 +97,11 @@ export VECTORS=$work/vectors
 mkdir -p "$VECTORS/server" "$VECTORS/device"
 "$python" "$here/vectors.py" frames "$VECTORS/frames.npz" \
     ${DSIN_AARCH64_KITTI:+--kitti "$DSIN_AARCH64_KITTI"}
+on_device -c '
+import importlib, pkgutil, dsin.runtime
+for module in pkgutil.iter_modules(dsin.runtime.__path__):
+    importlib.import_module(f"dsin.runtime.{module.name}")
+print("every module of the runtime imports")'
 on_device -m dsin.runtime.cli info edge | sed -n 1,3p
 "$python" "$here/vectors.py" make "$VECTORS/server" "$VECTORS/frames.npz" "${bundles[@]}"
 on_device /opt/vectors.py make /vectors/device /vectors/frames.npz "${bundles[@]}"

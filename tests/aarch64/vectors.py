@@ -5,9 +5,9 @@
     python vectors.py check FOLDER BUNDLE…            another machine's; exit 1 if they differ
 
 A vector is what an entropy coder was given (symbols, or y and z), the payload that it made of that
-and the latent that a decoder gets from it. Vectors of whole frames have packet and pictures as well.
-Random ones reach numbers that no picture does. `check` demands the same payload for the same
-input, the same latent from the same payload, and pictures that hardly differ. The encoder's network
+and the latent that a decoder gets from it. Those of whole frames have packet and pictures as well,
+random ones numbers that no picture reaches. `check` demands the same payload for the same input,
+the same latent from the same payload, and pictures that hardly differ. The encoder's network
 computes in floats: it may round a few values otherwise on this machine, and how many is reported.
 """
 
