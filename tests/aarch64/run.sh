@@ -11,7 +11,7 @@
 # pip are set up for. Environment:
 #   PYTHON               this machine's Python, with dsin and onnxruntime (default: python3)
 #   DSIN_AARCH64_KITTI   a KITTI raw drive, for a piece of a real frame beside the built-in rig
-#   DSIN_AARCH64_ROOT    keep the unpacked system here and use it again (compiled kernels included)
+#   DSIN_AARCH64_ROOT    keep the unpacked system here and use it again
 #   DSIN_AARCH64_MIRROR  a Debian mirror (default: debootstrap's)
 #
 # Exit status: 0 proven, 77 skipped (something is missing here; the reason is on stderr), else failed.
@@ -46,7 +46,7 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 root=${DSIN_AARCH64_ROOT:-$work/root}
 
 unpack_system() {
-    [ -x "$root/usr/bin/python3.11" ] && return
+    [ -e "$root/unpacked" ] && return
     echo "unpacking Debian 12 for arm64"
     debootstrap --arch=arm64 --foreign --variant=minbase --include=python3 \
         bookworm "$root" ${DSIN_AARCH64_MIRROR:+"$DSIN_AARCH64_MIRROR"} >"$work/debootstrap.log" 2>&1 ||
@@ -56,6 +56,7 @@ unpack_system() {
         dpkg-deb --extract "$package" "$root"
     done
     rm "$root"/var/cache/apt/archives/*.deb
+    touch "$root/unpacked"
 }
 
 install_dsin() {

@@ -46,7 +46,7 @@ X_DEC_LEVELS = 1
 LEAST_EQUAL = 0.95
 """Share of the latent that both machines' encoders must agree in. One value that is rounded
 otherwise shifts the predictions of its neighbours, and so the latent there, by 64ths of a step."""
-LEAST_PSNR_DB = 40.0
+LEAST_PSNR_DB = 50.0
 """Of one machine's picture against the other's: a search may decide a tie otherwise."""
 
 
