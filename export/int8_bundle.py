@@ -51,7 +51,7 @@ GRAPHS = {"encoder": "encoder.weights", "x_decoder": "decoder.weights", "fusion"
 """The graphs that become 8-bit, and the files of their weights."""
 COUNTS = {
     # What z says wrongly costs a few bits of prediction; y is what is sent.
-    "encoder": {"y": 1.0, "z": 0.01},
+    "encoder": {"y": 1.0, "z": 0.1},
     "x_decoder": {"x_dec": 1.0, "features": 0.1},
     "fusion": {"x_hat": 1.0},
 }
