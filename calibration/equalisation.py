@@ -20,7 +20,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.floating]
 
 SMALLEST = 1 / 64
-"""Features smaller than this share of the largest are made no larger: they may be never used."""
+"""What features below this share of the largest count as: those that were hardly seen at work may
+be larger on other frames, and would be cut off."""
 
 
 def feature_sizes(

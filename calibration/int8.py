@@ -82,7 +82,7 @@ def quantise_graph(
     model = equalised(model, feature_sizes(run_all(model, inputs, names), names))
     seen = observe(run_all(model, inputs, names), names)
     sizes = {name: v.shape for name, v in next(run_all(model, inputs[:1], None)).items()}
-    judged = inputs[:: max(1, len(inputs) // JUDGED_RUNS)][:JUDGED_RUNS]
+    judged = spread(inputs, JUDGED_RUNS)
     expected = list(run_each(model, judged))
 
     def harm(candidate: onnx.ModelProto) -> float:
@@ -102,7 +102,7 @@ def quantise_graph(
         return harm(quantised(model, ranges, layers, "cpu"))
 
     cost = multiplications(model, sizes)
-    shares, kept = _sensitivity(harm_of, layers, cost)
+    shares, kept = sensitivity(harm_of, layers, cost)
     final = [name for name in layers if name not in kept]
     report = tuple(Layer(n, shares[n], cost[n] / 1e9, n in kept) for n in layers)
     return Quantised(
@@ -111,7 +111,7 @@ def quantise_graph(
     )  # fmt: skip
 
 
-def _sensitivity(
+def sensitivity(
     harm_of: Callable[[Collection[str]], float], layers: Sequence[str], cost: Mapping[str, int]
 ) -> tuple[dict[str, float], set[str]]:
     """The share of the error that each layer makes, and the layers that stay in float: the most
@@ -129,6 +129,11 @@ def _sensitivity(
             if shares[name] >= least and sum(cost[n] for n in kept) + cost[name] <= room:
                 kept.add(name)
     return shares, kept
+
+
+def spread(runs: Sequence[Inputs], count: int) -> Sequence[Inputs]:
+    """So many of them, at even distances; all if there are no more."""
+    return [runs[i] for i in range(0, len(runs), max(1, len(runs) // count))][:count]
 
 
 def _different(found: dict[str, Range]) -> dict[str, Range]:
