@@ -353,7 +353,7 @@ def calibrate(
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
         error = done.report["graphs"][name]["relative_error"]
-        typer.echo(f"{name:10} {ratio:.2f} times as fast, error {100 * error:.2f} % of variance")
+        typer.echo(f"{name:10} {ratio:.2f} times as fast, error {100 * error:.2g} % of variance")
     rates = done.report["bd_rate_percent"]
     shown = [
         f"{rates[key]:+.2f} % in {name}"
