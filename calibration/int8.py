@@ -1,6 +1,7 @@
 """A float graph becomes an 8-bit one, decided by what each step does to its outputs.
 
-    runs on real inputs ─► ranges of every activation, several candidates each
+    runs on real inputs ─► features of every activation scaled to one size, where nothing changes
+                        ─► ranges of every activation, several candidates each
       one activation at a time in 8 bits ─► the candidate that hurts the outputs least
       all layers but one in 8 bits      ─► the layers that do most of the harm stay in float
 
@@ -8,7 +9,7 @@ The harm is the squared error of the outputs against the float graph, relative t
 outputs count by the weights that they are given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from dsin.calibration.equalisation import equalised, feature_sizes
 from dsin.calibration.qdq import (
     Range,
     Target,
@@ -31,18 +33,19 @@ from dsin.calibration.ranges import candidates, observe
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
 
-JUDGED_RUNS = 2
-"""Runs that candidates and layers are judged on."""
-HARM = 0.01
-"""A layer that makes this share of all the error may stay in float,"""
-FLOAT_SHARE = 0.06
+JUDGED_RUNS = 4
+"""Runs that candidates and layers are judged on, spread over all."""
+HARMS = (0.1, 0.01)
+"""A layer that makes this share of all the error may stay in float. First those that outweigh
+everything else; then, measured without them, the others,"""
+FLOAT_SHARE = 0.12
 """as long as float layers have at most this share of the arithmetic."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What 8 bits do in one Conv node: `harm` is the share of the error that goes if it alone
-    stays in float, `gmac` its multiplications in billions."""
+    """What 8 bits do in one Conv node: `harm` is the share of the error that goes if it stays in
+    float too, when it was last measured; `gmac` its multiplications in billions."""
 
     name: str
     harm: float
@@ -76,14 +79,14 @@ def quantise_graph(
     """
     layers = convolutions(model)
     names = activations(model, layers)
-    runs = [run_all(model, one, names) for one in inputs]
-    seen = observe(runs, names)
-    sizes = {name: value.shape for name, value in run_all(model, inputs[0], None).items()}
-    judged = inputs[:JUDGED_RUNS]
-    expected = [run(model, one) for one in judged]
+    model = equalised(model, feature_sizes(run_all(model, inputs, names), names))
+    seen = observe(run_all(model, inputs, names), names)
+    sizes = {name: v.shape for name, v in next(run_all(model, inputs[:1], None)).items()}
+    judged = spread(inputs, JUDGED_RUNS)
+    expected = list(run_each(model, judged))
 
     def harm(candidate: onnx.ModelProto) -> float:
-        return relative_error(expected, [run(candidate, one) for one in judged], weights)
+        return relative_error(expected, list(run_each(candidate, judged)), weights)
 
     ranges, methods = {}, {}
     for name in names:
@@ -94,19 +97,43 @@ def quantise_graph(
         }
         methods[name] = min(tried, key=lambda method: tried[method])
         ranges[name] = found[methods[name]]
-    whole = harm(quantised(model, ranges, layers, "cpu"))
-    shares = {}
-    for name in layers:
-        without = harm(quantised(model, ranges, [n for n in layers if n != name], "cpu"))
-        shares[name] = (whole - without) / max(whole, 1e-12)
+
+    def harm_of(layers: Collection[str]) -> float:
+        return harm(quantised(model, ranges, layers, "cpu"))
+
     cost = multiplications(model, sizes)
-    kept = _left_in_float(shares, cost)
+    shares, kept = sensitivity(harm_of, layers, cost)
     final = [name for name in layers if name not in kept]
     report = tuple(Layer(n, shares[n], cost[n] / 1e9, n in kept) for n in layers)
-    judged_final = harm(quantised(model, ranges, final, "cpu"))
     return Quantised(
-        quantised(model, ranges, final, target), ranges, methods, report, whole, judged_final
-    )
+        quantised(model, ranges, final, target), ranges, methods, report,
+        harm_of(layers), harm_of(final),
+    )  # fmt: skip
+
+
+def sensitivity(
+    harm_of: Callable[[Collection[str]], float], layers: Sequence[str], cost: Mapping[str, int]
+) -> tuple[dict[str, float], set[str]]:
+    """The share of the error that each layer makes, and the layers that stay in float: the most
+    harmful ones for their arithmetic, within FLOAT_SHARE."""
+    shares: dict[str, float] = {}
+    kept: set[str] = set()
+    room = FLOAT_SHARE * sum(cost.values())
+    for least in HARMS:
+        left = [name for name in layers if name not in kept]
+        whole = harm_of(left)
+        for name in left:
+            without = harm_of([other for other in left if other != name])
+            shares[name] = (whole - without) / max(whole, 1e-12)
+        for name in sorted(left, key=lambda n: shares[n] / cost[n], reverse=True):
+            if shares[name] >= least and sum(cost[n] for n in kept) + cost[name] <= room:
+                kept.add(name)
+    return shares, kept
+
+
+def spread(runs: Sequence[Inputs], count: int) -> Sequence[Inputs]:
+    """So many of them, at even distances; all if there are no more."""
+    return [runs[i] for i in range(0, len(runs), max(1, len(runs) // count))][:count]
 
 
 def _different(found: dict[str, Range]) -> dict[str, Range]:
@@ -119,29 +146,26 @@ def _different(found: dict[str, Range]) -> dict[str, Range]:
     return kept
 
 
-def _left_in_float(harm: Mapping[str, float], cost: Mapping[str, int]) -> set[str]:
-    """The most harmful layers for their arithmetic, within FLOAT_SHARE."""
-    room = FLOAT_SHARE * sum(cost.values())
-    kept: set[str] = set()
-    for name in sorted(harm, key=lambda n: harm[n] / cost[n], reverse=True):
-        if harm[name] >= HARM and sum(cost[n] for n in kept) + cost[name] <= room:
-            kept.add(name)
-    return kept
-
-
 def run(model: onnx.ModelProto, inputs: Inputs) -> dict[str, Array]:
     """All outputs of a graph, by name, on the CPU."""
+    return next(run_each(model, [inputs]))
+
+
+def run_each(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> Iterator[dict[str, Array]]:
+    """`run` of several inputs."""
     return run_all(model, inputs, [value.name for value in model.graph.output])
 
 
 def run_all(
-    model: onnx.ModelProto, inputs: Inputs, names: Sequence[str] | None
-) -> dict[str, Array]:
-    """Any tensors of a graph, inputs included; None: everything that a node yields."""
+    model: onnx.ModelProto, inputs: Sequence[Inputs], names: Sequence[str] | None
+) -> Iterator[dict[str, Array]]:
+    """Any tensors of a graph for each of its inputs, which count as tensors too; None: everything
+    that a node yields."""
     import onnxruntime
 
     made = [name for node in model.graph.node for name in node.output]
-    wanted = [n for n in (made if names is None else names) if n not in inputs]
+    given = {value.name for value in model.graph.input}
+    wanted = [n for n in (made if names is None else names) if n not in given]
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     known = {value.name for value in watched.graph.output}
@@ -151,8 +175,9 @@ def run_all(
     session = onnxruntime.InferenceSession(
         watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
-    return {**{n: inputs[n] for n in names or () if n in inputs}, **found}
+    for one in inputs:
+        found = dict(zip(wanted, session.run(wanted, dict(one)), strict=True))
+        yield {**{n: one[n] for n in names or () if n in given}, **found}
 
 
 def relative_error(

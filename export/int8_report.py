@@ -25,7 +25,7 @@ def plot_report(report: dict[str, Any], path: Path) -> None:
         colours = ["C1" if layer["in_float"] else "C0" for layer in worst]
         panel.barh([layer["name"] for layer in worst], [100 * layer["harm"] for layer in worst],
                    color=colours)  # fmt: skip
-        panel.set(title=f"{name}: error {100 * graph['relative_error']:.2f} %",
+        panel.set(title=f"{name}: error {100 * graph['relative_error']:.2g} %",
                   xlabel="share of all error, % (orange: left in float)")  # fmt: skip
         panel.tick_params(axis="y", labelsize=7)
     if points:

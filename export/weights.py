@@ -7,10 +7,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from dsin.runtime.errors import ExportError
+
 ALIGNMENT = 64
 """Bytes to which each tensor is aligned in a weights file."""
 SMALL = 1024
 """Tensors below this many bytes stay in the graph."""
+LARGEST = float(np.finfo(np.float16).max)
 
 
 class WeightsFile:
@@ -54,8 +57,9 @@ class WeightsFile:
 def store_as_half(graph: onnx.ModelProto) -> None:
     """Keep convolution kernels as float16 and cast them to float32 in the graph, in place.
 
-    Kernels must have float16 values already. onnxruntime folds the casts when it loads the graph,
-    so memory and speed are those of float32.
+    Kernels are rounded if they have no float16 values already. onnxruntime folds the casts when it
+    loads the graph, so memory and speed are those of float32. Raises ExportError for kernels that
+    float16 cannot hold.
     """
     kernels = {
         node.input[1] for node in graph.graph.node if node.op_type in ("Conv", "ConvTranspose")
@@ -65,7 +69,10 @@ def store_as_half(graph: onnx.ModelProto) -> None:
         if tensor.name not in kernels:
             continue
         name = tensor.name
-        half = numpy_helper.to_array(tensor).astype(np.float16)
+        kernel = numpy_helper.to_array(tensor)
+        if np.abs(kernel).max(initial=0) > LARGEST:
+            raise ExportError(f"kernel {name} does not fit into float16")
+        half = kernel.astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
         casts.append(
             onnx.helper.make_node(

@@ -353,10 +353,15 @@ def calibrate(
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
         error = done.report["graphs"][name]["relative_error"]
-        typer.echo(f"{name:10} {ratio:.2f} times as fast, error {100 * error:.2f} % of variance")
+        typer.echo(f"{name:10} {ratio:.2f} times as fast, error {100 * error:.2g} % of variance")
     rates = done.report["bd_rate_percent"]
-    if rates and rates["psnr"] is not None:
-        typer.echo(f"BD-rate    {rates['psnr']:+.2f} % in PSNR against the float bundle")
+    shown = [
+        f"{rates[key]:+.2f} % in {name}"
+        for key, name in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM"))
+        if rates and rates[key] is not None
+    ]
+    if shown:
+        typer.echo(f"BD-rate    {', '.join(shown)} against the float bundle")
     megabytes = done.bytes_before / 1e6, done.bytes_after / 1e6
     typer.echo(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
 

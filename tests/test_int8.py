@@ -12,7 +12,14 @@ from conftest import textured_pair
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from dsin.calibration.int8 import quantise_graph, relative_error, run
+from dsin.calibration.int8 import (
+    FLOAT_SHARE,
+    quantise_graph,
+    relative_error,
+    run,
+    sensitivity,
+    spread,
+)
 from dsin.calibration.qdq import (
     Range,
     activation_scale,
@@ -108,6 +115,22 @@ def test_an_8_bit_graph_computes_nearly_the_same(target: str) -> None:
     # TensorRT wants its biases in float.
     biases = [n for n in result.model.graph.node if n.name in ("ba_dq", "bb_dq")]
     assert bool(biases) == (target == "cpu")
+
+
+def test_runs_that_are_judged_on_are_spread() -> None:
+    runs = [{"rate": np.array(number)} for number in range(9)]
+    assert [int(one["rate"]) for one in spread(runs, 4)] == [0, 2, 4, 6]
+    assert spread(runs[:3], 4) == runs[:3]
+
+
+def test_a_layer_that_outweighs_all_hides_no_other() -> None:
+    errors = {"worst": 1000.0, "bad": 5.0, "good": 0.01, "dear": 9.0}
+    cost = {"worst": 1, "bad": 3, "good": 1, "dear": 95}
+    assert cost["dear"] > FLOAT_SHARE * sum(cost.values()) > cost["worst"] + cost["bad"]
+    shares, kept = sensitivity(lambda layers: sum(errors[n] for n in layers), list(errors), cost)
+    assert kept == {"worst", "bad"}
+    assert shares["worst"] > 0.98
+    assert shares["bad"] == pytest.approx(5 / 14.01)
 
 
 def test_layers_left_out_stay_as_they_were() -> None:
