@@ -55,6 +55,10 @@ class Camera(Protocol):
         """Frames per second, as far as they are known before they come."""
 
     @property
+    def start_ns(self) -> int | None:
+        """The time of a recording's first frame; None of a live camera."""
+
+    @property
     def captured(self) -> int:
         """Frames that existed so far: returned, skipped, or about to be."""
 
@@ -111,6 +115,7 @@ class PlayedRecording:
         self._loop, self._every, self._start_s = loop, every, start_s
         self._slower = 1.0 if fps is None else recorded / fps
         self._origin_ns = recording.timestamp_ns(0)
+        self.start_ns: int | None = self._origin_ns
         self._round_ns = self._offset_ns(len(recording) - 1) + round(1e9 / recorded)
         self._now = now
         self._closed = threading.Event()

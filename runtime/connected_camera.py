@@ -85,8 +85,16 @@ class ConnectedCamera:
             self.end_status = code, reason
         self.ended.set()
 
+    def sending(self, message: dsin_v1.ServerMessage) -> None:
+        """Note that a message leaves now. Frames count as under way until then, so that a camera
+        that does not read cannot have answers pile up."""
+        if message.WhichOneof("message") == "ack":
+            self._under_way -= 1
+
     def send_probe(self) -> None:
-        """Ask for the camera's time."""
+        """Ask for the camera's time, unless it has not even read what was sent before."""
+        if self.outgoing.qsize() > CREDITS:
+            return
         probe = dsin_v1.ClockProbe(server_send_ns=now_ns())
         self.outgoing.put_nowait(dsin_v1.ServerMessage(probe=probe))
 
@@ -170,10 +178,15 @@ class ConnectedCamera:
             return
         self._last_side = number
         sent_ns = self._sent_ns(side)
-        self._watch(sent_ns, received_ns)
+        doubt = self._watch(sent_ns, received_ns)
         captured_ns = self._clock.to_server(sent_ns - 1000 * side.held_us, received_ns)
         view = SideView(image, number, side.timestamp_ns)
-        self._pool.offer_side(self.rig, view, captured_ns if self.live else side.timestamp_ns)
+        self._pool.offer_side(
+            self.rig,
+            view,
+            captured_ns if self.live else side.timestamp_ns,
+            clock_in_doubt=doubt and self.live,
+        )
         self._send_ack(dsin_v1.Ack(frame_number=number, status=dsin_v1.STORED))
 
     def _sent_ns(self, frame: "dsin_v1.EncodedFrame | dsin_v1.SideFrame") -> int:
@@ -207,5 +220,4 @@ class ConnectedCamera:
         )
 
     def _send_ack(self, ack: dsin_v1.Ack) -> None:
-        self._under_way -= 1
         self.outgoing.put_nowait(dsin_v1.ServerMessage(ack=ack))

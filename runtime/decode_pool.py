@@ -25,6 +25,8 @@ from dsin.runtime.side_buffer import PairingPolicy, StoredSide
 
 LOG = logging.getLogger(__name__)
 MIB = 2**20
+MOST_RIGS = 1024
+"""Rigs that are remembered; more only while they are connected."""
 
 
 class NoRoomError(StreamError):
@@ -112,7 +114,14 @@ class DecodePool:
                     f"{self._budget_mib:.0f} MiB {taken / MIB:.0f} are taken: try again later"
                 )
             self._rigs[name] = rig
+            self._forget_oldest(rig)
             return rig
+
+    def _forget_oldest(self, new: Rig) -> None:
+        """Of rigs that left, only so many are remembered."""
+        gone = [n for n, rig in self._rigs.items() if not rig.connected and rig is not new]
+        for name in gone[: max(0, len(self._rigs) - MOST_RIGS)]:
+            del self._rigs[name]
 
     def offer(self, rig: Rig, frame: ArrivedFrame) -> None:
         """Decode this frame next, unless a newer one comes before."""
@@ -120,10 +129,12 @@ class DecodePool:
             rig.offer(frame)
             self._changed.notify()
 
-    def offer_side(self, rig: Rig, view: SideView, paired_ns: int) -> None:
+    def offer_side(
+        self, rig: Rig, view: SideView, paired_ns: int, *, clock_in_doubt: bool = False
+    ) -> None:
         """Keep a side image, and prepare it when there is time."""
         with self._changed:
-            rig.store_side(view, paired_ns)
+            rig.sides.add(view, paired_ns, clock_in_doubt=clock_in_doubt)
             self._changed.notify()
 
     def change(self, rig: Rig, **attributes: object) -> None:
@@ -246,7 +257,7 @@ class DecodePool:
             packet=frame.packet,
             decoded=decoded,
             side=None if side is None else side.view,
-            side_use=_use(use, decoded, frame),
+            side_use=_use(use, decoded, frame.clock_in_doubt or bool(side and side.clock_in_doubt)),
             stage_ms=stages,
         )
 
@@ -261,7 +272,7 @@ class DecodePool:
         with self._changed:
             known = rig.sides.newest
             if view is not None and (known is None or known.view.number != view.number):
-                rig.store_side(view, view.timestamp_ns)
+                rig.sides.add(view, view.timestamp_ns)
             return rig.sides.choose(paired_ns)
 
     def _look_ahead(self, rig: Rig) -> None:
@@ -271,10 +282,10 @@ class DecodePool:
             self._fetch(rig, newest.captured_ns + rig.local.interval_ns)
 
 
-def _use(use: SideUse, decoded: Decoded, frame: ArrivedFrame) -> SideUse:
+def _use(use: SideUse, decoded: Decoded, clock_in_doubt: bool) -> SideUse:
     """What to tell of the side image after decoding."""
     if use is SideUse.MISSING:
         return use
     if not decoded.used_side:
         return SideUse.UNRELATED
-    return SideUse.CLOCK_UNCERTAIN if frame.clock_in_doubt else use
+    return SideUse.CLOCK_UNCERTAIN if clock_in_doubt else use

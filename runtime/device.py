@@ -259,6 +259,7 @@ class Device:
         self._greeting = Greeting(
             rig=rig, camera=maker.letter, live=camera.clock == "live", width=width, height=height,
             session=random.getrandbits(64), codec_id=maker.codec_id, rate_points=maker.rate_points,
+            recording_start_ns=camera.start_ns,
         )  # fmt: skip
         self._camera = camera
         self._maker = maker

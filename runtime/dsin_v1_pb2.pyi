@@ -77,7 +77,7 @@ class ServerMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., probe: _Optional[_Union[ClockProbe, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "rig", "camera", "clock", "width", "height", "codec_id", "rate_points", "session")
+    __slots__ = ("protocol", "rig", "camera", "clock", "width", "height", "codec_id", "rate_points", "session", "recording_start_ns")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RIG_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Hello(_message.Message):
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     RATE_POINTS_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_START_NS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     rig: str
     camera: Camera
@@ -96,7 +97,8 @@ class Hello(_message.Message):
     codec_id: bytes
     rate_points: int
     session: int
-    def __init__(self, protocol: _Optional[int] = ..., rig: _Optional[str] = ..., camera: _Optional[_Union[Camera, str]] = ..., clock: _Optional[_Union[Clock, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., codec_id: _Optional[bytes] = ..., rate_points: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
+    recording_start_ns: int
+    def __init__(self, protocol: _Optional[int] = ..., rig: _Optional[str] = ..., camera: _Optional[_Union[Camera, str]] = ..., clock: _Optional[_Union[Clock, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., codec_id: _Optional[bytes] = ..., rate_points: _Optional[int] = ..., session: _Optional[int] = ..., recording_start_ns: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("credits", "server_version")

@@ -72,6 +72,7 @@ class LiveCamera:
         self._open, self._frames, self._patience_s, self._now = opened, frames, patience_s, now
         self._wall_ns = now_ns() - round(1e9 * now())
         self.clock: Clock = "live"
+        self.start_ns: int | None = None
         self.captured = 0
         self.skipped = 0
         device = opened(self._spec)

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from dsin.runtime.bitstream import PacketHeader
 from dsin.runtime.clocks import Offset, now_ns
 from dsin.runtime.rig_frame import RigStatus, SideUse, SideView
-from dsin.runtime.side_buffer import PairingPolicy, SideBuffer, StoredSide
+from dsin.runtime.side_buffer import PairingPolicy, SideBuffer
 
 LOG = logging.getLogger(__name__)
 RECENT_S = 5.0
@@ -136,6 +136,7 @@ class Rig:
             assert use is not None
             self._uses[use.value] += 1
             self._recent.append((time.monotonic(), len(frame.packet)))
+            self._forget_old()
             self._newest_captured_ns = frame.captured_ns
         age_ms = (now_ns() - frame.captured_ns) / 1e6
         number = frame.header.frame_number
@@ -144,10 +145,6 @@ class Rig:
     def count(self, status: FrameStatus) -> None:
         """Count a frame that never came to wait."""
         self._counts[status.value] += 1
-
-    def store_side(self, view: SideView, paired_ns: int) -> StoredSide:
-        """Keep a side image."""
-        return self.sides.add(view, paired_ns)
 
     def due(self, now_s: float) -> float:
         """Seconds until the waiting frame should be decoded: 0 if its side image is there or
@@ -160,11 +157,14 @@ class Rig:
         deadline_s = self.waiting.queued_s + self.sides.policy.wait_ms / 1000
         return max(0.0, deadline_s - now_s)
 
-    def status(self) -> RigStatus:
-        """Figures of this moment."""
+    def _forget_old(self) -> None:
         now_s = time.monotonic()
         while self._recent and now_s - self._recent[0][0] > RECENT_S:
             self._recent.popleft()
+
+    def status(self) -> RigStatus:
+        """Figures of this moment."""
+        self._forget_old()
         offset = self.clock()
         newest = self._newest_captured_ns
         return RigStatus(

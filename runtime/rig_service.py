@@ -21,7 +21,7 @@ from dsin.runtime.connected_camera import ConnectedCamera, RefusedError
 from dsin.runtime.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.errors import StreamError
 from dsin.runtime.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
-from dsin.runtime.server_side import ServerSides
+from dsin.runtime.server_side import RecordedSide, ServerSides
 
 LOG = logging.getLogger(__name__)
 HELLO_S = 5.0
@@ -148,6 +148,8 @@ class RigService:
         size = hello.height, hello.width
         local = self._sides.recorded(hello.rig)
         self._check_own_side(hello, local.size if local else self._sides.live_size(hello.rig))
+        if local is not None:
+            _check_same_recording(hello, local)
         try:
             rig = self._pool.open_rig(hello.rig, size, local)
         except NoRoomError as error:
@@ -209,6 +211,15 @@ class RigService:
             raise _unfit(f"the server's side camera is {kinds[0]}, and this camera is {kinds[1]}")
 
 
+def _check_same_recording(hello: dsin_v1.Hello, local: RecordedSide) -> None:
+    """Times of two recordings mean nothing to each other."""
+    if abs(hello.recording_start_ns - local.start_ns) > local.interval_ns // 2:
+        raise _unfit(
+            f"the server's side camera is of a recording that begins at {local.start_ns} ns, this "
+            f"camera's begins at {hello.recording_start_ns} ns: play the same one on both sides"
+        )
+
+
 async def _read(camera: ConnectedCamera, context: Context) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         await camera.take(message)
@@ -216,7 +227,9 @@ async def _read(camera: ConnectedCamera, context: Context) -> None:
 
 async def _write(camera: ConnectedCamera, context: Context) -> None:
     while True:
-        await context.write(await camera.outgoing.get())
+        message = await camera.outgoing.get()
+        camera.sending(message)
+        await context.write(message)
 
 
 async def _probe(camera: ConnectedCamera) -> None:

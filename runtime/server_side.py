@@ -32,6 +32,7 @@ class RecordedSide:
 
     def __init__(self, recording: Recording) -> None:
         self.size = recording.size
+        self.start_ns = recording.timestamp_ns(0)
         self.interval_ns = round(1e9 / frames_per_second(recording))
         self._recording = recording
         self._times = [recording.timestamp_ns(n) for n in range(len(recording))]

@@ -53,6 +53,7 @@ class Greeting:
     session: int
     codec_id: bytes = b""
     rate_points: int = 0
+    recording_start_ns: int | None = None
 
     def message(self) -> dsin_v1.Hello:
         return dsin_v1.Hello(
@@ -65,6 +66,7 @@ class Greeting:
             codec_id=self.codec_id,
             rate_points=self.rate_points,
             session=self.session,
+            recording_start_ns=self.recording_start_ns or 0,
         )
 
 

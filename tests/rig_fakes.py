@@ -78,6 +78,7 @@ class FakeCamera:
         every: bool = False,
     ) -> None:
         self.fps: float | None = fps
+        self.start_ns = 10**18 if clock == "recording" else None
         self._every = every
         self.clock: Literal["live", "recording"] = clock
         self.captured = self.skipped = 0

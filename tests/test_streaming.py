@@ -1,6 +1,7 @@
 """The streaming rig on loopback: what a device sends is decoded; who is refused, and why."""
 
 import time
+from pathlib import Path
 
 import pytest
 from rig_fakes import (
@@ -9,12 +10,16 @@ from rig_fakes import (
     FakeEncoder,
     fake_device,
     fake_server,
+    picture,
     wait_until,
 )
 
+from dsin.runtime.camera import open_camera
 from dsin.runtime.device import AnsweredFrame, SideCamera
 from dsin.runtime.errors import StreamError
+from dsin.runtime.files import write_image
 from dsin.runtime.rig_frame import SideUse
+from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
 
 
@@ -135,6 +140,47 @@ def test_a_recording_and_a_live_camera_are_no_pair() -> None:
         with pytest.raises(StreamError, match="live and the other"):
             y.finish()
         x.stop()
+
+
+@pytest.fixture
+def recorded_rig(tmp_path: Path) -> Path:
+    """Ten moments of both cameras as pictures, each known by its number."""
+    for side in ("left", "right"):
+        (tmp_path / side).mkdir()
+        for number in range(10):
+            write_image(tmp_path / side / f"{number:03}.png", picture(number))
+    return tmp_path
+
+
+def test_a_recording_is_paired_with_the_servers_own_side_of_it_round_after_round(
+    recorded_rig: Path,
+) -> None:
+    with (
+        ServerSides([str(recorded_rig)]) as sides,
+        fake_server(sides=sides) as server,
+    ):
+        camera = open_camera(str(recorded_rig), "left", fps=100, loop=True)
+        device = fake_device(server.address, camera=camera)
+        wait_until(lambda: len(server.frames) > 25)
+        device.stop()
+    for frame in server.frames:
+        assert frame.side_use is SideUse.PAIRED
+        assert frame.side is not None
+        assert frame.side.image[0, 0, 0] == frame.number % 10
+
+
+def test_another_recording_than_the_servers_is_refused(recorded_rig: Path) -> None:
+    with (
+        ServerSides([f"front={recorded_rig}"]) as sides,
+        fake_server(sides=sides) as server,
+    ):
+        other = FakeCamera(50, 10, clock="recording")
+        with pytest.raises(StreamError, match="play the same one on both sides"):
+            fake_device(server.address, camera=other).finish()
+        live = fake_device(server.address)
+        with pytest.raises(StreamError, match="is a recording, and this camera is live"):
+            live.finish()
+        fake_device(server.address, "rear").finish()  # has no side camera there
 
 
 def test_a_rig_over_the_memory_budget_waits_until_there_is_room() -> None:

@@ -31,6 +31,7 @@ from rig_fakes import (
 )
 from rig_server_process import ServerProcess, free_port
 
+from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.camera import CapturedFrame
 from dsin.runtime.clocks import now_ns
@@ -38,6 +39,7 @@ from dsin.runtime.device import AnsweredFrame, MadeFrame, SideCamera
 from dsin.runtime.rig_frame import SideUse
 from dsin.runtime.rpc import CREDITS
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.stream_client import Greeting
 
 SECOND = 1_000_000_000
 
@@ -168,19 +170,21 @@ class TrueCamera(FakeCamera):
         return frame
 
 
+@pytest.mark.parametrize("which", ["x", "y"])
 @pytest.mark.parametrize("step_s", [5.0, -5.0, 0.15, -0.15])
-def test_a_clock_that_steps_never_pairs_wrongly_in_silence(step_s: float) -> None:
+def test_a_clock_that_steps_never_pairs_wrongly_in_silence(step_s: float, which: str) -> None:
     step_ns = 0
 
     def stepping() -> int:
         return now_ns() + 3 * SECOND + step_ns
 
     policy = PairingPolicy(tolerance_ms=60, wait_ms=30)
-    x, y = TrueCamera(20, None, clock_ns=stepping), TrueCamera(20, None)
+    clock_x, clock_y = (stepping, now_ns) if which == "x" else (now_ns, stepping)
+    x, y = TrueCamera(20, None, clock_ns=clock_x), TrueCamera(20, None, clock_ns=clock_y)
     with fake_server(policy=policy) as server:
-        side = fake_device(server.address, camera=y, maker=SideCamera())
+        side = fake_device(server.address, camera=y, maker=SideCamera(), clock=clock_y)
         wait_until(lambda: any(r.side_connected for r in server.pool.status()))
-        device = fake_device(server.address, camera=x, clock=stepping)
+        device = fake_device(server.address, camera=x, clock=clock_x)
         wait_until(lambda: len(server.frames) > 20)
         before = len(server.frames)
         step_ns = round(step_s * SECOND)
@@ -317,6 +321,22 @@ def test_hostile_peers_are_shut_out_and_cost_a_good_rig_little() -> None:
     assert (counts.reconnects, counts.statuses) == (0, {"decoded": counts.answered})
     # The attackers share this process and its interpreter lock with the rig, hence the room.
     assert attacked_ms <= 2 * baseline_ms + 200
+
+
+def test_a_camera_that_never_reads_its_answers_is_ended() -> None:
+    """Its answers must not pile up in the server's memory."""
+    hello = Greeting("flood", "x", True, SIZE[1], SIZE[0], 0, CODEC, 3).message()
+    damaged = dsin_v1.CameraMessage(frame=dsin_v1.EncodedFrame(packet=b"damaged"))
+    messages = [dsin_v1.CameraMessage(hello=hello), *[damaged] * 20_000]
+    with (
+        fake_server() as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        call = channel.stream_stream(PATH)(m.SerializeToString() for m in messages)
+        wait_until(lambda: any(rig.rejected for rig in server.pool.status()))
+        wait_until(lambda: not server.pool.status()[0].camera_connected)
+        assert server.pool.status()[0].rejected < 5000
+        call.cancel()
 
 
 def test_a_stream_that_does_not_greet_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
