@@ -1,8 +1,8 @@
 """Threads that decode for all rigs in turn, so that no rig waits for another's backlog.
 
-    streams ─► Rig.waiting (the newest packet) ─┐
-    side cameras ─► Rig.sides ──────────────────┴► worker: decode; when idle, prepare side images
-                                                     └─► answer to the camera, RigFrame to the sinks
+    streams ─► Rig.waiting (two at most) ─┐
+    side cameras ─► Rig.sides ────────────┴► worker: decode; when idle, prepare side images
+                                               └─► answer to the camera, RigFrame to the sinks
 
 A worker decodes before it prepares: under load, side images of frames that are dropped anyway are
 never prepared.
@@ -124,7 +124,7 @@ class DecodePool:
             del self._rigs[name]
 
     def offer(self, rig: Rig, frame: ArrivedFrame) -> None:
-        """Decode this frame next, unless a newer one comes before."""
+        """Decode this frame when its turn comes."""
         with self._changed:
             rig.offer(frame)
             self._changed.notify()
@@ -185,16 +185,16 @@ class DecodePool:
         pauses: list[float] = []
         now_s = time.monotonic()
         for number, rig in enumerate(rigs[start:] + rigs[:start]):
-            if rig.waiting is None or rig.decoding:
+            if not rig.waiting or rig.decoding:
                 continue
             pause_s = rig.due(now_s)
-            side, use = rig.sides.choose(rig.waiting.paired_ns)
+            side, use = rig.sides.choose(rig.waiting[0].paired_ns)
             if pause_s > 0:
                 pauses.append(pause_s)
             elif side is None or not side.preparing:
                 self._turn = start + number + 1
-                frame, rig.waiting, rig.decoding = rig.waiting, None, True
-                return _Job(rig, frame, side, use), None
+                rig.decoding = True
+                return _Job(rig, rig.waiting.popleft(), side, use), None
         for rig in rigs:
             side = rig.sides.newest
             if rig.rate is not None and side is not None and side.fresh and not self._closing:
@@ -278,7 +278,7 @@ class DecodePool:
     def _look_ahead(self, rig: Rig) -> None:
         """Get the next side image of a recording, so that it is prepared while none waits."""
         newest = rig.sides.newest
-        if newest is not None and rig.waiting is None and rig.local is not None:
+        if newest is not None and not rig.waiting and rig.local is not None:
             self._fetch(rig, newest.captured_ns + rig.local.interval_ns)
 
 

@@ -11,7 +11,6 @@ server process of the demo also reads the originals.
 import multiprocessing
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -321,7 +320,7 @@ def _started(settings: Settings) -> Iterator[list[_Child]]:
             process = context.Process(
                 target=target, args=(theirs, settings), name=f"dsin-{name}", daemon=True
             )
-            with _ignored_interrupts():
+            with _blocked_interrupts():
                 process.start()
             theirs.close()
             children.append(_Child(name, process, ours))
@@ -334,16 +333,14 @@ def _started(settings: Settings) -> Iterator[list[_Child]]:
 
 
 @contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Children inherit that they ignore Ctrl-C: it is this process that ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _blocked_interrupts() -> Iterator[None]:
+    """Children inherit that Ctrl-C does not reach them: it is this process that ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        # One that came meanwhile is delivered now.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(child: _Child) -> None:

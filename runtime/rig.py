@@ -1,4 +1,4 @@
-"""What the server holds for one rig: the frame that waits, the side images, the counts.
+"""What the server holds for one rig: the frames that wait, the side images, the counts.
 
 Nothing here takes a lock: a rig is touched only under that of its pool (dsin.runtime.decode_pool).
 """
@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from dsin.runtime.bitstream import PacketHeader
 from dsin.runtime.clocks import Offset, now_ns
 from dsin.runtime.rig_frame import RigStatus, SideUse, SideView
+from dsin.runtime.rpc import CREDITS
 from dsin.runtime.side_buffer import PairingPolicy, SideBuffer
 
 LOG = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Rig:
         self.size = size
         self.sides = SideBuffer(policy)
         self.local = local
-        self.waiting: ArrivedFrame | None = None
+        self.waiting: deque[ArrivedFrame] = deque()
         self.decoding = False
         self.rate: int | None = None
         self.camera_connected = False
@@ -117,10 +118,11 @@ class Rig:
         return self.size[0] * self.size[1] * BYTES_PER_PIXEL
 
     def offer(self, frame: ArrivedFrame) -> None:
-        """Let a frame wait for decoding, in place of one that waits already."""
-        if self.waiting is not None:
-            self.finish(self.waiting, FrameStatus.SUPERSEDED)
-        self.waiting = frame
+        """Let a frame wait for decoding. More than the camera's credits wait only where frames of
+        an older connection are left; the oldest gives way then."""
+        while len(self.waiting) >= CREDITS:
+            self.finish(self.waiting.popleft(), FrameStatus.SUPERSEDED)
+        self.waiting.append(frame)
 
     def finish(
         self,
@@ -147,14 +149,14 @@ class Rig:
         self._counts[status.value] += 1
 
     def due(self, now_s: float) -> float:
-        """Seconds until the waiting frame should be decoded: 0 if its side image is there or
+        """Seconds until the next waiting frame should be decoded: 0 if its side image is there or
         cannot come any more."""
-        assert self.waiting is not None
-        _, use = self.sides.choose(self.waiting.paired_ns)
-        expected = self.side_connected and self.sides.may_come(self.waiting.paired_ns)
+        frame = self.waiting[0]
+        _, use = self.sides.choose(frame.paired_ns)
+        expected = self.side_connected and self.sides.may_come(frame.paired_ns)
         if use is SideUse.PAIRED or self.local is not None or not expected:
             return 0.0
-        deadline_s = self.waiting.queued_s + self.sides.policy.wait_ms / 1000
+        deadline_s = frame.queued_s + self.sides.policy.wait_ms / 1000
         return max(0.0, deadline_s - now_s)
 
     def _forget_old(self) -> None:
