@@ -136,6 +136,7 @@ class Rig:
             assert use is not None
             self._uses[use.value] += 1
             self._recent.append((time.monotonic(), len(frame.packet)))
+            self._forget_old(time.monotonic())
             self._newest_captured_ns = frame.captured_ns
         age_ms = (now_ns() - frame.captured_ns) / 1e6
         number = frame.header.frame_number
@@ -162,9 +163,7 @@ class Rig:
 
     def status(self) -> RigStatus:
         """Figures of this moment."""
-        now_s = time.monotonic()
-        while self._recent and now_s - self._recent[0][0] > RECENT_S:
-            self._recent.popleft()
+        self._forget_old(time.monotonic())
         offset = self.clock()
         newest = self._newest_captured_ns
         return RigStatus(
@@ -184,3 +183,8 @@ class Rig:
             clock_error_ms=None if offset is None else offset.error_ns / 1e6,
             device=dict(self.device),
         )
+
+    def _forget_old(self, now_s: float) -> None:
+        """Not only when somebody asks: maybe nobody ever does."""
+        while self._recent and now_s - self._recent[0][0] > RECENT_S:
+            self._recent.popleft()

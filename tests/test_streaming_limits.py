@@ -1,0 +1,64 @@
+"""What one rig can make the server hold or do, whatever it sends, and for however long."""
+
+import asyncio
+import queue
+import time
+from typing import Any, cast
+
+import grpc
+import pytest
+from hostile_peers import PATH
+from rig_fakes import (
+    CODEC,
+    SIZE,
+    FakeCamera,
+    FakeDecoder,
+    FakeEncoder,
+    fake_device,
+    fake_server,
+    wait_until,
+)
+
+from dsin.runtime import dsin_v1_pb2 as dsin_v1
+from dsin.runtime import rig_service
+from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.clocks import CameraClock
+from dsin.runtime.connected_camera import ConnectedCamera
+from dsin.runtime.errors import PacketError, StreamError
+from dsin.runtime.side_buffer import PairingPolicy
+
+SECOND = 1_000_000_000
+
+
+def hello(rig: str = "hostile", camera: int = dsin_v1.CAMERA_X) -> bytes:
+    return dsin_v1.CameraMessage(
+        hello=dsin_v1.Hello(
+            protocol=1, rig=rig, camera=camera, clock=dsin_v1.CLOCK_LIVE, width=SIZE[1],
+            height=SIZE[0], codec_id=CODEC, rate_points=3, session=1,
+        )
+    ).SerializeToString()  # fmt: skip
+
+
+def frame(number: int, packet: bytes | None = None) -> bytes:
+    if packet is None:
+        packet = pack_packet(PacketHeader(CODEC, SIZE[1], SIZE[0], 0, number, number), b"")
+    message = dsin_v1.EncodedFrame(packet=packet, timestamp_ns=number, frame_number=number)
+    return dsin_v1.CameraMessage(frame=message).SerializeToString()
+
+
+def ended(call: Any) -> tuple[grpc.StatusCode, str]:
+    """How the server ends a stream whose answers are not read before that."""
+    with pytest.raises(grpc.RpcError) as raised:
+        for _ in call:
+            pass
+    return raised.value.code(), raised.value.details()
+
+
+def test_figures_of_rates_do_not_grow_where_nobody_asks_for_them() -> None:
+    with fake_server() as server:
+        fake_device(server.address, fps=200, count=100).finish()
+        rig = server.pool._rigs["front"]
+        for number, (_, size) in enumerate(rig._recent):
+            rig._recent[number] = (time.monotonic() - 60, size)  # as if a minute had passed
+        fake_device(server.address, count=3).finish()
+        assert len(rig._recent) <= 3
