@@ -62,3 +62,22 @@ def test_figures_of_rates_do_not_grow_where_nobody_asks_for_them() -> None:
             rig._recent[number] = (time.monotonic() - 60, size)  # as if a minute had passed
         fake_device(server.address, count=3).finish()
         assert len(rig._recent) <= 3
+
+
+def test_an_answer_to_a_question_that_was_not_asked_ends_the_stream() -> None:
+    """Else a flood of them would keep the event loop busy for all rigs."""
+    reply = dsin_v1.ClockReply(server_send_ns=1, camera_receive_ns=2, camera_send_ns=3)
+    unasked = dsin_v1.CameraMessage(clock=reply).SerializeToString()
+    with fake_server() as server, grpc.insecure_channel(server.address) as channel:
+        code, reason = ended(channel.stream_stream(PATH)(iter([hello(), unasked])))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "was not asked" in reason
+
+
+def test_what_a_clock_remembers_does_not_grow_with_the_number_of_messages() -> None:
+    clock = CameraClock()
+    for n in range(20_000):
+        at = 1000 * SECOND + n * 10_000
+        clock.reply(at, at, at, at)
+        clock.watch(at, at)
+    assert len(clock._exchanges) + len(clock._quickest) < 2000
