@@ -89,6 +89,14 @@ class ConnectedCamera:
             self.end_status = code, reason
         self.ended.set()
 
+    async def next_message(self) -> dsin_v1.ServerMessage:
+        """What is to be sent next. A frame counts as under way until its answer is, so that
+        whoever does not read answers cannot let them pile up."""
+        message = await self.outgoing.get()
+        if message.HasField("ack"):
+            self._under_way -= 1
+        return message
+
     def send_probe(self) -> None:
         """Ask for the camera's time."""
         if len(self._asked) >= MOST_PROBES:
@@ -221,5 +229,4 @@ class ConnectedCamera:
         )
 
     def _send_ack(self, ack: dsin_v1.Ack) -> None:
-        self._under_way -= 1
         self.outgoing.put_nowait(dsin_v1.ServerMessage(ack=ack))

@@ -216,7 +216,7 @@ async def _read(camera: ConnectedCamera, context: Context) -> None:
 
 async def _write(camera: ConnectedCamera, context: Context) -> None:
     while True:
-        await context.write(await camera.outgoing.get())
+        await context.write(await camera.next_message())
 
 
 async def _probe(camera: ConnectedCamera) -> None:
