@@ -103,6 +103,7 @@ class RigService:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            camera.ended.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -220,7 +221,8 @@ async def _write(camera: ConnectedCamera, context: Context) -> None:
 
 
 async def _probe(camera: ConnectedCamera) -> None:
-    while True:
+    # Before Python 3.12 `wait_for` swallows a cancellation that comes just when its wait is over.
+    while not camera.ended.is_set():
         camera.send_probe()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(camera.doubted.wait(), PROBE_S)

@@ -90,3 +90,33 @@ def test_what_a_clock_remembers_does_not_grow_with_the_number_of_messages() -> N
         clock.reply(at, at, at, at)
         clock.watch(at, at)
     assert len(clock._exchanges) + len(clock._quickest) < 2000
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_asking_for_the_clock_ends_when_it_is_told_to_at_any_moment(steps: int) -> None:
+    """In Python before 3.12 `asyncio.wait_for` can swallow a cancellation."""
+
+    async def doubt_then_end() -> bool:
+        camera = cast(ConnectedCamera, ProbedCamera())
+        probing = asyncio.create_task(rig_service._probe(camera))
+        await asyncio.sleep(0.05)
+        camera.doubted.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        camera.ended.set()
+        probing.cancel()
+        done, _ = await asyncio.wait([probing], timeout=0.3)
+        if not done:
+            probing.cancel()
+        return bool(done)
+
+    assert asyncio.run(doubt_then_end())
+
+
+class ProbedCamera:
+    def __init__(self) -> None:
+        self.doubted = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def send_probe(self) -> None:
+        pass
