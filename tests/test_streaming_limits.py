@@ -120,3 +120,10 @@ class ProbedCamera:
 
     def send_probe(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), 1e300])
+def test_a_wait_without_end_is_refused(limit: float) -> None:
+    """A thread that was told to wait so long would die of it."""
+    with pytest.raises(StreamError, match="wait_ms"):
+        PairingPolicy(wait_ms=limit)
