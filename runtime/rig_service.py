@@ -28,6 +28,7 @@ HELLO_S = 5.0
 """A stream that has not said who it is by then is ended."""
 PROBE_S = 1.0
 """A camera's clock is asked for that often, and at once when it seems to have stepped."""
+_REPLACED = grpc.StatusCode.ABORTED, "a newer connection of this camera came"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -68,7 +69,7 @@ class RigService:
         key = (camera.rig.name, camera.kind)
         replaced = self._cameras.get(key)
         if replaced is not None:
-            replaced.end(grpc.StatusCode.ABORTED, "a newer connection of this camera came")
+            replaced.end(*_REPLACED)
         self._cameras[key] = camera
         camera.connected(True)
         LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
@@ -149,6 +150,7 @@ class RigService:
         size = hello.height, hello.width
         local = self._sides.recorded(hello.rig)
         self._check_own_side(hello, local.size if local else self._sides.live_size(hello.rig))
+        self._make_way(hello, size)
         try:
             rig = self._pool.open_rig(hello.rig, size, local)
         except NoRoomError as error:
@@ -156,6 +158,17 @@ class RigService:
         except StreamError as error:
             raise _unfit(str(error)) from error
         return ConnectedCamera(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
+
+    def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> None:
+        """End this camera's connection from before, if its pictures had another size: it may seem
+        to live for seconds after the camera has started again."""
+        before = self._cameras.get((hello.rig, hello.camera))
+        if before is None or before.rig.size == size:
+            return
+        if (hello.rig, 3 - hello.camera) not in self._cameras:
+            before.end(*_REPLACED)
+            before.connected(False)
+            del self._cameras[hello.rig, before.kind]
 
     def _check_name(self, rig: str, context: Context) -> None:
         printable = rig.isprintable() and "/" not in rig and rig not in (".", "..")

@@ -127,3 +127,22 @@ def test_a_wait_without_end_is_refused(limit: float) -> None:
     """A thread that was told to wait so long would die of it."""
     with pytest.raises(StreamError, match="wait_ms"):
         PairingPolicy(wait_ms=limit)
+
+
+def test_a_camera_that_starts_again_with_another_size_takes_its_own_place() -> None:
+    """Its connection from before may seem to live for some seconds."""
+
+    class Wide(FakeCamera):
+        size = (16, 48)
+
+    with fake_server() as server, grpc.insecure_channel(server.address) as channel:
+        silent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        silent.put(hello("front"))
+        call = channel.stream_stream(PATH)(iter(silent.get, b""))
+        next(call)
+        wait_until(lambda: server.pool.status()[0].camera_connected)
+        again = fake_device(server.address, count=None, camera=Wide(20), maker=FakeEncoder())
+        wait_until(lambda: again.result is not None or server.pool.status()[0].width == 48)
+        again.stop()
+        assert ended(call)[0] is grpc.StatusCode.ABORTED
+        silent.put(b"")
