@@ -101,6 +101,7 @@ class Rig:
         self.device: dict[str, float] = {}
         self.last_frame: tuple[int, int] | None = None
         """Session and number of the newest frame that came."""
+        self._told_s = float("-inf")
         self._counts: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()
@@ -141,6 +142,13 @@ class Rig:
         age_ms = (now_ns() - frame.captured_ns) / 1e6
         number = frame.header.frame_number
         frame.answer(Outcome(number, status, use, decode_ms, age_ms, reason))
+
+    def complain(self, what: str) -> None:
+        """Log what is wrong with it; at most once a second, so that no rig fills the log."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= 1.0:
+            self._told_s = now_s
+            LOG.warning("rig %s, %s", self.name, what)
 
     def count(self, status: FrameStatus) -> None:
         """Count a frame that never came to wait."""

@@ -146,3 +146,16 @@ def test_a_camera_that_starts_again_with_another_size_takes_its_own_place() -> N
         again.stop()
         assert ended(call)[0] is grpc.StatusCode.ABORTED
         silent.put(b"")
+
+
+def test_failures_of_one_rig_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with fake_server() as server:
+        def fail(*_: object) -> None:
+            raise PacketError("payload is damaged")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FakeDecoder, "decode_parts", fail)
+            counts = fake_device(server.address, fps=400, count=200).finish()
+    told = [r for r in caplog.records if "payload is damaged" in r.getMessage()]
+    assert counts.statuses["rejected"] > 20
+    assert 1 <= len(told) <= 4
