@@ -162,7 +162,7 @@ class FrameSlot:
         self._frame: CapturedFrame | None = None
         self._ended = False
         self._stopping = False
-        self._fault: DsinError | None = None
+        self._fault: BaseException | None = None
         self._replaced = 0
         self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
         self._thread.start()
@@ -184,15 +184,18 @@ class FrameSlot:
             return self._ended and self._frame is None
 
     def take(self, timeout_s: float) -> CapturedFrame | None:
-        """The newest frame not yet taken; None if none came in time, or none will. Raises
-        FrameError for a recording that cannot be read."""
+        """The newest frame not yet taken; None if none came in time, or none will."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
             frame, self._frame = self._frame, None
             self._changed.notify_all()
-            if frame is None and self._fault is not None:
-                raise self._fault
             return frame
+
+    def raise_fault(self) -> None:
+        """Once it has ended: raise what ended it, such as FrameError for a recording that cannot
+        be read."""
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> None:
         """Stop capturing."""
@@ -213,7 +216,7 @@ class FrameSlot:
                     continue
                 if frame is not None:
                     self._put(frame)
-        except DsinError as error:
+        except BaseException as error:  # told by `raise_fault`, in the device's thread
             self._fault = error
         finally:
             with self._changed:
@@ -333,6 +336,7 @@ class Device:
                 self._tell(stream, slot)
         stream.wait_until_empty()
         self._tell(stream, slot)
+        slot.raise_fault()
 
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)

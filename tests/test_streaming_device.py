@@ -1,0 +1,41 @@
+"""What ends a device, and what must not: faults of its camera, its own code, its surroundings."""
+
+import threading
+
+import pytest
+from rig_fakes import FakeCamera, FakeEncoder, fake_device, fake_server
+
+from dsin.runtime.camera import CapturedFrame
+from dsin.runtime.device import AnsweredFrame, MadeFrame, SideCamera
+from dsin.runtime.errors import DsinError, FrameError, StreamError
+from dsin.runtime.rpc import split_address
+
+
+class Slow(FakeEncoder):
+    """Is busy while the camera fails."""
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        threading.Event().wait(0.05)
+        return super().make(frame)
+
+
+class Failing(FakeCamera):
+    """A recording whose fifth picture cannot be had."""
+
+    fault: Exception = FrameError("picture 4 is damaged")
+
+    def newest(self, timeout_s: float) -> CapturedFrame | None:
+        if self._next == 4:
+            raise self.fault
+        return super().newest(timeout_s)
+
+
+@pytest.mark.parametrize("fault", [FrameError("picture 4 is damaged"), ValueError("a mistake")])
+def test_a_recording_that_fails_is_not_taken_for_one_that_ended(fault: Exception) -> None:
+    camera = Failing(100, 20, clock="recording", every=True)
+    camera.fault = fault
+    with fake_server() as server:
+        device = fake_device(server.address, camera=camera, maker=Slow(), every=True)
+        with pytest.raises(type(fault), match=str(fault)):
+            device.finish()
+        assert server.numbers("front") == [0, 1, 2, 3]
