@@ -39,3 +39,18 @@ def test_a_recording_that_fails_is_not_taken_for_one_that_ended(fault: Exception
         with pytest.raises(type(fault), match=str(fault)):
             device.finish()
         assert server.numbers("front") == [0, 1, 2, 3]
+
+
+def test_a_fault_in_what_takes_answers_ends_the_device_with_it() -> None:
+    """Not a thread, after which the device would connect again every ten seconds for ever."""
+
+    def fail(frame: AnsweredFrame) -> None:
+        raise BrokenPipeError("nobody reads the report")
+
+    class Reporting(list[AnsweredFrame]):
+        append = staticmethod(fail)  # type: ignore[assignment]
+
+    with fake_server() as server:
+        device = fake_device(server.address, count=None, answers=Reporting())
+        with pytest.raises(BrokenPipeError):
+            device.finish(5)
