@@ -54,3 +54,14 @@ def test_a_fault_in_what_takes_answers_ends_the_device_with_it() -> None:
         device = fake_device(server.address, count=None, answers=Reporting())
         with pytest.raises(BrokenPipeError):
             device.finish(5)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_for_the_internet_is_not_asked_the_way_to_this_machine(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with fake_server() as server:
+        assert fake_device(server.address, give_up_s=1.0).finish().answered > 0
