@@ -99,7 +99,11 @@ def camera_channel(address: str, certificates: Certificates | None) -> grpc.Chan
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of HOST:PORT; an IPv6 host stands in brackets. Raises StreamError."""
     host, colon, port = address.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if ":" in host and not bracketed:
+        # gRPC would take ::1:7000 for a host without a port.
+        raise StreamError(f"{address!r} is not HOST:PORT: an IPv6 host stands in brackets")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise StreamError(f"{address!r} is not HOST:PORT")
     return host, int(port)

@@ -65,3 +65,10 @@ def test_a_proxy_for_the_internet_is_not_asked_the_way_to_this_machine(
     monkeypatch.setenv(name, "http://127.0.0.1:9")
     with fake_server() as server:
         assert fake_device(server.address, give_up_s=1.0).finish().answered > 0
+
+
+@pytest.mark.parametrize("address", ["::1:7000", "ipv4:127.0.0.1:7000", "dns:localhost:7000"])
+def test_an_address_means_what_it_says(address: str) -> None:
+    """gRPC takes ::1:7000 for the machine ::1:7000, which is not this one."""
+    with pytest.raises(StreamError, match="brackets"):
+        split_address(address)
