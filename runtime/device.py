@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import pack_packet
+from dsin.runtime.bitstream import MAX_PAYLOAD, pack_packet
 from dsin.runtime.camera import Camera, CapturedFrame
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.encoder import Encoder
@@ -31,6 +31,7 @@ from dsin.runtime.stream_client import CameraStream, ConnectionLostError, Greeti
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 STATUS_S = 1.0
+MAX_PICTURE_BYTES = MAX_PAYLOAD
 POLL_S = 0.25
 """How soon a wait notices that the device is to stop."""
 
@@ -131,10 +132,15 @@ class SideCamera:
         self._quality = quality
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
-        """Encode a picture."""
+        """Encode a picture. Raises DsinError for one that is too large to be sent."""
         watch = Stopwatch()
         with watch.stage("picture"):
             data = encode_picture(frame.image, self._quality)
+        if len(data) > MAX_PICTURE_BYTES:
+            raise DsinError(
+                f"a picture of {len(data)} bytes is over the limit of {MAX_PICTURE_BYTES}: "
+                "send smaller ones, or JPEG (--quality)"
+            )
         stages = {"capture": frame.capture_ms, **watch.ms}
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, data, None, stages)
 

@@ -67,6 +67,16 @@ def test_a_proxy_for_the_internet_is_not_asked_the_way_to_this_machine(
         assert fake_device(server.address, give_up_s=1.0).finish().answered > 0
 
 
+def test_a_picture_that_no_message_can_hold_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsin.runtime.device.MAX_PICTURE_BYTES", 50)
+    with fake_server() as server:
+        device = fake_device(server.address, maker=SideCamera())
+        with pytest.raises(DsinError, match="--quality"):
+            device.finish()
+
+
 @pytest.mark.parametrize("address", ["::1:7000", "ipv4:127.0.0.1:7000", "dns:localhost:7000"])
 def test_an_address_means_what_it_says(address: str) -> None:
     """gRPC takes ::1:7000 for the machine ::1:7000, which is not this one."""
