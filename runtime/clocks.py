@@ -17,6 +17,8 @@ DRIFT_PPM = 200
 GUARD_NS = 25_000_000
 """A frame that was under way so much longer than the quickest, or arrived so much before it was
 sent, may have a timestamp of a clock that has stepped."""
+_EXCHANGES, _FRAMES = 32, 512
+"""Remembered at most, however many come within WINDOW_S: each is looked at for each frame."""
 
 _ANCHOR_NS = time.time_ns() - time.monotonic_ns()
 
@@ -48,8 +50,8 @@ class CameraClock:
     """
 
     def __init__(self) -> None:
-        self._exchanges: deque[_Exchange] = deque()
-        self._quickest: deque[tuple[int, int]] = deque()
+        self._exchanges: deque[_Exchange] = deque(maxlen=_EXCHANGES)
+        self._quickest: deque[tuple[int, int]] = deque(maxlen=_FRAMES)
         self.steps = 0
         """How often the clock was found to have stepped."""
         self._in_doubt = False

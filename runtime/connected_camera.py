@@ -32,6 +32,9 @@ _SIDE_USE = {
     SideUse.CLOCK_UNCERTAIN: dsin_v1.CLOCK_UNCERTAIN,
 }
 
+MOST_PROBES = 16
+"""Questions for a camera's time that it may leave unanswered; then no more are asked."""
+
 
 class RefusedError(Exception):
     """A stream is ended with this status; `reason` is for the camera's user."""
@@ -66,6 +69,7 @@ class ConnectedCamera:
         self._loop = loop
         self._session = hello.session
         self._clock = CameraClock()
+        self._asked: set[int] = set()
         self._under_way = 0
         self._last_side: int | None = None
 
@@ -85,17 +89,20 @@ class ConnectedCamera:
             self.end_status = code, reason
         self.ended.set()
 
-    def sending(self, message: dsin_v1.ServerMessage) -> None:
-        """Note that a message leaves now. Frames count as under way until then, so that a camera
-        that does not read cannot have answers pile up."""
-        if message.WhichOneof("message") == "ack":
+    async def next_message(self) -> dsin_v1.ServerMessage:
+        """What is to be sent next. A frame counts as under way until its answer is, so that
+        whoever does not read answers cannot let them pile up."""
+        message = await self.outgoing.get()
+        if message.HasField("ack"):
             self._under_way -= 1
+        return message
 
     def send_probe(self) -> None:
-        """Ask for the camera's time, unless it has not even read what was sent before."""
-        if self.outgoing.qsize() > CREDITS:
-            return
+        """Ask for the camera's time."""
+        if len(self._asked) >= MOST_PROBES:
+            return  # it has many to answer already
         probe = dsin_v1.ClockProbe(server_send_ns=now_ns())
+        self._asked.add(probe.server_send_ns)
         self.outgoing.put_nowait(dsin_v1.ServerMessage(probe=probe))
 
     async def take(self, message: dsin_v1.CameraMessage) -> None:
@@ -109,10 +116,7 @@ class ConnectedCamera:
             self._count_under_way()
             await self._take_side(message.side, received_ns)
         elif kind == "clock":
-            reply = message.clock
-            self._clock.reply(
-                reply.server_send_ns, reply.camera_receive_ns, reply.camera_send_ns, received_ns
-            )
+            self._take_clock(message.clock, received_ns)
         elif kind == "status":
             device = {field.name: float(value) for field, value in message.status.ListFields()}
             self._pool.change(self.rig, device=device)
@@ -125,6 +129,16 @@ class ConnectedCamera:
     def _take_own_side(self, view: SideView, captured_ns: int) -> None:
         """A picture of the server's live side camera, in that camera's thread."""
         self._pool.offer_side(self.rig, view, captured_ns)
+
+    def _take_clock(self, reply: dsin_v1.ClockReply, received_ns: int) -> None:
+        if reply.server_send_ns not in self._asked:
+            raise RefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT, "a clock reply to what was not asked"
+            )
+        self._asked.remove(reply.server_send_ns)
+        self._clock.reply(
+            reply.server_send_ns, reply.camera_receive_ns, reply.camera_send_ns, received_ns
+        )
 
     def _count_under_way(self) -> None:
         self._under_way += 1

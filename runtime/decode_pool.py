@@ -208,7 +208,7 @@ class DecodePool:
         try:
             prepared = worker.prepare(job.rig.name, job.side.view, job.rig.rate)
         except DsinError as error:
-            LOG.warning("rig %s, side image %d: %s", job.rig.name, job.side.view.number, error)
+            job.rig.complain(f"side image {job.side.view.number}: {error}")
         finally:
             with self._changed:
                 job.side.prepared, job.side.preparing = prepared, False
@@ -225,7 +225,7 @@ class DecodePool:
             self._on_frame(done)
         except DsinError as error:
             reason = str(error)
-            LOG.warning("rig %s, frame %d: %s", rig.name, frame.header.frame_number, error)
+            rig.complain(f"frame {frame.header.frame_number}: {error}")
         finally:
             with self._changed:
                 rig.decoding, rig.rate = False, frame.rate
@@ -267,7 +267,7 @@ class DecodePool:
         try:
             view = rig.local.near(paired_ns)
         except FrameError as error:
-            LOG.warning("rig %s decodes without its side image: %s", rig.name, error)
+            rig.complain(f"decoding without its side image: {error}")
             view = None
         with self._changed:
             known = rig.sides.newest

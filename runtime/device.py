@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import pack_packet
+from dsin.runtime.bitstream import MAX_PAYLOAD, pack_packet
 from dsin.runtime.camera import Camera, CapturedFrame
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.encoder import Encoder
@@ -31,6 +31,7 @@ from dsin.runtime.stream_client import CameraStream, ConnectionLostError, Greeti
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 STATUS_S = 1.0
+MAX_PICTURE_BYTES = MAX_PAYLOAD
 POLL_S = 0.25
 """How soon a wait notices that the device is to stop."""
 
@@ -131,10 +132,15 @@ class SideCamera:
         self._quality = quality
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
-        """Encode a picture."""
+        """Encode a picture. Raises DsinError for one that is too large to be sent."""
         watch = Stopwatch()
         with watch.stage("picture"):
             data = encode_picture(frame.image, self._quality)
+        if len(data) > MAX_PICTURE_BYTES:
+            raise DsinError(
+                f"a picture of {len(data)} bytes is over the limit of {MAX_PICTURE_BYTES}: "
+                "send smaller ones, or JPEG (--quality)"
+            )
         stages = {"capture": frame.capture_ms, **watch.ms}
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, data, None, stages)
 
@@ -162,7 +168,7 @@ class FrameSlot:
         self._frame: CapturedFrame | None = None
         self._ended = False
         self._stopping = False
-        self._fault: DsinError | None = None
+        self._fault: BaseException | None = None
         self._replaced = 0
         self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
         self._thread.start()
@@ -184,15 +190,18 @@ class FrameSlot:
             return self._ended and self._frame is None
 
     def take(self, timeout_s: float) -> CapturedFrame | None:
-        """The newest frame not yet taken; None if none came in time, or none will. Raises
-        FrameError for a recording that cannot be read."""
+        """The newest frame not yet taken; None if none came in time, or none will."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
             frame, self._frame = self._frame, None
             self._changed.notify_all()
-            if frame is None and self._fault is not None:
-                raise self._fault
             return frame
+
+    def raise_fault(self) -> None:
+        """Once it has ended: raise what ended it, such as FrameError for a recording that cannot
+        be read."""
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> None:
         """Stop capturing."""
@@ -213,7 +222,7 @@ class FrameSlot:
                     continue
                 if frame is not None:
                     self._put(frame)
-        except DsinError as error:
+        except BaseException as error:  # told by `raise_fault`, in the device's thread
             self._fault = error
         finally:
             with self._changed:
@@ -334,6 +343,7 @@ class Device:
                 self._tell(stream, slot)
         stream.wait_until_empty()
         self._tell(stream, slot)
+        slot.raise_fault()
 
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)

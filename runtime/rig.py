@@ -102,6 +102,7 @@ class Rig:
         self.device: dict[str, float] = {}
         self.last_frame: tuple[int, int] | None = None
         """Session and number of the newest frame that came."""
+        self._told_s = float("-inf")
         self._counts: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()
@@ -138,11 +139,18 @@ class Rig:
             assert use is not None
             self._uses[use.value] += 1
             self._recent.append((time.monotonic(), len(frame.packet)))
-            self._forget_old()
+            self._forget_old(time.monotonic())
             self._newest_captured_ns = frame.captured_ns
         age_ms = (now_ns() - frame.captured_ns) / 1e6
         number = frame.header.frame_number
         frame.answer(Outcome(number, status, use, decode_ms, age_ms, reason))
+
+    def complain(self, what: str) -> None:
+        """Log what is wrong with it; at most once a second, so that no rig fills the log."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= 1.0:
+            self._told_s = now_s
+            LOG.warning("rig %s, %s", self.name, what)
 
     def count(self, status: FrameStatus) -> None:
         """Count a frame that never came to wait."""
@@ -159,14 +167,9 @@ class Rig:
         deadline_s = frame.queued_s + self.sides.policy.wait_ms / 1000
         return max(0.0, deadline_s - now_s)
 
-    def _forget_old(self) -> None:
-        now_s = time.monotonic()
-        while self._recent and now_s - self._recent[0][0] > RECENT_S:
-            self._recent.popleft()
-
     def status(self) -> RigStatus:
         """Figures of this moment."""
-        self._forget_old()
+        self._forget_old(time.monotonic())
         offset = self.clock()
         newest = self._newest_captured_ns
         return RigStatus(
@@ -186,3 +189,8 @@ class Rig:
             clock_error_ms=None if offset is None else offset.error_ns / 1e6,
             device=dict(self.device),
         )
+
+    def _forget_old(self, now_s: float) -> None:
+        """Not only when somebody asks: maybe nobody ever does."""
+        while self._recent and now_s - self._recent[0][0] > RECENT_S:
+            self._recent.popleft()

@@ -28,6 +28,7 @@ HELLO_S = 5.0
 """A stream that has not said who it is by then is ended."""
 PROBE_S = 1.0
 """A camera's clock is asked for that often, and at once when it seems to have stepped."""
+_REPLACED = grpc.StatusCode.ABORTED, "a newer connection of this camera came"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -68,7 +69,7 @@ class RigService:
         key = (camera.rig.name, camera.kind)
         replaced = self._cameras.get(key)
         if replaced is not None:
-            replaced.end(grpc.StatusCode.ABORTED, "a newer connection of this camera came")
+            replaced.end(*_REPLACED)
         self._cameras[key] = camera
         camera.connected(True)
         LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
@@ -103,6 +104,7 @@ class RigService:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            camera.ended.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,6 +152,7 @@ class RigService:
         self._check_own_side(hello, local.size if local else self._sides.live_size(hello.rig))
         if local is not None:
             _check_same_recording(hello, local)
+        self._make_way(hello, size)
         try:
             rig = self._pool.open_rig(hello.rig, size, local)
         except NoRoomError as error:
@@ -157,6 +160,17 @@ class RigService:
         except StreamError as error:
             raise _unfit(str(error)) from error
         return ConnectedCamera(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
+
+    def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> None:
+        """End this camera's connection from before, if its pictures had another size: it may seem
+        to live for seconds after the camera has started again."""
+        before = self._cameras.get((hello.rig, hello.camera))
+        if before is None or before.rig.size == size:
+            return
+        if (hello.rig, 3 - hello.camera) not in self._cameras:
+            before.end(*_REPLACED)
+            before.connected(False)
+            del self._cameras[hello.rig, before.kind]
 
     def _check_name(self, rig: str, context: Context) -> None:
         printable = rig.isprintable() and "/" not in rig and rig not in (".", "..")
@@ -227,13 +241,12 @@ async def _read(camera: ConnectedCamera, context: Context) -> None:
 
 async def _write(camera: ConnectedCamera, context: Context) -> None:
     while True:
-        message = await camera.outgoing.get()
-        camera.sending(message)
-        await context.write(message)
+        await context.write(await camera.next_message())
 
 
 async def _probe(camera: ConnectedCamera) -> None:
-    while True:
+    # Before Python 3.12 `wait_for` swallows a cancellation that comes just when its wait is over.
+    while not camera.ended.is_set():
         camera.send_probe()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(camera.doubted.wait(), PROBE_S)

@@ -84,18 +84,26 @@ def camera_channel(address: str, certificates: Certificates | None) -> grpc.Chan
     Raises StreamError for an unusable address or file, and for one beyond loopback without TLS.
     """
     host, _ = split_address(address)
+    options = CAMERA_OPTIONS
+    if is_loopback(host):
+        # A proxy that the environment names (http_proxy) would look for the server on its machine.
+        options = [*CAMERA_OPTIONS, ("grpc.enable_http_proxy", 0)]
     if certificates is None:
         check_plaintext(host)
-        return grpc.insecure_channel(address, options=CAMERA_OPTIONS)
+        return grpc.insecure_channel(address, options=options)
     authority, certificate, key = certificates.read()
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    return grpc.secure_channel(address, credentials, options=CAMERA_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of HOST:PORT; an IPv6 host stands in brackets. Raises StreamError."""
     host, colon, port = address.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if ":" in host and not bracketed:
+        # gRPC would take ::1:7000 for a host without a port.
+        raise StreamError(f"{address!r} is not HOST:PORT: an IPv6 host stands in brackets")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise StreamError(f"{address!r} is not HOST:PORT")
     return host, int(port)
@@ -106,13 +114,17 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by an address of loopback or the name localhost."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def check_plaintext(host: str) -> None:
     """Raise StreamError for a host beyond loopback."""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+    if not is_loopback(host):
         raise StreamError(
             f"{host} is not on this machine: plaintext is for loopback only; give certificates "
             "(--ca, --cert, --key)"

@@ -18,6 +18,8 @@ from dsin.runtime.rig_frame import SideUse, SideView
 if TYPE_CHECKING:
     from dsin.runtime.decode_worker import Prepared
 
+MOST_WAIT_MS = 60_000.0
+"""Nobody waits longer for a side image, and threads cannot be told to wait for ever."""
 KEPT = 4
 """Side images kept for each rig."""
 PREPARED = 2
@@ -33,6 +35,8 @@ class PairingPolicy:
     max_age_ms: float = 300.0
 
     def __post_init__(self) -> None:
+        if not self.wait_ms <= MOST_WAIT_MS:
+            raise StreamError(f"wait_ms of the pairing must be {MOST_WAIT_MS:.0f} at most")
         for name in ("tolerance_ms", "wait_ms", "max_age_ms"):
             if not getattr(self, name) >= 0:
                 raise StreamError(f"{name} of the pairing must be 0 or more")

@@ -79,7 +79,7 @@ class CameraStream:
 
     `on_ack` is called in a thread of the stream for each answer. Entering raises
     ConnectionLostError if no server answers, StreamError if it refuses; so do the other methods
-    once the connection is lost.
+    once the connection is lost. What `on_ack` raises ends the stream and is raised by them too.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class CameraStream:
         self._credits = 0
         self._under_way = 0
         self._last_answer_s = time.monotonic()
-        self._fault: StreamError | None = None
+        self._fault: Exception | None = None
         self._closing = False
         self._call: Any = None
         self._listener = threading.Thread(target=self._listen, name="rig-answers", daemon=True)
@@ -173,9 +173,11 @@ class CameraStream:
         try:
             for message in self._call:
                 self._take(message)
-            fault: StreamError = ConnectionLostError(f"the server at {self._address} ended")
+            fault: Exception = ConnectionLostError(f"the server at {self._address} ended")
         except grpc.RpcError as error:
             fault = self._explained(error)
+        except Exception as error:  # of `on_ack`: it ends the device, not this thread alone
+            fault = error
         with self._changed:
             self._fault = fault
             self._changed.notify_all()
