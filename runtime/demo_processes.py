@@ -101,11 +101,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Finished:
-    """All is done; `seconds` is the device's time from the first frame to the last answer. Frames
-    that were not decoded were dropped on the device."""
+    """All is done; `seconds` is the device's time from the first frame to the last answer,
+    `captured` how many frames there were meanwhile."""
 
     seconds: float = 0.0
-    dropped: int = 0
     captured: int = 0
 
 
@@ -142,7 +141,7 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         )  # fmt: skip
         threading.Thread(target=_stop_when_told, args=(pipe, device), daemon=True).start()
         counts = device.run()
-        pipe.send(Finished(time.monotonic() - start, counts.dropped, counts.captured))
+        pipe.send(Finished(time.monotonic() - start, counts.captured))
 
 
 def _report(pipe: Connection, frame: AnsweredFrame) -> None:
