@@ -16,7 +16,7 @@ from types import TracebackType
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
-from dsin.runtime.camera import open_camera
+from dsin.runtime.camera import PlayedRecording
 from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, StreamError
@@ -24,6 +24,7 @@ from dsin.runtime.files import write_image
 from dsin.runtime.frames import FrameSource, frames_per_second, open_source
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.rate_control import RateController
+from dsin.runtime.recordings import open_recording
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.serve import ServeOptions, serving
 from dsin.runtime.stream import warm_up
@@ -130,10 +131,10 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         maker = EncodedCamera(encoder, settings.rate, settings.controller(encoder.bundle, source))
         warm_up(encoder, source.size)
         address: str = pipe.recv()
-        camera = open_camera(
-            settings.spec, "left", frames=settings.frames, fps=settings.fps,
-            loop=settings.repeats, every=settings.fps is None,
-        )  # fmt: skip
+        recording = open_recording(settings.spec, "left", settings.frames)
+        camera = PlayedRecording(
+            recording, fps=settings.fps, loop=settings.repeats, every=settings.fps is None
+        )
         start = time.monotonic()
         device = Device(
             camera, maker, address, "demo", every=settings.fps is None, give_up_s=5.0,

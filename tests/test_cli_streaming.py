@@ -269,10 +269,10 @@ class TestTwoCommands:
     ) -> None:
         status, lines = stream(
             plain_server.port, "--plaintext", "--source", drive, "--rig", "again", "--bundle",
-            bundle, "--loop", "--every", "--frames", 3,
+            bundle, "--loop", "--every", "--frames", FRAMES + 2,
         )  # fmt: skip
         assert status == 0
-        assert decoded(lines[-1]) == 3
+        assert decoded(lines[-1]) == FRAMES + 2
 
 
 def packets(recording: Path) -> int:
