@@ -83,8 +83,9 @@ class PlayedRecording:
     `newest`, or `start_s` on time.monotonic's clock: two cameras of one rig that are given the same
     start stay together. A start in the past begins with the frame that exists now. Frames that are
     skipped are not read. With `loop`, numbers and timestamps go on increasing in each round, as if
-    the recording came again one interval after its end; `frames` ends that. With `every`, nothing is skipped and each
-    frame exists as soon as it is asked for. Timestamps are the recording's, whatever the pace.
+    the recording came again one interval after its end; `frames` ends that, after so many captured
+    ones. With `every`, nothing is skipped and each frame exists as soon as it is asked for.
+    Timestamps are the recording's, whatever the pace.
     Raises FrameError for a rate that is none, or a first frame that cannot be read.
     """
 
@@ -109,9 +110,8 @@ class PlayedRecording:
         self.captured = 0
         self.skipped = 0
         self._recording = recording
-        endless = float("inf") if frames is None else frames
-        self._end = endless if loop else min(endless, len(recording))
-        self._every, self._start_s = every, start_s
+        self._frames = frames
+        self._loop, self._every, self._start_s = loop, every, start_s
         self._slower = 1.0 if fps is None else recorded / fps
         self._origin_ns = recording.timestamp_ns(0)
         self._round_ns = self._offset_ns(len(recording) - 1) + round(1e9 / recorded)
@@ -124,7 +124,7 @@ class PlayedRecording:
 
     @property
     def ended(self) -> bool:
-        return self._next >= self._end or self._closed.is_set()
+        return self._next > self._last() or self._closed.is_set()
 
     def newest(self, timeout_s: float) -> CapturedFrame | None:
         """As Camera has it; FrameError for a file that cannot be read, and then the next one."""
@@ -134,7 +134,7 @@ class PlayedRecording:
             return self._take(self._next, self._now())
         if not self._wait_for_next(timeout_s):
             return None
-        number = max(self._next, self._newest_at(self._now()))
+        number = int(min(max(self._next, self._newest_at(self._now())), self._last()))
         return self._take(number, self._exists_s(number))
 
     def close(self) -> None:
@@ -189,8 +189,15 @@ class PlayedRecording:
             return -1
         rounds, within_ns = divmod(elapsed_ns, self._round_ns)
         count = len(self._recording)
-        number = rounds * count + bisect_right(range(count), within_ns, key=self._offset_ns) - 1
-        return int(min(number, self._end - 1))
+        if rounds and not self._loop:
+            return count - 1
+        return rounds * count + bisect_right(range(count), within_ns, key=self._offset_ns) - 1
+
+    def _last(self) -> float:
+        """Number of the last frame, infinite where there is none."""
+        recorded = math.inf if self._loop else len(self._recording) - 1
+        left = math.inf if self._frames is None else self._frames - self.captured
+        return min(recorded, self._next + left - 1)
 
 
 def open_camera(
@@ -206,9 +213,9 @@ def open_camera(
     """A live camera (`camera:…`, `gst:…`: see live_camera) or a recording (see open_recording).
 
     `side` picks the camera of a stereo recording. `fps` plays a recording at another rate, or asks
-    a live camera for one. `frames` ends after so many captured frames, repeated ones included. `loop`, `every` and
-    `start_s` are PlayedRecording's and only for recordings. Raises FrameError for what cannot be
-    opened.
+    a live camera for one. `frames` ends after so many captured frames, repeated ones included.
+    `loop`, `every` and `start_s` are PlayedRecording's and only for recordings. Raises FrameError
+    for what cannot be opened.
     """
     from dsin.runtime.live_camera import LiveCamera
     from dsin.runtime.live_devices import is_live

@@ -211,6 +211,14 @@ def stream(
         bool,
         typer.Option("--every", help="Drop no frame of a recording, however long it takes."),
     ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="HH:MM:SS",
+            help="When a recording begins; the same for cameras x and y of a rig [now].",
+        ),
+    ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
@@ -258,6 +266,7 @@ def stream(
         frames=frames,
         loop=loop,
         every=every,
+        start=start,
         quality=quality,
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,

@@ -9,7 +9,10 @@ _CLOSED_IN_TLS = (
     "certificate (of another authority, expired, or not one for clients); its log tells"
 )
 _CLOSED = "it closed the connection: if it asks for TLS, give --ca, --cert and --key"
-_TLS_CAUSES = (
+Causes = tuple[tuple[str, str], ...]
+"""What gRPC's details contain, and what it means."""
+
+_TLS_CAUSES: Causes = (
     (
         "certificate has expired",
         "the server's certificate, or that of the authority (--ca), has expired, unless the clock "
@@ -33,8 +36,8 @@ _TLS_CAUSES = (
     ("Socket closed", _CLOSED_IN_TLS),
     ("Connection reset", _CLOSED_IN_TLS),
 )
-_PLAINTEXT_CAUSES = (("Socket closed", _CLOSED), ("Connection reset", _CLOSED))
-_CAUSES = (
+_PLAINTEXT_CAUSES: Causes = (("Socket closed", _CLOSED), ("Connection reset", _CLOSED))
+_CAUSES: Causes = (
     ("Connection refused", "nothing listens there; does dsin serve run?"),
     ("errors resolving", "there is no host of that name"),
     ("HTTP/2", "what answers there is no dsin serve"),

@@ -28,8 +28,7 @@ def check_packages(*, health: bool, http: bool) -> None:
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise StreamError(
-            f"dsin serve needs {' and '.join(missing)}, not installed here: "
-            "pip install 'dsin[serve]'"
+            f"serving needs {', '.join(missing)}, not installed here: pip install 'dsin[serve]'"
         )
 
 

@@ -5,6 +5,8 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, datetime
+from datetime import time as time_of_day
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
@@ -40,6 +42,9 @@ class StreamOptions:
     frames: int | None = None
     loop: bool = False
     every: bool = False
+    start: str | None = None
+    """HH:MM:SS of today at which a recording begins: two cameras that are given the same one stay
+    together, whenever they are started."""
     quality: int | None = None
     certificates: Certificates | None = None
     give_up_s: float | None = None
@@ -51,7 +56,7 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
     side: Side = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
-        every=options.every,
+        every=options.every, start_s=_start_s(options.start),
     )  # fmt: skip
     try:
         if options.camera == "y":
@@ -64,6 +69,17 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
             return _run(options, camera, maker, announce)
     finally:
         camera.close()
+
+
+def _start_s(start: str | None) -> float | None:
+    """That time of day on the clock of time.monotonic. Raises DsinError."""
+    if start is None:
+        return None
+    try:
+        moment = datetime.combine(date.today(), time_of_day.fromisoformat(start))
+    except ValueError as error:
+        raise DsinError(f"--start {start}: give a time of day, HH:MM:SS") from error
+    return time.monotonic() + moment.timestamp() - time.time()
 
 
 def warm_up(encoder: Encoder, size: tuple[int, int]) -> None:

@@ -228,16 +228,17 @@ class TestTwoCommands:
         self, plain_server: Server, drive: Path, bundle: Path, start: Callable[..., Process]
     ) -> None:
         where = f"localhost:{plain_server.port}", "--plaintext", "--source", drive, "--rig", "two"
-        y = start(Process, "stream", *where, "--camera", "y", "--every", "--loop")
+        together = "--loop", "--start", time.strftime("%H:%M:%S")
+        y = start(Process, "stream", *where, "--camera", "y", *together)
         url = plain_server.wait_for(r"^metrics at (http://127.0.0.1:\d+/metrics)$")[1]
         y.wait_for("^connected")
         status, lines = stream(
-            plain_server.port, *where[1:], "--bundle", bundle, "--loop", "--frames", 2 * FRAMES,
+            plain_server.port, *where[1:], "--bundle", bundle, *together, "--frames", 2 * FRAMES,
         )  # fmt: skip
         assert status == 0, lines
         assert decoded(lines[-1])
         assert metric(url, 'dsin_frames_total{rig="two",status="decoded"}') == decoded(lines[-1])
-        assert metric(url, 'dsin_side_use_total{rig="two",use="paired"}')
+        assert metric(url, 'dsin_side_total{rig="two",use="paired"}')
         assert y.end(signal.SIGTERM) == 0
         assert "stored" in y.lines[-1]
 
@@ -408,6 +409,7 @@ class TestMistakes:
             ([*THERE, "--source", "none"], "there is no 'none'"),
             ([*THERE, "--fps", "0"], "ask for more than 0"),
             ([*THERE, "--kbps", "-1"], "above 0"),
+            ([*THERE, "--start", "noon"], "give a time of day, HH:MM:SS"),
         ],
     )
     def test_of_stream(self, dsin: Dsin, arguments: list[str], complaint: str) -> None:
