@@ -87,8 +87,9 @@ class PlayedRecording:
     `newest`, or `start_s` on time.monotonic's clock: two cameras of one rig that are given the same
     start stay together. A start in the past begins with the frame that exists now. Frames that are
     skipped are not read. With `loop`, numbers and timestamps go on increasing in each round, as if
-    the recording came again one interval after its end. With `every`, nothing is skipped and each
-    frame exists as soon as it is asked for. Timestamps are the recording's, whatever the pace.
+    the recording came again one interval after its end; `frames` ends that, after so many captured
+    ones. With `every`, nothing is skipped and each frame exists as soon as it is asked for.
+    Timestamps are the recording's, whatever the pace.
     Raises FrameError for a rate that is none, or a first frame that cannot be read.
     """
 
@@ -99,6 +100,7 @@ class PlayedRecording:
         fps: float | None = None,
         loop: bool = False,
         every: bool = False,
+        frames: int | None = None,
         start_s: float | None = None,
         now: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] | None = None,
@@ -112,6 +114,7 @@ class PlayedRecording:
         self.captured = 0
         self.skipped = 0
         self._recording = recording
+        self._frames = frames
         self._loop, self._every, self._start_s = loop, every, start_s
         self._slower = 1.0 if fps is None else recorded / fps
         self._origin_ns = recording.timestamp_ns(0)
@@ -126,8 +129,7 @@ class PlayedRecording:
 
     @property
     def ended(self) -> bool:
-        over = not self._loop and self._next >= len(self._recording)
-        return over or self._closed.is_set()
+        return self._next > self._last() or self._closed.is_set()
 
     def newest(self, timeout_s: float) -> CapturedFrame | None:
         """As Camera has it; FrameError for a file that cannot be read, and then the next one."""
@@ -137,7 +139,7 @@ class PlayedRecording:
             return self._take(self._next, self._now())
         if not self._wait_for_next(timeout_s):
             return None
-        number = max(self._next, self._newest_at(self._now()))
+        number = int(min(max(self._next, self._newest_at(self._now())), self._last()))
         return self._take(number, self._exists_s(number))
 
     def close(self) -> None:
@@ -196,6 +198,12 @@ class PlayedRecording:
             return count - 1
         return rounds * count + bisect_right(range(count), within_ns, key=self._offset_ns) - 1
 
+    def _last(self) -> float:
+        """Number of the last frame, infinite where there is none."""
+        recorded = math.inf if self._loop else len(self._recording) - 1
+        left = math.inf if self._frames is None else self._frames - self.captured
+        return min(recorded, self._next + left - 1)
+
 
 def open_camera(
     spec: str,
@@ -210,16 +218,19 @@ def open_camera(
     """A live camera (`camera:…`, `gst:…`: see live_camera) or a recording (see open_recording).
 
     `side` picks the camera of a stereo recording. `fps` plays a recording at another rate, or asks
-    a live camera for one. `frames` ends after so many captured frames. `loop`, `every` and
-    `start_s` are PlayedRecording's and only for recordings. Raises FrameError for what cannot be
-    opened.
+    a live camera for one. `frames` ends after so many captured frames, repeated ones included.
+    `loop`, `every` and `start_s` are PlayedRecording's and only for recordings. Raises FrameError
+    for what cannot be opened.
     """
     from dsin.runtime.live_camera import LiveCamera
     from dsin.runtime.live_devices import is_live
 
     if not is_live(spec):
-        recording = open_recording(spec, side, frames)
-        return PlayedRecording(recording, fps=fps, loop=loop, every=every, start_s=start_s)
+        # What is repeated may have fewer frames than are wanted.
+        recording = open_recording(spec, side, None if loop else frames)
+        return PlayedRecording(
+            recording, fps=fps, loop=loop, every=every, frames=frames, start_s=start_s
+        )
     if loop or every or start_s is not None:
         raise FrameError(f"{spec} is a live camera: only recordings can be repeated or paced")
     return LiveCamera(spec, fps=fps, frames=frames)

@@ -68,8 +68,9 @@ class DemoReport:
 
     `bpp` is the mean over frames of 8·bytes of the packet, header included, per pixel; PSNR is the
     mean over frames of RGB PSNR in dB. `fps` counts from the first frame taken to the last one
-    decoded. Stages are named device.*, side.* (what the server computes from its own view ahead
-    of the packet) and server.*. End to end is from a taken frame to the server's acknowledgement.
+    decoded; `dropped` frames existed and were not decoded, or their answer was lost. Stages are
+    named device.*, side.* (what the server computes from its own view ahead of the packet) and
+    server.*. End to end is from a taken frame to the server's acknowledgement.
     """
 
     frames: int
@@ -238,10 +239,7 @@ class _Results:
     def report(self) -> DemoReport:
         """The figures at the end. Raises StreamError if frames are missing."""
         self._progress.end()
-        if self._sent.keys() != self._served.keys() or not self._sent:
-            raise StreamError(
-                f"the device sent {len(self._sent)} frames, the server decoded {len(self._served)}"
-            )
+        self._forget_unanswered()
         served = self._served.values()
         stages: dict[str, list[float]] = {}
         for sent in self._sent.values():
@@ -256,10 +254,22 @@ class _Results:
             psnr_db=round(_mean([frame.psnr_db for frame in served]), 4),
             psnr_db_no_side=round(_mean([frame.psnr_db_no_side for frame in served]), 4),
             fps=round(len(served) / self._device.seconds, 3),
-            dropped=self._device.dropped,
+            dropped=self._device.captured - len(served),
             stages={name: Percentiles.of(times) for name, times in stages.items()},
             end_to_end_ms=Percentiles.of([sent.end_to_end_ms for sent in self._sent.values()]),
         )
+
+    def _forget_unanswered(self) -> None:
+        """Frames at a pace may get lost, and count as dropped; of all frames none may."""
+        both = self._sent.keys() & self._served.keys()
+        every = self._settings.fps is None
+        if not both or (every and len(both) < len(self._sent.keys() | self._served.keys())):
+            raise StreamError(
+                f"frames were lost between the processes: the device has answers to "
+                f"{len(self._sent)}, the server decoded {len(self._served)}"
+            )
+        self._sent = {number: self._sent[number] for number in both}
+        self._served = {number: self._served[number] for number in both}
 
 
 class _Progress:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
-from dsin.runtime.camera import open_camera
+from dsin.runtime.camera import PlayedRecording
 from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, StreamError
@@ -24,6 +24,7 @@ from dsin.runtime.files import write_image
 from dsin.runtime.frames import FrameSource, frames_per_second, open_source
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.rate_control import RateController
+from dsin.runtime.recordings import open_recording
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.serve import ServeOptions, serving
 from dsin.runtime.stream import warm_up
@@ -101,11 +102,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Finished:
-    """All is done; `seconds` is the device's time from the first frame to the last answer. Frames
-    that were not decoded were dropped on the device."""
+    """All is done; `seconds` is the device's time from the first frame to the last answer,
+    `captured` how many frames there were meanwhile."""
 
     seconds: float = 0.0
-    dropped: int = 0
     captured: int = 0
 
 
@@ -131,10 +131,10 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         maker = EncodedCamera(encoder, settings.rate, settings.controller(encoder.bundle, source))
         warm_up(encoder, source.size)
         address: str = pipe.recv()
-        camera = open_camera(
-            settings.spec, "left", frames=settings.frames, fps=settings.fps,
-            loop=settings.repeats, every=settings.fps is None,
-        )  # fmt: skip
+        recording = open_recording(settings.spec, "left", settings.frames)
+        camera = PlayedRecording(
+            recording, fps=settings.fps, loop=settings.repeats, every=settings.fps is None
+        )
         start = time.monotonic()
         device = Device(
             camera, maker, address, "demo", every=settings.fps is None, give_up_s=5.0,
@@ -142,7 +142,7 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         )  # fmt: skip
         threading.Thread(target=_stop_when_told, args=(pipe, device), daemon=True).start()
         counts = device.run()
-        pipe.send(Finished(time.monotonic() - start, counts.dropped, counts.captured))
+        pipe.send(Finished(time.monotonic() - start, counts.captured))
 
 
 def _report(pipe: Connection, frame: AnsweredFrame) -> None:

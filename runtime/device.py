@@ -65,7 +65,7 @@ class AnsweredFrame:
 @dataclass
 class DeviceCounts:
     """Since the start: frames captured, never encoded, sent, answered, sent in vain; and how often
-    the connection was made again. `statuses` counts answers by status."""
+    it was tried to connect again. `statuses` counts answers by status."""
 
     captured: int = 0
     dropped: int = 0
@@ -247,8 +247,10 @@ class Device:
 
     `every` sends all frames of a recording, however long that takes. `give_up_s` ends the attempts
     to reach a server (None: never). `on_frame` is called for each answer, in a thread of the
-    stream. `run` returns at the end of the source or after `stop`; it raises StreamError if the
-    server refuses or was out of reach for too long, DsinError for a camera that fails.
+    stream, `on_news` with a line when a connection is made and when it is lost or cannot be made
+    for a new reason; without it they are logged. `run` returns at the end of the source or after
+    `stop`; it raises StreamError if the server refuses or was out of reach for too long, DsinError
+    for a camera that fails.
     """
 
     def __init__(
@@ -262,6 +264,7 @@ class Device:
         every: bool = False,
         give_up_s: float | None = None,
         on_frame: Callable[[AnsweredFrame], None] = lambda frame: None,
+        on_news: Callable[[str], None] | None = None,
         clock: Callable[[], int] = now_ns,
     ) -> None:
         height, width = camera.size
@@ -277,6 +280,7 @@ class Device:
         self._every = every
         self._give_up_s = give_up_s
         self._on_frame = on_frame
+        self._on_news = on_news
         self._clock = clock
         self._stop = threading.Event()
         self._under_way: dict[int, MadeFrame] = {}
@@ -305,7 +309,7 @@ class Device:
                         self._address, self._certificates, self._greeting, self._answered,
                         clock=self._clock,
                     ) as stream:  # fmt: skip
-                        LOG.info("rig %s streams to %s", self._greeting.rig, self._address)
+                        self._say(logging.INFO, f"connected to {self._address}")
                         pause_s, told = FIRST_PAUSE_S, ""
                         self._pump(stream, slot)
                         return self._final(slot)
@@ -316,7 +320,7 @@ class Device:
                     if self._gave_up(since_s):
                         raise
                     if str(error) != told:
-                        LOG.warning("%s; trying again", error)
+                        self._say(logging.WARNING, f"{error}; trying again")
                         told = str(error)
                 self.counts.reconnects += 1
                 self._stop.wait(pause_s * random.uniform(0.8, 1.0))
@@ -324,6 +328,12 @@ class Device:
             return self._final(slot)
         finally:
             slot.close()
+
+    def _say(self, level: int, line: str) -> None:
+        if self._on_news is None:
+            LOG.log(level, "rig %s: %s", self._greeting.rig, line)
+        else:
+            self._on_news(line)
 
     def _gave_up(self, since_s: float) -> bool:
         return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s

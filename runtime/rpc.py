@@ -5,6 +5,7 @@ of the camera's certificate. Without TLS only loopback addresses are allowed.
 """
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,40 @@ class Certificates:
     key: Path
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Their contents. Raises StreamError for a file that cannot be read or is none."""
-        return _pem(self.authority), _pem(self.certificate), _pem(self.key)
+        """Their contents. Raises StreamError for a file that cannot be read or is none, and for a
+        key that is of another certificate."""
+        contents = _pem(self.authority), _pem(self.certificate), _pem(self.key)
+        self._check()
+        return contents
+
+    def _check(self) -> None:
+        """gRPC would only say that there is no handshake."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # With a password, if only an empty one, an encrypted key fails instead of asking.
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise StreamError(
+                    f"{self.key} is not the private key of {self.certificate}"
+                ) from error
+            raise StreamError(
+                f"{self.certificate} and {self.key} are no certificate with its private key, "
+                f"unencrypted ({error.reason or error})"
+            ) from error
+        try:
+            context.load_verify_locations(self.authority)
+        except ssl.SSLError as error:
+            raise StreamError(f"{self.authority} holds no certificate") from error
+
+
+def check_camera(address: str, certificates: Certificates | None) -> None:
+    """Raise StreamError for what `camera_channel` would not take."""
+    host, _ = split_address(address)
+    if certificates is None:
+        check_plaintext(host)
+    else:
+        certificates.read()
 
 
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:

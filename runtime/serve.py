@@ -23,9 +23,10 @@ from dsin.runtime.decode_worker import DecodeWorker, FleetWorker, LocalWorker
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import StreamError
-from dsin.runtime.outputs import Outputs
+from dsin.runtime.outputs import FileSink, Outputs
 from dsin.runtime.rig_frame import RigFrame, RigStatus, Sink
-from dsin.runtime.rpc import Certificates, check_plaintext, join_address, split_address
+from dsin.runtime.rpc import Certificates, join_address
+from dsin.runtime.serve_checks import check_address, check_http_ports, check_packages
 from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
 from dsin.runtime.sink_runner import SinkRunner
@@ -68,12 +69,15 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that runs; `urls` are those of its HTTP servers."""
+    """A server that runs; `urls` are those of its page, `metrics_urls` of metrics alone."""
 
     host: str
     port: int
     urls: Sequence[str]
+    metrics_urls: Sequence[str]
     status: Callable[[], list[RigStatus]]
+    files: Sequence[FileSink]
+    """The outputs; each tells which files it has begun."""
 
     @property
     def address(self) -> str:
@@ -89,15 +93,16 @@ def serving(
 ) -> Iterator[Serving]:
     """A server while the block lasts. `on_frame` is called by the decoding threads and may make
     them wait, which sinks never do. Raises DsinError for whatever cannot be had."""
-    host, port = split_address(options.address)
-    if options.certificates is None:
-        check_plaintext(host)
+    host, port = check_address(options.address, options.certificates)
+    ports = [("--web", options.web), ("--metrics", options.metrics)]
+    http = any(number is not None for _, number in ports)
+    check_packages(health=options.health, http=http)
+    check_http_ports(options.web_host, ports)
     opened = bundle or open_bundle(options.bundle)
     with ExitStack() as stack:
         sides = ServerSides(options.sides)
         sinks = _Sinks()
         stack.callback(sinks.close)
-        sinks.add(options.outputs.open())
         workers = _open_workers(stack, options, opened, sides.sizes or [USUAL_SIZE])
 
         def take(frame: RigFrame) -> None:
@@ -106,7 +111,10 @@ def serving(
 
         budget_mib = _half_of_memory_mib() if options.budget_mib is None else options.budget_mib
         pool = stack.enter_context(DecodePool(workers, options.policy, take, budget_mib=budget_mib))
-        urls = _serve_http(stack, options, opened, pool.status, sinks)
+        urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks)
+        # After whatever may still fail, so that nothing is begun in vain.
+        files = options.outputs.open()
+        sinks.add(files)
         stack.enter_context(sides)
         server = stack.enter_context(
             StreamServer(
@@ -114,7 +122,7 @@ def serving(
                 certificates=options.certificates, sides=sides, health=options.health,
             )
         )  # fmt: skip
-        yield Serving(host, server.port, urls, pool.status)
+        yield Serving(host, server.port, urls, metrics_urls, pool.status, files)
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -127,8 +135,25 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         announce(f"serving at {server.address} ({kind})")
         for url in server.urls:
             announce(f"open {url}")
+        for url in server.metrics_urls:
+            announce(f"metrics at {url}metrics")
         stop.wait()
         announce("stopping")
+    for line in _summary(server):
+        announce(line)
+
+
+def _summary(server: Serving) -> Iterator[str]:
+    """What became of the frames, and where they are."""
+    for rig in server.status():
+        uses = ", ".join(f"{count} {use}" for use, count in rig.side_uses.items() if count)
+        yield (
+            f"rig {rig.rig}: {rig.decoded} decoded (side image: {uses or 'none'}), "
+            f"{rig.superseded} superseded, {rig.rejected} rejected"
+        )
+    for sink in server.files:
+        if sink.paths:
+            yield f"{sink.name}: {', '.join(map(str, sink.paths))}"
 
 
 class _Sinks:
@@ -159,10 +184,10 @@ def _serve_http(
     bundle: Bundle,
     status: Callable[[], list[RigStatus]],
     sinks: _Sinks,
-) -> list[str]:
-    """Start the HTTP servers that are wanted, and tell where they are."""
+) -> tuple[list[str], list[str]]:
+    """Start the HTTP servers that are wanted; URLs of the page, and of metrics alone."""
     if options.web is None and options.metrics is None:
-        return []
+        return [], []
     from dsin.runtime.health import Health
     from dsin.runtime.http_server import HttpServer
     from dsin.runtime.prometheus_metrics import Metrics, SinkCounts
@@ -174,19 +199,21 @@ def _serve_http(
     )
     health = Health(status)
     own: list[Sink] = [metrics]
-    groups = {options.metrics: [metrics.routes(), health.routes()]}
+    alone = [metrics.routes(), health.routes()]
+    urls: list[str] = []
+    metrics_urls: list[str] = []
     if options.web is not None:
         page = WebPage(status, patch=bundle.search.patch)
         own.append(page)
-        groups[options.web] = [page.routes(), metrics.routes(), health.routes()]
-    servers = [
-        stack.enter_context(HttpServer(options.web_host, port, routes))
-        for port, routes in groups.items()
-        if port is not None
-    ]
+        routes = [page.routes(), *alone]
+        urls.append(stack.enter_context(HttpServer(options.web_host, options.web, routes)).url)
+    # With the port of the page, metrics are beside it.
+    if options.metrics is not None and (options.metrics != options.web or options.metrics == 0):
+        server = stack.enter_context(HttpServer(options.web_host, options.metrics, alone))
+        metrics_urls.append(server.url)
     sinks.add(own)
     stack.callback(health.stop)
-    return [server.url for server in servers]
+    return urls, metrics_urls
 
 
 def _open_workers(

@@ -1,11 +1,12 @@
 """`dsin stream`: a camera, an encoder and the way to the server, put together."""
 
-import json
 import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import date, datetime
+from datetime import time as time_of_day
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
@@ -15,7 +16,7 @@ from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError
 from dsin.runtime.frames import Side
 from dsin.runtime.rate_control import RateController
-from dsin.runtime.rpc import Certificates
+from dsin.runtime.rpc import Certificates, check_camera
 
 LOG = logging.getLogger(__name__)
 USUAL_FPS = 10.0
@@ -41,6 +42,9 @@ class StreamOptions:
     frames: int | None = None
     loop: bool = False
     every: bool = False
+    start: str | None = None
+    """HH:MM:SS of today at which a recording begins: two cameras that are given the same one stay
+    together, whenever they are started."""
     quality: int | None = None
     certificates: Certificates | None = None
     give_up_s: float | None = None
@@ -48,10 +52,11 @@ class StreamOptions:
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or SIGINT or SIGTERM. Raises DsinError."""
+    check_camera(options.address, options.certificates)
     side: Side = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
-        every=options.every,
+        every=options.every, start_s=_start_s(options.start),
     )  # fmt: skip
     try:
         if options.camera == "y":
@@ -64,6 +69,17 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
             return _run(options, camera, maker, announce)
     finally:
         camera.close()
+
+
+def _start_s(start: str | None) -> float | None:
+    """That time of day on the clock of time.monotonic. Raises DsinError."""
+    if start is None:
+        return None
+    try:
+        moment = datetime.combine(date.today(), time_of_day.fromisoformat(start))
+    except ValueError as error:
+        raise DsinError(f"--start {start}: give a time of day, HH:MM:SS") from error
+    return time.monotonic() + moment.timestamp() - time.time()
 
 
 def warm_up(encoder: Encoder, size: tuple[int, int]) -> None:
@@ -95,12 +111,15 @@ def _run(
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
         every=options.every, give_up_s=options.give_up_s, on_frame=report.add,
+        on_news=announce,
     )  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: device.stop())
     height, width = camera.size
-    announce(f"streaming {options.source} ({width}x{height}) as camera {options.camera} "
-             f"of rig {options.rig} to {options.address}")  # fmt: skip
+    announce(
+        f"connecting to {options.address} as camera {options.camera} of rig {options.rig}: "
+        f"{options.source}, {width}x{height}"
+    )
     counts = device.run()
     announce(report.line(counts))
     if counts.answered == 0 and counts.captured:
@@ -136,15 +155,14 @@ class _Report:
             self._ages.clear()
 
     def line(self, counts: DeviceCounts) -> str:
-        """The end of it."""
+        """The end of it: what became of each frame."""
         seconds = time.monotonic() - self._start_s
+        ends = [f"{count} {status}" for status, count in counts.statuses.items()]
+        ends.append(f"{counts.dropped} dropped")
+        if counts.lost:
+            ends.append(f"{counts.lost} lost")
+        tries = f", {counts.reconnects} attempts to connect again" if counts.reconnects else ""
         return (
-            f"{counts.captured} frames captured, {counts.dropped} dropped, {counts.answered} "
-            f"answered {json.dumps(counts.statuses)}, {counts.lost} lost, {counts.reconnects} "
-            f"reconnections, {seconds:.1f} s"
+            f"{counts.captured} frames in {seconds:.1f} s: {', '.join(ends)}; "
+            f"{counts.sent_bytes / 1000:.1f} kB sent{tries}"
         )
-
-
-def counts_json(counts: DeviceCounts) -> dict[str, object]:
-    """Plain data for `json.dump`."""
-    return asdict(counts)

@@ -17,8 +17,9 @@ import grpc
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.clocks import now_ns
+from dsin.runtime.connection_faults import likely_cause
 from dsin.runtime.errors import StreamError
-from dsin.runtime.rpc import METHOD, SERVICE, Certificates, camera_channel
+from dsin.runtime.rpc import METHOD, SERVICE, Certificates, camera_channel, split_address
 
 LOG = logging.getLogger(__name__)
 WELCOME_S = 5.0
@@ -34,6 +35,8 @@ _FINAL = {
     grpc.StatusCode.ABORTED,
 }
 """Another attempt would end the same way."""
+_FOR_NOW = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
+"""The server is there and gives a reason that may pass."""
 
 
 class ConnectionLostError(StreamError):
@@ -93,6 +96,7 @@ class CameraStream:
     ) -> None:
         self._address = address
         self._channel = camera_channel(address, certificates)
+        self._tls = certificates is not None
         self._greeting = greeting
         self._on_ack = on_ack
         self._clock = clock
@@ -206,7 +210,13 @@ class CameraStream:
         code, details = error.code(), " ".join((error.details() or "").split())
         if code in _FINAL:
             return StreamError(f"the server at {self._address} refused: {details}")
-        return ConnectionLostError(f"no server at {self._address}: {details[:300]}")
+        if code in _FOR_NOW:
+            return ConnectionLostError(f"the server at {self._address} refused: {details}")
+        LOG.info("%s: %s: %s", self._address, code.name, details)
+        if self._credits:
+            return ConnectionLostError(f"lost the server at {self._address}: {details[:300]}")
+        cause = likely_cause(details, split_address(self._address)[0], tls=self._tls)
+        return ConnectionLostError(f"cannot connect to {self._address}: {cause}")
 
     def _close(self) -> None:
         self._outgoing.put(None)

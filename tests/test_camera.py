@@ -246,6 +246,22 @@ def test_a_rate_that_is_none(fps: float) -> None:
         parse_camera_spec("camera:0", fps)
 
 
+@pytest.mark.parametrize("start_s", [None, -100.0])
+def test_a_repeated_recording_ends_after_so_many_frames(start_s: float | None) -> None:
+    ticks = iter(0.01 * n for n in range(10_000))
+    camera = PlayedRecording(
+        Counted(3), loop=True, frames=7, start_s=start_s, now=lambda: next(ticks),
+        wait=lambda _: None,
+    )  # fmt: skip
+    numbers = []
+    while not camera.ended:
+        if frame := camera.newest(1.0):
+            numbers.append(frame.number)
+    assert numbers == list(range(numbers[0], numbers[0] + 7))
+    assert (numbers[0] > 100) == (start_s is not None)
+    assert (camera.captured, camera.skipped) == (7, 0)
+
+
 def test_recordings_and_cameras_are_told_apart(tmp_path: Path) -> None:
     for number in range(3):
         assert cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((4, 5, 3), number, np.uint8))
