@@ -136,9 +136,12 @@ class ConnectedCamera:
                 grpc.StatusCode.INVALID_ARGUMENT, "a clock reply to what was not asked"
             )
         self._asked.remove(reply.server_send_ns)
+        steps, first = self._clock.steps, self._clock.offset() is None
         self._clock.reply(
             reply.server_send_ns, reply.camera_receive_ns, reply.camera_send_ns, received_ns
         )
+        if self.letter == "y" and self.live and (first or self._clock.steps != steps):
+            self._pool.forget_sides(self.rig)
 
     def _count_under_way(self) -> None:
         self._under_way += 1
@@ -192,10 +195,11 @@ class ConnectedCamera:
             return
         self._last_side = number
         sent_ns = self._sent_ns(side)
-        self._watch(sent_ns, received_ns)
+        doubt = self._watch(sent_ns, received_ns)
         captured_ns = self._clock.to_server(sent_ns - 1000 * side.held_us, received_ns)
         view = SideView(image, number, side.timestamp_ns)
-        self._pool.offer_side(self.rig, view, captured_ns if self.live else side.timestamp_ns)
+        paired_ns = captured_ns if self.live else side.timestamp_ns
+        self._pool.offer_side(self.rig, view, paired_ns, doubt and self.live)
         self._send_ack(dsin_v1.Ack(frame_number=number, status=dsin_v1.STORED))
 
     def _sent_ns(self, frame: "dsin_v1.EncodedFrame | dsin_v1.SideFrame") -> int:

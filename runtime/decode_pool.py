@@ -120,10 +120,17 @@ class DecodePool:
             rig.offer(frame)
             self._changed.notify()
 
-    def offer_side(self, rig: Rig, view: SideView, paired_ns: int) -> None:
-        """Keep a side image, and prepare it when there is time."""
+    def offer_side(self, rig: Rig, view: SideView, paired_ns: int, in_doubt: bool = False) -> None:
+        """Keep a side image, and prepare it when there is time. `in_doubt`: its camera's clock may
+        have stepped."""
         with self._changed:
-            rig.store_side(view, paired_ns)
+            rig.store_side(view, paired_ns, in_doubt)
+            self._changed.notify()
+
+    def forget_sides(self, rig: Rig) -> None:
+        """Let go of side images whose times turned out to be wrong."""
+        with self._changed:
+            rig.sides.clear()
             self._changed.notify()
 
     def change(self, rig: Rig, **attributes: object) -> None:
@@ -246,7 +253,7 @@ class DecodePool:
             packet=frame.packet,
             decoded=decoded,
             side=None if side is None else side.view,
-            side_use=_use(use, decoded, frame),
+            side_use=_use(use, decoded, frame, side),
             stage_ms=stages,
         )
 
@@ -271,10 +278,11 @@ class DecodePool:
             self._fetch(rig, newest.captured_ns + rig.local.interval_ns)
 
 
-def _use(use: SideUse, decoded: Decoded, frame: ArrivedFrame) -> SideUse:
+def _use(use: SideUse, decoded: Decoded, frame: ArrivedFrame, side: StoredSide | None) -> SideUse:
     """What to tell of the side image after decoding."""
     if use is SideUse.MISSING:
         return use
     if not decoded.used_side:
         return SideUse.UNRELATED
-    return SideUse.CLOCK_UNCERTAIN if frame.clock_in_doubt else use
+    in_doubt = frame.clock_in_doubt or (side is not None and side.in_doubt)
+    return SideUse.CLOCK_UNCERTAIN if in_doubt else use

@@ -154,9 +154,9 @@ class Rig:
         """Count a frame that never came to wait."""
         self._counts[status.value] += 1
 
-    def store_side(self, view: SideView, paired_ns: int) -> StoredSide:
-        """Keep a side image."""
-        return self.sides.add(view, paired_ns)
+    def store_side(self, view: SideView, paired_ns: int, in_doubt: bool = False) -> StoredSide:
+        """Keep a side image; `in_doubt`: its camera's clock may have stepped."""
+        return self.sides.add(view, paired_ns, in_doubt)
 
     def due(self, now_s: float) -> float:
         """Seconds until the waiting frame should be decoded: 0 if its side image is there or

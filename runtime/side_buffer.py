@@ -48,6 +48,8 @@ class StoredSide:
 
     view: SideView
     captured_ns: int
+    in_doubt: bool = False
+    """Its camera's clock may have stepped: `captured_ns` may be wrong."""
     prepared: "Prepared | None" = None
     preparing: bool = False
     fresh: bool = field(default=True, repr=False)
@@ -61,9 +63,9 @@ class SideBuffer:
         self.policy = policy
         self._stored: deque[StoredSide] = deque(maxlen=KEPT)
 
-    def add(self, view: SideView, captured_ns: int) -> StoredSide:
+    def add(self, view: SideView, captured_ns: int, in_doubt: bool = False) -> StoredSide:
         """Keep a side image; what was prepared of older ones is let go of."""
-        stored = StoredSide(view, captured_ns)
+        stored = StoredSide(view, captured_ns, in_doubt)
         self._stored.append(stored)
         for old in list(self._stored)[:-PREPARED]:
             old.prepared = None
