@@ -2,7 +2,9 @@
 
 import asyncio
 import queue
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
@@ -16,6 +18,7 @@ from rig_fakes import (
     FakeEncoder,
     fake_device,
     fake_server,
+    picture,
     wait_until,
 )
 
@@ -25,6 +28,8 @@ from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.clocks import CameraClock
 from dsin.runtime.connected_camera import ConnectedCamera
 from dsin.runtime.errors import PacketError, StreamError
+from dsin.runtime.frames import Image
+from dsin.runtime.server_side import RecordedSide, ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
 
 SECOND = 1_000_000_000
@@ -160,3 +165,44 @@ def test_failures_of_one_rig_do_not_fill_the_log(caplog: pytest.LogCaptureFixtur
     told = [r for r in caplog.records if "payload is damaged" in r.getMessage()]
     assert counts.statuses["rejected"] > 20
     assert 1 <= len(told) <= 4
+
+
+class OneReader:
+    """A recording that, as video files, cannot be read by two threads at once."""
+
+    size = SIZE
+
+    def __init__(self) -> None:
+        self._reading = threading.Lock()
+
+    def __len__(self) -> int:
+        return 10
+
+    def timestamp_ns(self, number: int) -> int:
+        return number * SECOND // 10
+
+    def image(self, number: int) -> Image:
+        assert self._reading.acquire(blocking=False), "read by two threads at once"
+        time.sleep(0.005)
+        self._reading.release()
+        return picture(number)
+
+
+def test_a_recording_is_the_side_camera_of_several_rigs_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsin.runtime.server_side.open_recording", lambda *_: OneReader())
+    sides = ServerSides(["recording"])
+    front, rear = sides.recorded("front"), sides.recorded("rear")
+    assert front is not None
+    assert rear is not None
+
+    def read(side: RecordedSide, first: int) -> list[tuple[int, int]]:
+        views = [(n, side.near(n * SECOND // 10)) for n in range(first, 60, 2)]
+        return [(n, view.number) for n, view in views if view is not None]
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(read, *job) for job in ((front, 0), (front, 1), (rear, 0))]
+        for job in done:
+            assert len(job.result()) == 30
+            assert all(asked == got for asked, got in job.result())
