@@ -190,6 +190,8 @@ class DecodePool:
             elif side is None or not side.preparing:
                 self._turn = start + number + 1
                 frame, rig.waiting, rig.decoding = rig.waiting, None, True
+                if side is not None:
+                    side.fresh = False  # whoever decodes with it prepares it
                 return _Job(rig, frame, side, use), None
         for rig in rigs:
             side = rig.sides.newest

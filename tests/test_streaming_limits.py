@@ -10,6 +10,8 @@ from typing import Any, cast
 import grpc
 import pytest
 from hostile_peers import PATH
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rig_fakes import (
     CODEC,
     SIZE,
@@ -27,10 +29,16 @@ from dsin.runtime import rig_service
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.clocks import CameraClock
 from dsin.runtime.connected_camera import ConnectedCamera
+from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decode_worker import LocalWorker
+from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import PacketError, StreamError
 from dsin.runtime.frames import Image
+from dsin.runtime.rig import ArrivedFrame
+from dsin.runtime.rig_frame import SideView
 from dsin.runtime.server_side import RecordedSide, ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_pictures import encode_picture
 
 SECOND = 1_000_000_000
 
@@ -206,3 +214,68 @@ def test_a_recording_is_the_side_camera_of_several_rigs_one_at_a_time(
         for job in done:
             assert len(job.result()) == 30
             assert all(asked == got for asked, got in job.result())
+
+
+def test_a_side_image_is_prepared_once_with_several_workers() -> None:
+    """Who decodes with it prepares it; no other worker does so beside."""
+    pool = DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))] * 2, PairingPolicy(), print)
+    rig = pool.open_rig("front", SIZE)
+    rig.rate = 0  # as after a first frame
+    rig.store_side(SideView(picture(1), 1, SECOND), SECOND)
+    rig.waiting = ArrivedFrame(
+        PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 1, SECOND), b"", b"", SECOND, SECOND, SECOND,
+        clock_in_doubt=False, answer=lambda outcome: None,
+    )  # fmt: skip
+    first, _ = pool._find_job()
+    assert first is not None
+    assert first.frame is not None
+    assert pool._find_job()[0] is None
+
+
+PARTS = st.one_of(
+    st.builds(frame, st.integers(0, 2**32 - 1)),
+    st.builds(frame, st.integers(0, 2**32 - 1), st.binary(max_size=40)),
+    st.builds(
+        lambda number, picture_of, held: dsin_v1.CameraMessage(
+            side=dsin_v1.SideFrame(
+                picture=picture_of, frame_number=number, held_us=held, timestamp_ns=2**64 - 1
+            )
+        ).SerializeToString(),
+        st.integers(0, 2**32 - 1),
+        st.sampled_from([b"", b"\xff\xd8\xff", encode_picture(picture(1))]),
+        st.integers(0, 2**32 - 1),
+    ),
+    st.just(
+        dsin_v1.CameraMessage(
+            status=dsin_v1.DeviceStatus(captured=2**64 - 1, capture_ms=float("nan"))
+        ).SerializeToString()
+    ),
+    st.just(hello()),
+    st.binary(max_size=20),
+)
+
+
+def test_any_sequence_of_messages_is_answered_or_ended_with_a_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends: list[grpc.StatusCode] = []
+    with fake_server() as server, grpc.insecure_channel(server.address) as channel:
+
+        @settings(max_examples=150, deadline=None)
+        @given(camera=st.integers(0, 3), messages=st.lists(PARTS, max_size=6))
+        def try_it(camera: int, messages: list[bytes]) -> None:
+            call = channel.stream_stream(PATH)(iter([hello("fuzz", camera), *messages]))
+            try:
+                for _ in call:
+                    pass
+            except grpc.RpcError as error:
+                ends.append(error.code())
+
+        try_it()
+        server.pool.status()
+        fake_device(server.address, "good", fps=20, count=5).finish()
+        wait_until(lambda: not any(rig.connected for rig in server.pool._rigs.values()))
+        assert server.numbers("good")
+    assert grpc.StatusCode.UNKNOWN not in ends
+    faults = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert not faults
