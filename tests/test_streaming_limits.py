@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, cast
 
 import grpc
@@ -79,9 +80,14 @@ def test_figures_of_rates_do_not_grow_where_nobody_asks_for_them() -> None:
 
 def test_a_camera_that_sends_on_without_reading_its_answers_is_ended() -> None:
     """Else answers would pile up in the server's memory."""
-    messages = [hello(), *(frame(number, b"no packet") for number in range(2000))]
+    end: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    bad = (frame(number, b"no packet") for number in range(20_000))
     with fake_server() as server, grpc.insecure_channel(server.address) as channel:
-        code, reason = ended(channel.stream_stream(PATH)(iter(messages)))
+        call = channel.stream_stream(PATH)(chain([hello()], bad, iter(end.get, b"")))
+        wait_until(lambda: [rig.camera_connected for rig in server.pool.status()] == [True])
+        wait_until(lambda: not server.pool.status()[0].camera_connected, 20, "the server")
+        code, reason = ended(call)
+        end.put(b"")
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "under way" in reason
 
