@@ -136,9 +136,12 @@ class ConnectedCamera:
                 grpc.StatusCode.INVALID_ARGUMENT, "a clock reply to what was not asked"
             )
         self._asked.remove(reply.server_send_ns)
+        steps, first = self._clock.steps, self._clock.offset() is None
         self._clock.reply(
             reply.server_send_ns, reply.camera_receive_ns, reply.camera_send_ns, received_ns
         )
+        if self.letter == "y" and self.live and (first or self._clock.steps != steps):
+            self._pool.forget_sides(self.rig)
 
     def _count_under_way(self) -> None:
         self._under_way += 1

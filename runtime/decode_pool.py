@@ -137,6 +137,12 @@ class DecodePool:
             rig.sides.add(view, paired_ns, clock_in_doubt=clock_in_doubt)
             self._changed.notify()
 
+    def forget_sides(self, rig: Rig) -> None:
+        """Let go of side images whose times turned out to be wrong."""
+        with self._changed:
+            rig.sides.clear()
+            self._changed.notify()
+
     def change(self, rig: Rig, **attributes: object) -> None:
         """Set attributes of a rig, such as `side_connected`."""
         with self._changed:
@@ -193,6 +199,8 @@ class DecodePool:
                 pauses.append(pause_s)
             elif side is None or not side.preparing:
                 self._turn = start + number + 1
+                if side is not None:
+                    side.fresh = False  # whoever decodes with it prepares it
                 rig.decoding = True
                 return _Job(rig, rig.waiting.popleft(), side, use), None
         for rig in rigs:

@@ -27,10 +27,11 @@ class RecordedSide:
     """A recording as the side camera of a rig whose camera x plays the same recording.
 
     It goes on as a looped recording does: one interval after its end it begins again, with numbers
-    and timestamps that go on.
+    and timestamps that go on. Rigs that share a recording share its `lock`: few kinds of recordings
+    can be read by several threads at once.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, lock: "threading.Lock | None" = None) -> None:
         self.size = recording.size
         self.start_ns = recording.timestamp_ns(0)
         self.interval_ns = round(1e9 / frames_per_second(recording))
@@ -38,6 +39,7 @@ class RecordedSide:
         self._times = [recording.timestamp_ns(n) for n in range(len(recording))]
         self._round_ns = self._times[-1] - self._times[0] + self.interval_ns
         self._read: SideView | None = None
+        self._lock = threading.Lock() if lock is None else lock
 
     def near(self, paired_ns: int) -> SideView | None:
         """The view nearest to that moment, if there is one within half an interval. Raises
@@ -52,9 +54,10 @@ class RecordedSide:
         time_ns = self._time_ns(nearest)
         if nearest < 0 or abs(time_ns - paired_ns) > self.interval_ns // 2:
             return None
-        if self._read is None or self._read.number != nearest:
-            self._read = SideView(self._recording.image(nearest % count), nearest, time_ns)
-        return self._read
+        with self._lock:
+            if self._read is None or self._read.number != nearest:
+                self._read = SideView(self._recording.image(nearest % count), nearest, time_ns)
+            return self._read
 
     def _time_ns(self, number: int) -> int:
         rounds, within = divmod(number, len(self._times))
@@ -79,6 +82,7 @@ class ServerSides:
                 self._cameras[spec] = open_camera(spec, "right")
             else:
                 self._recordings[spec] = open_recording(spec, "right")
+        self._locks = {spec: threading.Lock() for spec in self._recordings}
         self._takers: dict[str, dict[str, TakeSide]] = {spec: {} for spec in self._cameras}
         self._threads = [
             threading.Thread(target=self._capture, args=item, name="side-camera", daemon=True)
@@ -109,8 +113,9 @@ class ServerSides:
 
     def recorded(self, rig: str) -> RecordedSide | None:
         """The recording that is that rig's side camera."""
-        recording = self._recordings.get(self._spec(rig))
-        return None if recording is None else RecordedSide(recording)
+        spec = self._spec(rig)
+        recording = self._recordings.get(spec)
+        return None if recording is None else RecordedSide(recording, self._locks[spec])
 
     def live_size(self, rig: str) -> tuple[int, int] | None:
         """Height and width of the live camera that is that rig's side camera."""

@@ -200,6 +200,38 @@ def test_a_clock_that_steps_never_pairs_wrongly_in_silence(step_s: float, which:
     assert after.count(SideUse.PAIRED) > 0.8 * len(after), "pairing did not recover"
 
 
+@pytest.mark.parametrize("step_s", [5.0, -5.0, 0.15, -0.15])
+def test_a_side_camera_whose_clock_steps_is_never_paired_wrongly_in_silence(step_s: float) -> None:
+    step_ns = 0
+
+    def stepping() -> int:
+        return now_ns() + 3 * SECOND + step_ns
+
+    policy = PairingPolicy(tolerance_ms=60, wait_ms=30)
+    x, y = TrueCamera(20, None), TrueCamera(20, None, clock_ns=stepping)
+    # A link with a round trip: for as long a picture with wrong times may be used.
+    with (
+        fake_server(policy=policy) as server,
+        FaultProxy(server.server.port, Faults(delay_s=0.04)) as proxy,
+    ):
+        side = fake_device(f"127.0.0.1:{proxy.port}", camera=y, maker=SideCamera(), clock=stepping)
+        wait_until(lambda: any(r.side_connected for r in server.pool.status()))
+        device = fake_device(server.address, camera=x)
+        wait_until(lambda: len(server.frames) > 20)
+        before = len(server.frames)
+        step_ns = round(step_s * SECOND)
+        wait_until(lambda: len(server.frames) > before + 50)
+        device.stop()
+        side.stop()
+    for frame in server.frames:
+        if frame.side_use is SideUse.PAIRED:
+            assert frame.side is not None
+            apart_s = abs(x.taken_s[frame.number] - y.taken_s[frame.side.number])
+            assert apart_s <= 0.060 + 0.030, f"frame {frame.number} was paired wrongly"
+    after = [frame.side_use for frame in server.frames[before + 30 :]]
+    assert after.count(SideUse.PAIRED) > 0.5 * len(after), "pairing did not recover"
+
+
 def test_a_side_image_that_is_late_is_waited_for() -> None:
     policy = PairingPolicy(tolerance_ms=20, wait_ms=400)
     with (

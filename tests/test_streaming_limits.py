@@ -2,12 +2,16 @@
 
 import asyncio
 import queue
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
 import pytest
 from hostile_peers import PATH
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rig_fakes import (
     CODEC,
     SIZE,
@@ -16,6 +20,7 @@ from rig_fakes import (
     FakeEncoder,
     fake_device,
     fake_server,
+    picture,
     wait_until,
 )
 
@@ -24,8 +29,16 @@ from dsin.runtime import rig_service
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.clocks import CameraClock
 from dsin.runtime.connected_camera import ConnectedCamera
+from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decode_worker import LocalWorker
+from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import PacketError, StreamError
+from dsin.runtime.frames import Image
+from dsin.runtime.rig import ArrivedFrame
+from dsin.runtime.rig_frame import SideView
+from dsin.runtime.server_side import RecordedSide, ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_pictures import encode_picture
 
 SECOND = 1_000_000_000
 
@@ -151,3 +164,109 @@ def test_failures_of_one_rig_do_not_fill_the_log(caplog: pytest.LogCaptureFixtur
     told = [r for r in caplog.records if "payload is damaged" in r.getMessage()]
     assert counts.statuses["rejected"] > 20
     assert 1 <= len(told) <= 4
+
+
+class OneReader:
+    """A recording that, as video files, cannot be read by two threads at once."""
+
+    size = SIZE
+
+    def __init__(self) -> None:
+        self._reading = threading.Lock()
+
+    def __len__(self) -> int:
+        return 10
+
+    def timestamp_ns(self, number: int) -> int:
+        return number * SECOND // 10
+
+    def image(self, number: int) -> Image:
+        assert self._reading.acquire(blocking=False), "read by two threads at once"
+        time.sleep(0.005)
+        self._reading.release()
+        return picture(number)
+
+
+def test_a_recording_is_the_side_camera_of_several_rigs_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsin.runtime.server_side.open_recording", lambda *_: OneReader())
+    sides = ServerSides(["recording"])
+    front, rear = sides.recorded("front"), sides.recorded("rear")
+    assert front is not None
+    assert rear is not None
+
+    def read(side: RecordedSide, first: int) -> list[tuple[int, int]]:
+        views = [(n, side.near(n * SECOND // 10)) for n in range(first, 60, 2)]
+        return [(n, view.number) for n, view in views if view is not None]
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(read, *job) for job in ((front, 0), (front, 1), (rear, 0))]
+        for job in done:
+            assert len(job.result()) == 30
+            assert all(asked == got for asked, got in job.result())
+
+
+def test_a_side_image_is_prepared_once_with_several_workers() -> None:
+    """Who decodes with it prepares it; no other worker does so beside."""
+    pool = DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))] * 2, PairingPolicy(), print)
+    rig = pool.open_rig("front", SIZE)
+    rig.rate = 0  # as after a first frame
+    rig.sides.add(SideView(picture(1), 1, SECOND), SECOND)
+    rig.waiting = ArrivedFrame(
+        PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 1, SECOND), b"", b"", SECOND, SECOND, SECOND,
+        clock_in_doubt=False, answer=lambda outcome: None,
+    )  # fmt: skip
+    first, _ = pool._find_job()
+    assert first is not None
+    assert first.frame is not None
+    assert pool._find_job()[0] is None
+
+
+PARTS = st.one_of(
+    st.builds(frame, st.integers(0, 2**32 - 1)),
+    st.builds(frame, st.integers(0, 2**32 - 1), st.binary(max_size=40)),
+    st.builds(
+        lambda number, picture_of, held: dsin_v1.CameraMessage(
+            side=dsin_v1.SideFrame(
+                picture=picture_of, frame_number=number, held_us=held, timestamp_ns=2**64 - 1
+            )
+        ).SerializeToString(),
+        st.integers(0, 2**32 - 1),
+        st.sampled_from([b"", b"\xff\xd8\xff", encode_picture(picture(1))]),
+        st.integers(0, 2**32 - 1),
+    ),
+    st.just(
+        dsin_v1.CameraMessage(
+            status=dsin_v1.DeviceStatus(captured=2**64 - 1, capture_ms=float("nan"))
+        ).SerializeToString()
+    ),
+    st.just(hello()),
+    st.binary(max_size=20),
+)
+
+
+def test_any_sequence_of_messages_is_answered_or_ended_with_a_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ends: list[grpc.StatusCode] = []
+    with fake_server() as server, grpc.insecure_channel(server.address) as channel:
+
+        @settings(max_examples=150, deadline=None)
+        @given(camera=st.integers(0, 3), messages=st.lists(PARTS, max_size=6))
+        def try_it(camera: int, messages: list[bytes]) -> None:
+            call = channel.stream_stream(PATH)(iter([hello("fuzz", camera), *messages]))
+            try:
+                for _ in call:
+                    pass
+            except grpc.RpcError as error:
+                ends.append(error.code())
+
+        try_it()
+        server.pool.status()
+        fake_device(server.address, "good", fps=20, count=5).finish()
+        wait_until(lambda: not any(rig.connected for rig in server.pool._rigs.values()))
+        assert server.numbers("good")
+    assert grpc.StatusCode.UNKNOWN not in ends
+    faults = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert not faults
