@@ -10,14 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
 from dsin.runtime.decoder import Decoder
-from dsin.runtime.errors import PacketError, RecordingError
-from dsin.runtime.picture_headers import picture_size
-from dsin.runtime.pictures import Image
+from dsin.runtime.errors import FrameError, PacketError, RecordingError
 from dsin.runtime.recorded_frames import (
     Event,
     RecordedPacket,
@@ -27,6 +22,7 @@ from dsin.runtime.recorded_frames import (
 )
 from dsin.runtime.recording import read_recording
 from dsin.runtime.rig_frame import RigFrame, SideUse, SideView
+from dsin.runtime.side_pictures import decode_picture
 
 
 @dataclass
@@ -234,10 +230,8 @@ class _Rig:
 
 def _side_view(side: RecordedSide, size: tuple[int, int]) -> SideView | None:
     """The picture, None where it is damaged or not of the frame's size."""
-    if picture_size(side.picture) != size:
+    try:
+        image = decode_picture(side.picture, size)
+    except FrameError:
         return None
-    decoded = cv2.imdecode(np.frombuffer(side.picture, np.uint8), cv2.IMREAD_COLOR)
-    if decoded is None or decoded.shape[:2] != size:
-        return None
-    image: Image = np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
     return SideView(image, side.number, side.timestamp_ns)

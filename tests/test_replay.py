@@ -20,7 +20,6 @@ from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import DsinError, PacketError, RecordingError
 from dsin.runtime.frames import read_image
 from dsin.runtime.mcap_sink import McapSink
-from dsin.runtime.picture_headers import picture_size
 from dsin.runtime.recorded_frames import (
     TOLERANCE_NS,
     RecordedPacket,
@@ -29,7 +28,6 @@ from dsin.runtime.recorded_frames import (
     RigTimeline,
 )
 from dsin.runtime.recording import RecordedMessage, read_recording
-from dsin.runtime.recording_messages import encode_picture
 from dsin.runtime.replay import ReplayReport, replay_recordings
 from dsin.runtime.rig_frame import RigFrame, SideUse
 
@@ -303,19 +301,6 @@ class TestTimeline:
         )
         expected = 3 if off <= TOLERANCE_NS else 2 if INTERVAL_NS <= TOLERANCE_NS else None
         assert timeline.repaired_sides()[3] == expected
-
-
-class TestPictureSize:
-    @pytest.mark.parametrize("picture_format", ["png", "jpeg"])
-    def test_pictures(self, picture_format: str) -> None:
-        data = encode_picture(np.zeros((37, 53, 3), np.uint8), picture_format)  # type: ignore[arg-type]
-        assert picture_size(data) == (37, 53)
-
-    @given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
-    @settings(max_examples=200)
-    def test_anything_else(self, data: bytes, start: bytes) -> None:
-        size = picture_size(start + data)
-        assert size is None or start
 
 
 class Outcome(NamedTuple):

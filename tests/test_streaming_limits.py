@@ -213,10 +213,11 @@ def test_a_side_image_is_prepared_once_with_several_workers() -> None:
     rig = pool.open_rig("front", SIZE)
     rig.rate = 0  # as after a first frame
     rig.sides.add(SideView(picture(1), 1, SECOND), SECOND)
-    rig.waiting = ArrivedFrame(
+    arrived = ArrivedFrame(
         PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 1, SECOND), b"", b"", SECOND, SECOND, SECOND,
         clock_in_doubt=False, answer=lambda outcome: None,
     )  # fmt: skip
+    rig.offer(arrived)
     first, _ = pool._find_job()
     assert first is not None
     assert first.frame is not None
