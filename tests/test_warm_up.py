@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 PROGRAM = """
 import sys
 from numba.core import event
