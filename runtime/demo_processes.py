@@ -27,8 +27,8 @@ from dsin.runtime.rate_control import RateController
 from dsin.runtime.recordings import open_recording
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.serve import ServeOptions, serving
-from dsin.runtime.stream import warm_up
 from dsin.runtime.viewer import Panel, side_by_side
+from dsin.runtime.warm_up import warm_up_encoder
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def run_device(pipe: Connection, settings: Settings) -> None:
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
         maker = EncodedCamera(encoder, settings.rate, settings.controller(encoder.bundle, source))
-        warm_up(encoder, source.size)
+        warm_up_encoder(encoder, source.size)
         address: str = pipe.recv()
         recording = open_recording(settings.spec, "left", settings.frames)
         camera = PlayedRecording(

@@ -12,9 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
@@ -31,6 +30,7 @@ from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
 from dsin.runtime.sink_runner import SinkRunner
 from dsin.runtime.stream_server import StreamServer
+from dsin.runtime.warm_up import warm_up_decoder
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet import FleetOptions
@@ -130,6 +130,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    announce("starting; the first time on a machine, compiling takes about a minute")
     with serving(options) as server:
         kind = "plaintext" if options.certificates is None else "TLS"
         announce(f"serving at {server.address} ({kind})")
@@ -235,18 +236,10 @@ def _open_workers(
         stack.enter_context(Decoder(bundle, options.backend, threads=threads))
         for _ in range(options.workers)
     ]
-    for size in sizes:
-        _warm_up(decoders, options.backend, size)
+    with Encoder(bundle, options.backend) as encoder:
+        for decoder, size in product(decoders, sizes):
+            warm_up_decoder(decoder, encoder, size)
     return [LocalWorker(decoder) for decoder in decoders]
-
-
-def _warm_up(decoders: Sequence[Decoder], backend: Backend, size: tuple[int, int]) -> None:
-    """Compile and allocate, so that the first frame is no slower than the others."""
-    view = np.zeros((*size, 3), np.uint8)
-    with Encoder(decoders[0].bundle, backend) as encoder:
-        packet = encoder.encode(view)
-    for decoder in decoders:
-        decoder.decode(packet, view)
 
 
 def _half_of_memory_mib() -> float:

@@ -17,6 +17,7 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.frames import Side
 from dsin.runtime.rate_control import RateController
 from dsin.runtime.rpc import Certificates, check_camera
+from dsin.runtime.warm_up import warm_up_encoder
 
 LOG = logging.getLogger(__name__)
 USUAL_FPS = 10.0
@@ -65,7 +66,7 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
         controller = _controller(options, bundle, camera)
         with Encoder(bundle, options.backend) as encoder:
             maker = EncodedCamera(encoder, options.rate, controller)
-            warm_up(encoder, camera.size)
+            warm_up_encoder(encoder, camera.size)
             return _run(options, camera, maker, announce)
     finally:
         camera.close()
@@ -80,13 +81,6 @@ def _start_s(start: str | None) -> float | None:
     except ValueError as error:
         raise DsinError(f"--start {start}: give a time of day, HH:MM:SS") from error
     return time.monotonic() + moment.timestamp() - time.time()
-
-
-def warm_up(encoder: Encoder, size: tuple[int, int]) -> None:
-    """Compile and allocate for pictures of that height and width."""
-    import numpy as np
-
-    encoder.encode(np.zeros((*size, 3), np.uint8))
 
 
 def _controller(options: StreamOptions, bundle: Bundle, camera: Camera) -> RateController | None:
