@@ -262,15 +262,15 @@ class TestOtherRooms:
         self, dsin: Run, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
         asked: list[tuple[object, ...]] = []
-        monkeypatch.setattr(demo, "run_demo", lambda *a, kbps: asked.append((*a, kbps)))
+        monkeypatch.setattr(demo, "run_demo", lambda *a, **k: asked.append((*a, *k.values())))
         dsin("demo")
         dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
              "--out", folder / "out", "--json", folder / "j")  # fmt: skip
-        dsin("demo", "--kbps", 250)
+        dsin("demo", "--kbps", 250, "--fps", 5, "--web", 0)
         assert asked == [
-            (None, None, None, None, Path("dsin-demo"), None, "cpu", None),
-            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None),
-            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", None, None, None),
+            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None, None, None),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0, 5.0, 0),
         ]
 
 
