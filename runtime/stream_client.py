@@ -137,9 +137,11 @@ class CameraStream:
         """Frames sent and not answered."""
         return self._under_way
 
-    def wait_for_room(self, timeout_s: float = STALL_S) -> None:
-        """Until a frame may be sent. Raises ConnectionLostError after `timeout_s`."""
-        self._wait(lambda: self._under_way < self._credits, timeout_s, "does not answer frames")
+    def wait_for_room(self, timeout_s: float = STALL_S, *, most: int | None = None) -> None:
+        """Until a frame may be sent, with at most `most` under way then. Raises
+        ConnectionLostError after `timeout_s`."""
+        limit = self._credits if most is None else min(most, self._credits)
+        self._wait(lambda: self._under_way < limit, timeout_s, "does not answer frames")
 
     def wait_until_empty(self, timeout_s: float = STALL_S) -> None:
         """Until all frames are answered."""
