@@ -30,6 +30,8 @@ MAX_STREAMS = 1024
 """Streams at once, over all connections; one more is refused."""
 GRACE_S = 2.0
 """When the server stops, frames under way have so long to be answered."""
+UNWIND_S = 1.0
+"""And what their calls still do then, so long."""
 
 
 class StreamServer:
@@ -113,6 +115,9 @@ class StreamServer:
         self._listening.set_result(port)
         await self._stop.wait()
         await server.stop(GRACE_S)
+        # Calls that are just ending: if the loop cancelled them, gRPC would print a traceback.
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=UNWIND_S)
 
 
 async def _add_health(server: grpc.aio.Server) -> None:
