@@ -24,7 +24,8 @@ from dsin.runtime.rig_frame import RigFrame
 
 PART_BYTES = 2 * 2**30
 PART_FRAMES = 2000
-"""A part has about so much, so that its index, which the writer keeps in memory, stays small: 2 MB for 2000 frames."""
+"""A part has about so much, so that its index, which the writer keeps in memory, stays small:
+2 MB for 2000 frames."""
 RESUME_S = 5.0
 """After a failure, the time before another part is begun."""
 LEAST_FREE_BYTES = 64 * 2**20
