@@ -178,9 +178,11 @@ def children_of(pid: int) -> list[int]:
 def started_demo(bundle: Path, cwd: Path) -> tuple["subprocess.Popen[str]", list[int]]:
     """A long demo, once both of its processes are there."""
     command = [sys.executable, "-m", "dsin.runtime.cli", "demo", "--bundle", str(bundle)]
+    # A shell starts what it runs in the background with SIGINT ignored, and tests may run there.
     demo = subprocess.Popen(
-        [*command, "--frames", "500"], cwd=cwd, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--frames", "500"], cwd=cwd, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + LONGEST_S
     while len(children := children_of(demo.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
