@@ -13,24 +13,10 @@ from dsin.runtime.clocks import CameraClock, now_ns
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, Outcome, Rig
-from dsin.runtime.rig_frame import SideUse, SideView
+from dsin.runtime.rig_frame import SideView
 from dsin.runtime.rpc import CREDITS
 from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_pictures import decode_picture
-
-_STATUS = {
-    FrameStatus.DECODED: dsin_v1.DECODED,
-    FrameStatus.SUPERSEDED: dsin_v1.SUPERSEDED,
-    FrameStatus.REJECTED: dsin_v1.REJECTED,
-}
-_SIDE_USE = {
-    None: dsin_v1.SIDE_USE_UNSPECIFIED,
-    SideUse.PAIRED: dsin_v1.PAIRED,
-    SideUse.PREVIOUS: dsin_v1.PREVIOUS,
-    SideUse.MISSING: dsin_v1.MISSING,
-    SideUse.UNRELATED: dsin_v1.UNRELATED,
-    SideUse.CLOCK_UNCERTAIN: dsin_v1.CLOCK_UNCERTAIN,
-}
 
 MOST_PROBES = 16
 """Questions for a camera's time that it may leave unanswered; then no more are asked."""
@@ -224,11 +210,12 @@ class ConnectedCamera:
             return
 
     def _answer(self, outcome: Outcome) -> None:
+        use = outcome.side_use
         self._send_ack(
             dsin_v1.Ack(
                 frame_number=outcome.number,
-                status=_STATUS[outcome.status],
-                side_use=_SIDE_USE[outcome.side_use],
+                status=outcome.status.name,
+                side_use=use.name if use else "SIDE_USE_UNSPECIFIED",
                 server_time_ns=now_ns(),
                 decode_ms=outcome.decode_ms,
                 age_ms=outcome.age_ms,
