@@ -13,19 +13,19 @@ clock, inside a result that of `captured_ns`.
 """
 
 import json
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import cv2
-import numpy as np
 from google.protobuf import descriptor_pb2
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import foxglove_messages
 from dsin.runtime.output_names import rig_name_in_paths
-from dsin.runtime.pictures import Image
 from dsin.runtime.rig_frame import RigFrame, SideView
+from dsin.runtime.side_pictures import encode_picture
 
 PictureFormat = Literal["png", "jpeg"]
+QUALITY: dict[PictureFormat, int | None] = {"png": None, "jpeg": 90}
+"""For `encode_picture`."""
 
 PACKET_TOPIC, SIDE_TOPIC, STATUS_TOPIC, RESULT_TOPIC = "x/packet", "side", "frame", "result"
 PACKET_SCHEMA = "dsin.v1.EncodedFrame"
@@ -80,7 +80,7 @@ def topic(rig: str, name: str) -> str:
 
 def side_message(rig: str, side: SideView, picture_format: PictureFormat) -> Outgoing:
     """A side image."""
-    data = encode_picture(side.image, picture_format)
+    data = encode_picture(side.image, QUALITY[picture_format])
     frame_id = f"{rig}/y"
     message = foxglove_messages.pack_image(data, picture_format, side.timestamp_ns, frame_id)
     return Outgoing(topic(rig, SIDE_TOPIC), IMAGE_SCHEMA, side.number, message)
@@ -117,19 +117,6 @@ def status_message(frame: RigFrame) -> Outgoing:
 
 def result_message(frame: RigFrame, picture_format: PictureFormat, captured_ns: int) -> Outgoing:
     """The decoded picture."""
-    data = encode_picture(frame.decoded.image, picture_format)
+    data = encode_picture(frame.decoded.image, QUALITY[picture_format])
     message = foxglove_messages.pack_image(data, picture_format, captured_ns, f"{frame.rig}/x")
     return Outgoing(topic(frame.rig, RESULT_TOPIC), IMAGE_SCHEMA, frame.number, message)
-
-
-def encode_picture(image: Image, picture_format: PictureFormat) -> bytes:
-    """RGB H×W×3 uint8 as a PNG file (level 1, run lengths: quick) or a JPEG file (quality 90)."""
-    parameters = (
-        [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-        if picture_format == "png"
-        else [cv2.IMWRITE_JPEG_QUALITY, 90]
-    )
-    bgr = np.ascontiguousarray(image[:, :, ::-1])
-    encoded: Any = cv2.imencode(f".{picture_format}", bgr, parameters)[1]
-    data: bytes = encoded.tobytes()
-    return data

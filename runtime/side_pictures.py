@@ -19,9 +19,11 @@ _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def encode_picture(image: Image, quality: int | None = None) -> bytes:
-    """A PNG file of an RGB image, H×W×3 uint8, or a JPEG file of that quality (1..100)."""
+    """A PNG file of an RGB image, H×W×3 uint8 (level 1, run lengths: quick), or a JPEG file of
+    that quality (1..100)."""
     if quality is None:
-        suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        strategy = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+        suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1, *strategy]
     else:
         suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality]
     done, data = cv2.imencode(suffix, image[:, :, ::-1], options)
