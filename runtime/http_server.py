@@ -8,14 +8,13 @@ answer forbids the browser to load, run or embed what does not come from here.
 import asyncio
 import ipaddress
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dsin.runtime.errors import BackendError, DsinError
+from dsin.runtime.loop_thread import LoopThread
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -69,10 +68,7 @@ class HttpServer:
         self._socket: socket.socket | None = None
         self._loopback_only = True
         self._open: set[asyncio.Task[Any]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread: LoopThread[None] = LoopThread("http", self._serve)
 
     @property
     def url(self) -> str:
@@ -84,9 +80,8 @@ class HttpServer:
         self._socket = _listen(self.host, self.port)
         address, self.port, *_ = self._socket.getsockname()
         self._loopback_only = _is_loopback(address)
-        self._thread.start()
         try:
-            self._started.result()
+            self._thread.start()
         except BaseException:
             self._socket.close()
             raise
@@ -98,25 +93,14 @@ class HttpServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._loop is not None and self._stop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._thread.stop()
         if self._socket is not None:
             self._socket.close()
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            if self._started.done():
-                raise
-            self._started.set_exception(error)
-
-    async def _serve(self) -> None:
+    async def _serve(self, started: Callable[[None], None], stop: asyncio.Event) -> None:
         from aiohttp import web
 
         assert self._socket is not None
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
 
         @web.middleware
         async def admit(request: web.Request, handler: "Handler") -> web.StreamResponse:
@@ -144,9 +128,10 @@ class HttpServer:
             nonlocal arriving
             arriving -= 1
 
-        listening = await self._loop.create_server(connect, sock=self._socket)
-        self._started.set_result(None)
-        await self._stop.wait()
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(connect, sock=self._socket)
+        started(None)
+        await stop.wait()
         listening.close()
         for task in self._open:
             task.cancel()

@@ -7,7 +7,6 @@ limits delay here are credits: a frame is made only when the answer to an earlie
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -104,7 +103,6 @@ class CameraStream:
         self._changed = threading.Condition()
         self._credits = 0
         self._under_way = 0
-        self._last_answer_s = time.monotonic()
         self._fault: Exception | None = None
         self._closing = False
         self._call: Any = None

@@ -5,8 +5,7 @@ cameras ══ gRPC ══► RigService ─► DecodePool ─► on_frame
 
 import asyncio
 import logging
-import threading
-from concurrent.futures import Future
+from collections.abc import Callable
 from types import TracebackType
 
 import grpc
@@ -14,6 +13,7 @@ import grpc.aio
 
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.errors import StreamError
+from dsin.runtime.loop_thread import LoopThread
 from dsin.runtime.rig_service import RigService
 from dsin.runtime.rpc import (
     SERVER_OPTIONS,
@@ -62,18 +62,10 @@ class StreamServer:
         self._credentials = None if certificates is None else server_credentials(certificates)
         self._service = RigService(pool, authenticated=certificates is not None, sides=sides)
         self._health = health
-        self._listening: Future[int] = Future()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="rig-server", daemon=True)
+        self._thread: LoopThread[int] = LoopThread("rig-server", self._serve)
 
     def __enter__(self) -> "StreamServer":
-        self._thread.start()
-        try:
-            self.port = self._listening.result()
-        except BaseException:
-            self._thread.join()
-            raise
+        self.port = self._thread.start()
         LOG.info("listening at %s", join_address(self.host, self.port))
         return self
 
@@ -84,21 +76,9 @@ class StreamServer:
         traceback: TracebackType | None,
     ) -> None:
         """Take no more streams, answer what is under way, and end."""
-        assert self._loop is not None
-        assert self._stop is not None
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._thread.stop()
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            if self._listening.done():
-                raise
-            self._listening.set_exception(error)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    async def _serve(self, started: Callable[[int], None], stop: asyncio.Event) -> None:
         server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         server.add_generic_rpc_handlers((self._service.handler(),))
         if self._health:
@@ -112,8 +92,8 @@ class StreamServer:
         except RuntimeError as error:
             raise StreamError(f"cannot listen at {address}: is the port taken?") from error
         await server.start()
-        self._listening.set_result(port)
-        await self._stop.wait()
+        started(port)
+        await stop.wait()
         await server.stop(GRACE_S)
         # Calls that are just ending: if the loop cancelled them, gRPC would print a traceback.
         if left := asyncio.all_tasks() - {asyncio.current_task()}:
