@@ -85,13 +85,7 @@ class OrtCudaSession:
             given = self._given(inputs)
             outputs = {name: self._room(name, shape) for name, shape in self._outputs.items()}
             self._compute(given, outputs)
-            for name, tensor in outputs.items():
-                self._staging.download(name, tensor.address, tensor.nbytes)
-            self._stream.synchronise()
-            return {
-                name: self._staging.array(name, tensor.shape, tensor.dtype)
-                for name, tensor in outputs.items()
-            }
+            return self._staging.fetch(outputs)
 
     def keep(self, **inputs: Tensor) -> dict[str, Tensor]:
         """As `run`, with the outputs left on the GPU."""

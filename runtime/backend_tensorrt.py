@@ -162,13 +162,7 @@ class _Context:
         self._arrange(inputs)
         outputs = {name: self._room(name, shape) for name, shape in self._outputs.items()}
         self._compute(inputs, outputs)
-        for name, tensor in outputs.items():
-            self._staging.download(name, tensor.address, tensor.nbytes)
-        self._stream.synchronise()
-        return {
-            name: self._staging.array(name, tensor.shape, tensor.dtype)
-            for name, tensor in outputs.items()
-        }
+        return self._staging.fetch(outputs)
 
     def keep(self, inputs: Tensors) -> dict[str, DeviceTensor]:
         """Outputs in memory of their own."""

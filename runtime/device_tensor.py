@@ -11,6 +11,7 @@ import math
 import threading
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -87,14 +88,16 @@ class Staging:
         room.array(array.shape, array.dtype)[...] = array
         self._stream.upload(address, room, array.nbytes)
 
-    def download(self, name: str, address: int, size: int) -> None:
-        """Copy bytes from the device; returns at once."""
-        self._stream.download(self._room(name, size), address, size)
-
-    def array(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """A copy of what was downloaded, after the stream was waited for."""
-        array: npt.NDArray[Any] = self._rooms[name].array(shape, dtype).copy()
-        return array
+    def fetch(self, tensors: Mapping[str, DeviceTensor]) -> dict[str, npt.NDArray[Any]]:
+        """Copies of tensors on the host, by name; waits for the stream once."""
+        for name, tensor in tensors.items():
+            room = self._room(name, tensor.nbytes)
+            self._stream.download(room, tensor.address, tensor.nbytes)
+        self._stream.synchronise()
+        return {
+            name: self._rooms[name].array(tensor.shape, tensor.dtype).copy()
+            for name, tensor in tensors.items()
+        }
 
     def _room(self, name: str, size: int) -> PinnedMemory:
         if name not in self._rooms or self._rooms[name].size < size:
@@ -114,9 +117,7 @@ class _Courier:
 
     def fetch(self, tensor: DeviceTensor) -> npt.NDArray[Any]:
         with self._using, self._device.current():
-            self._staging.download("down", tensor.address, tensor.nbytes)
-            self._stream.synchronise()
-            return self._staging.array("down", tensor.shape, tensor.dtype)
+            return self._staging.fetch({"down": tensor})["down"]
 
     def bring(self, array: npt.NDArray[Any]) -> DeviceTensor:
         with self._using, self._device.current():
