@@ -3,45 +3,24 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from block_bundle import read_manifest, write_block_bundle, write_manifest
+from command_line import Outcome, Run, command_line
 
-from dsin.runtime import Decoder, Encoder, cli, demo
+from dsin.runtime import Decoder, Encoder, demo
 from dsin.runtime.bitstream import MAX_PAYLOAD, parse_packet
 from dsin.runtime.errors import DsinError
 from dsin.runtime.frames import read_image
 
 
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
 def dsin(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in this process."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dsin", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0
-        captured = capfd.readouterr()
-        return Outcome(status, captured.out, captured.err)
-
-    return run
+    return command_line(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from block_bundle import write_block_bundle
 from certificates import Authority
+from rig_drive import write_drive
 
 from dsin.runtime import cli
 from dsin.runtime.decoder import Decoder
@@ -39,16 +39,7 @@ def rig() -> SyntheticRig:
 @pytest.fixture(scope="module")
 def drive(rig: SyntheticRig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rig's frames as a KITTI raw drive of 20 frames a second."""
-    folder = tmp_path_factory.mktemp("drive")
-    for camera, side in (("image_02", "left"), ("image_03", "right")):
-        (folder / camera / "data").mkdir(parents=True)
-        for frame in rig:
-            picture = frame.left if side == "left" else frame.right
-            path = folder / camera / "data" / f"{frame.number:010d}.png"
-            assert cv2.imwrite(str(path), picture[:, :, ::-1])
-        times = [f"2011-09-26 13:02:20.{50 * n:03}000000\n" for n in range(FRAMES)]
-        (folder / camera / "timestamps.txt").write_text("".join(times))
-    return folder
+    return write_drive(rig, tmp_path_factory.mktemp("drive"), interval_ms=50)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from block_bundle import write_block_bundle
+from rig_drive import write_drive
 
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
@@ -50,16 +50,7 @@ def decoder(bundle: Path) -> Iterator[Decoder]:
 @pytest.fixture(scope="module")
 def drive(rig: SyntheticRig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rig's frames as a KITTI raw drive."""
-    folder = tmp_path_factory.mktemp("drive")
-    for camera, side in (("image_02", "left"), ("image_03", "right")):
-        (folder / camera / "data").mkdir(parents=True)
-        for frame in rig:
-            picture = frame.left if side == "left" else frame.right
-            path = folder / camera / "data" / f"{frame.number:010d}.png"
-            assert cv2.imwrite(str(path), picture[:, :, ::-1])
-        times = [f"2011-09-26 13:02:2{n}.000000000\n" for n in range(len(rig))]
-        (folder / camera / "timestamps.txt").write_text("".join(times))
-    return folder
+    return write_drive(rig, tmp_path_factory.mktemp("drive"), interval_ms=1000)
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,6 @@
 """Replay: recorded packets decode to the same pictures, and to better ones with side images that
 came too late."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from block_bundle import write_block_bundle
+from command_line import Outcome, Run, command_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.writer import Writer
 from rig_frames import INTERVAL_NS, SECOND_CAMERA_LATE_NS, make_frames
 
-from dsin.runtime import cli
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import DsinError, PacketError, RecordingError
 from dsin.runtime.frames import read_image
@@ -303,24 +302,10 @@ class TestTimeline:
         assert timeline.repaired_sides()[3] == expected
 
 
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def dsin(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> object:
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dsin", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0
-        return Outcome(status, *capfd.readouterr())
-
-    return run
+def dsin(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+    return command_line(monkeypatch, capfd)
 
 
 Run = Callable[..., Outcome]
