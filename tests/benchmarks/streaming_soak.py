@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = soak(Path(folder), 60 * arguments.minutes, arguments.every_s)
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(0 if result["passed"] else 1)
@@ -100,6 +100,7 @@ def judge(readings: list[Reading]) -> dict[str, Any]:
         "rss_mib": [round(value / 1024, 2) for value in rss],
         "growth_percent": round(growth, 3),
         "descriptors": descriptors,
+        "readings": [(round(r.second), r.rss_kib) for r in readings],
         "passed": growth < GROWTH_PERCENT and descriptors[0] == descriptors[1],
     }
 
