@@ -68,7 +68,10 @@ def serve(
     tolerance_ms: Annotated[
         float,
         typer.Option(
-            "--tolerance-ms", metavar="T", min=0, help="Side images so near count as simultaneous."
+            "--tolerance-ms",
+            metavar="T",
+            min=0,
+            help="Side images so near, and nearer than half their interval, count as simultaneous.",
         ),
     ] = 50.0,
     side_wait_ms: Annotated[

@@ -244,14 +244,8 @@ class DecodePool:
 
     def _decoded(self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame) -> RigFrame:
         side, use = job.side, job.use
-        local = job.rig.local
-        if local is not None:
-            # A neighbour may be within the tolerance too; the recording has the very moment.
-            of_moment = side is not None and (
-                abs(side.captured_ns - frame.paired_ns) <= local.interval_ns // 2
-            )
-            if not of_moment:
-                side, use = self._fetch(job.rig, frame.paired_ns)
+        if job.rig.local is not None and use is not SideUse.PAIRED:
+            side, use = self._fetch(job.rig, frame.paired_ns)
         view, prepared = (None, None) if side is None else (side.view, side.prepared)
         decoded, now_prepared = worker.decode(job.rig.name, frame, view, prepared)
         stages = {f"server.{name}": ms for name, ms in decoded.stage_ms.items()}

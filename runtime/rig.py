@@ -91,7 +91,7 @@ class Rig:
     ) -> None:
         self.name = name
         self.size = size
-        self.sides = SideBuffer(policy)
+        self.sides = SideBuffer(policy, None if local is None else local.interval_ns)
         self.local = local
         self.waiting: deque[ArrivedFrame] = deque()
         self.decoding = False

@@ -175,12 +175,13 @@ class TrueCamera(FakeCamera):
 
 
 def assert_never_wrong(frames: list[RigFrame], x: TrueCamera, y: TrueCamera) -> None:
-    """What is flagged as paired was captured at the same moment, whatever the clocks said."""
+    """What is flagged as paired was captured at the same moment, whatever the clocks said: within
+    half an interval, and what a step may be too small to be noticed at once."""
     for frame in frames:
         if frame.side_use is SideUse.PAIRED:
             assert frame.side is not None
             apart_s = abs(x.taken_s[frame.number] - y.taken_s[frame.side.number])
-            assert apart_s <= 0.060 + 0.030, f"frame {frame.number} was paired wrongly"
+            assert apart_s <= 0.5 / 20 + 0.030, f"frame {frame.number} was paired wrongly"
 
 
 @pytest.mark.parametrize("which", ["x", "y"])
@@ -216,7 +217,7 @@ def test_a_side_camera_whose_clock_steps_is_never_paired_wrongly_in_silence(step
     def stepping() -> int:
         return now_ns() + 3 * SECOND + step_ns
 
-    policy = PairingPolicy(tolerance_ms=60, wait_ms=30)
+    policy = PairingPolicy(tolerance_ms=60, wait_ms=120)
     x, y = TrueCamera(20, None), TrueCamera(20, None, clock_ns=stepping)
     # A link with a round trip: for as long a picture with wrong times may be used.
     with (
