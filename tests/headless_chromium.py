@@ -3,20 +3,28 @@
 async with open_chromium(folder) as browser:
     await browser.open("http://127.0.0.1:8080/", width=1440, height=900)
     title = await browser.evaluate("document.title")
+
+Or photograph a page as it is after some seconds, as PNG or JPEG:
+
+    python tests/headless_chromium.py http://127.0.0.1:8080/ page.jpg [--after-s 70]
 """
 
+import argparse
 import asyncio
 import base64
 import contextlib
 import itertools
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import cv2
+import numpy as np
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = (
@@ -131,3 +139,26 @@ async def _port(file: Path) -> int:
         assert time.monotonic() < deadline, "Chromium did not start"
         await asyncio.sleep(0.1)
     return int(file.read_text().split()[0])
+
+
+async def photograph_page(url: str, picture: Path, after_s: float) -> None:
+    """Of a window of 1440x900."""
+    with tempfile.TemporaryDirectory() as profile:
+        async with open_chromium(Path(profile)) as browser:
+            await browser.open(url, width=1440, height=900)
+            await asyncio.sleep(after_s)
+            png = np.frombuffer(await browser.photograph(), np.uint8)
+    cv2.imwrite(str(picture), cv2.imdecode(png, cv2.IMREAD_COLOR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--after-s", type=float, default=5.0)
+    arguments = parser.parse_args()
+    asyncio.run(photograph_page(arguments.url, arguments.picture, arguments.after_s))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,16 +9,14 @@ import importlib.util
 import os
 import signal
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 from conftest import textured_pair
+from fleet_play import RIGS, SIZE, Killing, Scene, Seen, kill_one, play, png, small_scene
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +25,7 @@ from dsin.runtime.errors import BackendError
 from dsin.runtime.fleet import (
     BlockingFleet,
     FleetDecoder,
+    FleetHealth,
     FleetOptions,
     ReplicaLostError,
     join_fleet,
@@ -35,29 +34,10 @@ from dsin.runtime.fleet import (
 from dsin.runtime.fleet_replica import ReplicaOptions, RigDecoder, SideStore, stored_bytes
 from dsin.runtime.fleet_ring import PlaceRing
 
-RIGS = [f"rig-{number}" for number in range(10)]
-INTERVAL_S = 0.4
-"""Between a rig's frames: ten rigs at this pace leave two shared cores some air."""
-SIZE = 64, 96
-
-
-def png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
-
-
-@dataclass
-class Scene:
-    """A packet of x and a PNG of y."""
-
-    packet: bytes
-    side: bytes
-
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    x, y = textured_pair(*SIZE, seed=3)
-    with Encoder() as encoder:
-        return Scene(encoder.encode(x, rate=1), png(y))
+    return small_scene()
 
 
 # The ring.
@@ -170,42 +150,6 @@ needs_ray = pytest.mark.skipif(
 quiet = pytest.mark.filterwarnings("ignore")
 
 
-@dataclass
-class Seen:
-    """What a rig's front saw: (seconds, process, side known) of each decoded frame."""
-
-    frames: list[tuple[float, int, bool]] = field(default_factory=list)
-    lost: int = 0
-
-    def gap(self, start: float, end: float) -> float:
-        times = [start, *(t for t, _, _ in self.frames if start < t < end), end]
-        return max(b - a for a, b in pairwise(times))
-
-
-async def play(
-    fleet: FleetDecoder, scene: Scene, seen: dict[str, Seen], frames: int | None = None
-) -> None:
-    """Ten rigs that send y, then x, at their pace, `frames` times or until cancelled."""
-
-    async def rig(name: str, offset: float) -> None:
-        await asyncio.sleep(offset)
-        number = 0
-        while frames is None or number < frames:
-            due = asyncio.create_task(asyncio.sleep(INTERVAL_S))
-            try:
-                await fleet.side(name, scene.side, number)
-                answer = await fleet.frame(name, scene.packet, number)
-                assert answer.decoded is not None
-                seen[name].frames.append((time.monotonic(), answer.process, answer.side_known))
-            except ReplicaLostError:
-                seen[name].lost += 1
-            number += 1
-            await due
-
-    step = INTERVAL_S / len(RIGS)
-    await asyncio.gather(*(rig(name, place * step) for place, name in enumerate(RIGS)))
-
-
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetDecoder]:
     with start_fleet(FleetOptions(replicas=2, cpus=0.5, timeout_s=10)) as fleet:
@@ -217,11 +161,10 @@ def fleet() -> Iterator[FleetDecoder]:
 def test_no_rig_moves(fleet: FleetDecoder, scene: Scene) -> None:
     seen: dict[str, Seen] = defaultdict(Seen)
     asyncio.run(play(fleet, scene, seen, frames=20))
-    homes = {name: {process for _, process, _ in seen[name].frames} for name in RIGS}
-    assert all(len(processes) == 1 for processes in homes.values())
-    assert len(set.union(*homes.values())) == 2, "one replica did everything"
+    assert all(len(seen[name].homes) == 1 for name in RIGS)
+    assert len({seen[name].home for name in RIGS}) == 2, "one replica did everything"
     assert all(len(seen[name].frames) == 20 and not seen[name].lost for name in RIGS)
-    assert all(known for name in RIGS for _, _, known in seen[name].frames)
+    assert all(frame.side_known for name in RIGS for frame in seen[name].frames)
 
 
 @needs_ray
@@ -293,74 +236,26 @@ def test_frames_of_a_frozen_or_dying_replica_are_lost_and_the_next_ones_are_not(
 @needs_ray
 @quiet
 def test_a_killed_replica_costs_only_its_own_rigs(fleet: FleetDecoder, scene: Scene) -> None:
-    seen: dict[str, Seen] = defaultdict(Seen)
-    killed_at = 0.0
-    victim = 0
+    async def run() -> tuple[Killing, FleetHealth]:
+        return await kill_one(fleet, scene), await fleet.health()
 
-    async def run() -> None:
-        nonlocal killed_at, victim
-        playing = asyncio.create_task(play(fleet, scene, seen))
-        await asyncio.sleep(10 * INTERVAL_S)
-        victim = seen[RIGS[0]].frames[-1][1]
-        killed_at = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
-        deadline = killed_at + 60
-        while time.monotonic() < deadline:
-            await asyncio.sleep(INTERVAL_S)
-            newest = {name: seen[name].frames[-1][1] for name in RIGS}
-            if newest[RIGS[0]] not in {victim, *(newest[n] for n in RIGS if n not in lost_home())}:
-                break
-        await asyncio.sleep(10 * INTERVAL_S)
-        health = await fleet.health()
-        assert (health.ready, health.wanted) == (2, 2)
-        playing.cancel()
-
-    def lost_home() -> set[str]:
-        return {n for n in RIGS if any(p == victim for _, p, _ in seen[n].frames)}
-
-    asyncio.run(run())
-    end = time.monotonic() - INTERVAL_S
-    others = set(RIGS) - lost_home()
-    assert others
-    assert lost_home()
-    replaced_at = min(
-        next(time for time, process, _ in seen[name].frames if process == replacement(seen[name]))
-        for name in lost_home()
-    )
-    report(seen, killed_at, end, lost_home())
-    for name in others:
-        rig = seen[name]
+    killing, health = asyncio.run(run())
+    assert (health.ready, health.wanted) == (2, 2)
+    assert killing.homeless
+    assert killing.others
+    for name in killing.others:
+        rig = killing.seen[name]
         assert rig.lost == 0
-        assert len({process for _, process, _ in rig.frames}) == 1, f"{name} has moved"
-        assert all(known for _, _, known in rig.frames)
+        assert len(rig.homes) == 1, f"{name} has moved"
+        assert all(frame.side_known for frame in rig.frames)
         # The machine may be slower while the replacement starts, but nobody waits for that.
-        delay = rig.gap(killed_at, end) - rig.gap(rig.frames[0][0], killed_at)
-        assert delay < (replaced_at - killed_at) / 2
-    for name in lost_home():
-        rig = seen[name]
+        before = rig.longest_ms(killing.begun_s, killing.killed_s)
+        longest = rig.longest_ms(killing.killed_s, killing.end_s)
+        assert longest - before < 500 * (killing.replaced_s - killing.killed_s)
+    for name in killing.homeless:
+        rig = killing.seen[name]
         assert rig.lost <= 2, "no more than what was under way"
-        homes = list(dict.fromkeys(process for _, process, _ in rig.frames))
-        assert homes[0] == victim
-        assert len(homes) == 3, "away and back"
-        assert homes[1] in {process for n in others for _, process, _ in seen[n].frames}
-        assert rig.frames[-1][2]
-
-
-def replacement(rig: Seen) -> int:
-    """The process that decoded the rig's newest frame."""
-    return rig.frames[-1][1]
-
-
-def report(seen: dict[str, Seen], killed_at: float, end: float, homeless: set[str]) -> None:
-    """What the test saw, for `pytest -s`."""
-    for name in RIGS:
-        rig = seen[name]
-        first = rig.frames[0][0]
-        print(
-            f"{name}: {'killed' if name in homeless else 'other'}, lost {rig.lost}, "
-            f"gap {rig.gap(first, killed_at):.2f} s before, {rig.gap(killed_at, end):.2f} s after"
-        )
-    for process in {rig.frames[-1][1] for rig in seen.values()}:
-        with open(f"/proc/{process}/status") as status:
-            line = next(line for line in status if line.startswith("VmRSS"))
-        print(f"replica {process}: {int(line.split()[1]) / 1024:.0f} MiB resident")
+        assert rig.homes[0] == killing.victim
+        assert len(rig.homes) == 3, "away and back"
+        assert rig.homes[1] in {killing.seen[other].home for other in killing.others}
+        assert rig.frames[-1].side_known
