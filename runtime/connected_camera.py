@@ -220,6 +220,7 @@ class ConnectedCamera:
                 decode_ms=outcome.decode_ms,
                 age_ms=outcome.age_ms,
                 reason=outcome.reason,
+                waited_ms=outcome.waited_ms,
             )
         )
 

@@ -225,11 +225,12 @@ class DecodePool:
     def _decode(self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame) -> None:
         rig, status, reason = job.rig, FrameStatus.REJECTED, "internal fault, see the server's log"
         use, decode_ms = SideUse.MISSING, 0.0
+        start_s = time.monotonic()
+        waited_ms = 1000 * (start_s - frame.queued_s)
         try:
-            start = time.perf_counter()
-            done = self._decoded(worker, job, frame)
+            done = self._decoded(worker, job, frame, waited_ms)
             status, reason, use = FrameStatus.DECODED, "", done.side_use
-            decode_ms = 1000 * (time.perf_counter() - start)
+            decode_ms = 1000 * (time.monotonic() - start_s)
             self._on_frame(done)
         except DsinError as error:
             reason = str(error)
@@ -237,12 +238,14 @@ class DecodePool:
         finally:
             with self._changed:
                 rig.decoding, rig.rate = False, frame.rate
-                rig.finish(frame, status, use, decode_ms, reason)
+                rig.finish(frame, status, use, decode_ms, reason, waited_ms)
                 self._changed.notify_all()
         if rig.local is not None:
             self._look_ahead(rig)
 
-    def _decoded(self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame) -> RigFrame:
+    def _decoded(
+        self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame, waited_ms: float
+    ) -> RigFrame:
         side, use = job.side, job.use
         if job.rig.local is not None and use is not SideUse.PAIRED:
             side, use = self._fetch(job.rig, frame.paired_ns)
@@ -267,6 +270,7 @@ class DecodePool:
             side=None if side is None else side.view,
             side_use=_use(use, decoded, frame.clock_in_doubt or bool(side and side.clock_in_doubt)),
             stage_ms=stages,
+            waited_ms=waited_ms,
         )
 
     def _fetch(self, rig: Rig, paired_ns: int) -> tuple[StoredSide | None, SideUse]:

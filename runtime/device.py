@@ -1,7 +1,7 @@
 """A camera of a rig on its own machine: capture, encode and send at once, the newest frame first.
 
     camera ─► FrameSlot (one frame, the newest) ─► encode ─► CameraStream ══► server
-     thread                                        when the server has room
+     thread                       when the server has room, and not earlier than it can use
 
 A frame that a newer one replaces in the slot is dropped and counted. While the server is away
 capturing goes on, and the connection is tried again with a growing, capped pause.
@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import MAX_PAYLOAD, pack_packet
@@ -22,6 +23,7 @@ from dsin.runtime.camera import Camera, CapturedFrame
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.just_in_time import JustInTime
 from dsin.runtime.rate_control import RateController
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.side_pictures import encode_picture
@@ -60,6 +62,13 @@ class AnsweredFrame:
     age_ms: float
     round_trip_ms: float
     reason: str
+
+
+class _UnderWay(NamedTuple):
+    """A frame that is not answered yet, and when its making began."""
+
+    made: MadeFrame
+    begun_s: float
 
 
 @dataclass
@@ -283,7 +292,8 @@ class Device:
         self._on_news = on_news
         self._clock = clock
         self._stop = threading.Event()
-        self._under_way: dict[int, MadeFrame] = {}
+        self._under_way: dict[int, _UnderWay] = {}
+        self._timing = JustInTime()
         self._recent: deque[MadeFrame] = deque(maxlen=30)
         self._sent_at: deque[float] = deque(maxlen=10)
         self.counts = DeviceCounts()
@@ -343,6 +353,7 @@ class Device:
         told_s = 0.0
         while not self._stop.is_set():
             stream.wait_for_room()
+            self._hold(stream)
             if slot.ended:
                 break
             frame = slot.take(POLL_S)
@@ -355,14 +366,23 @@ class Device:
         self._tell(stream, slot)
         slot.raise_fault()
 
+    def _hold(self, stream: CameraStream) -> None:
+        """Wait as long as a frame that was taken now would wait at the server."""
+        while not (self._every or self._stop.is_set()) and stream.under_way:
+            pause_s = self._timing.due_s - time.monotonic()
+            if pause_s <= 0:
+                return
+            stream.wait_while_under_way(min(pause_s, POLL_S))
+
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)
         stream.send_status(self._status())
 
     def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
         self._pace_controller()
+        begun_s = time.monotonic()
         made = self._maker.make(frame)
-        self._under_way[made.number] = made
+        self._under_way[made.number] = _UnderWay(made, begun_s)
         self._recent.append(made)
         held_us = min(2**32 - 1, max(0, round(1e6 * (time.monotonic() - made.taken_s))))
         sent_ns = 0 if self._greeting.live else self._clock()
@@ -381,14 +401,17 @@ class Device:
             self._maker.controller.pace((len(self._sent_at) - 1) / max(span_s, 1e-3))
 
     def _answered(self, ack: dsin_v1.Ack) -> None:
-        made = self._under_way.pop(ack.frame_number, None)
-        if made is None:
+        now_s = time.monotonic()
+        sent = self._under_way.pop(ack.frame_number, None)
+        if sent is None:
             return
+        made = sent.made
+        self._timing.answered(1000 * (now_s - sent.begun_s), ack.decode_ms, ack.waited_ms, now_s)
         self.counts.answered += 1
         status = dsin_v1.FrameStatus.Name(ack.status).lower()
         self.counts.statuses[status] = self.counts.statuses.get(status, 0) + 1
         side_use = dsin_v1.SideUse.Name(ack.side_use).lower().replace("_", "-")
-        round_trip_ms = 1000 * (time.monotonic() - made.taken_s)
+        round_trip_ms = 1000 * (now_s - made.taken_s)
         self._on_frame(
             AnsweredFrame(
                 made, status, side_use, ack.decode_ms, ack.age_ms, round_trip_ms, ack.reason

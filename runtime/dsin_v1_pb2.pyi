@@ -137,7 +137,7 @@ class SideFrame(_message.Message):
     def __init__(self, picture: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., frame_number: _Optional[int] = ..., held_us: _Optional[int] = ..., sent_ns: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("frame_number", "status", "side_use", "server_time_ns", "decode_ms", "age_ms", "reason")
+    __slots__ = ("frame_number", "status", "side_use", "server_time_ns", "decode_ms", "age_ms", "reason", "waited_ms")
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SIDE_USE_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class Ack(_message.Message):
     DECODE_MS_FIELD_NUMBER: _ClassVar[int]
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    WAITED_MS_FIELD_NUMBER: _ClassVar[int]
     frame_number: int
     status: FrameStatus
     side_use: SideUse
@@ -152,7 +153,8 @@ class Ack(_message.Message):
     decode_ms: float
     age_ms: float
     reason: str
-    def __init__(self, frame_number: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., side_use: _Optional[_Union[SideUse, str]] = ..., server_time_ns: _Optional[int] = ..., decode_ms: _Optional[float] = ..., age_ms: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+    waited_ms: float
+    def __init__(self, frame_number: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., side_use: _Optional[_Union[SideUse, str]] = ..., server_time_ns: _Optional[int] = ..., decode_ms: _Optional[float] = ..., age_ms: _Optional[float] = ..., reason: _Optional[str] = ..., waited_ms: _Optional[float] = ...) -> None: ...
 
 class ClockProbe(_message.Message):
     __slots__ = ("server_send_ns",)

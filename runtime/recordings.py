@@ -1,6 +1,8 @@
 """One camera's recorded pictures, wherever they lie: KITTI, folders, videos, the synthetic rig."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +31,8 @@ LAYOUTS = (
     "(image_2, image_3, times.txt), a KITTI stereo folder (image_2, image_3 or colored_0, "
     "colored_1, with *_10.png), a folder with `left` and `right`, or a folder of pictures"
 )
+RENDERED = 32
+"""45 MB of KITTI's size, and the built-in rig's 20 frames."""
 STEREO_MOMENT = "_10"
 """How KITTI's stereo data names the picture of each scene that both cameras' data are about."""
 
@@ -73,7 +77,11 @@ def open_recording(spec: str, side: Side, frames: int | None = None) -> Recordin
 
 @dataclass(frozen=True)
 class OneView:
-    """One camera of a source of stereo frames, as a Recording."""
+    """One camera of a source that draws its stereo frames, as a Recording.
+
+    RENDERED pictures are kept: drawing takes ten times as long as reading a file, and recordings
+    are often played again and again.
+    """
 
     source: FrameSource
     side: Side
@@ -89,7 +97,11 @@ class OneView:
         return self.source.timestamp_ns(number)
 
     def image(self, number: int) -> Image:
-        return self.source.view(number, self.side)
+        return self._view(number)
+
+    @cached_property
+    def _view(self) -> Callable[[int], Image]:
+        return lru_cache(RENDERED)(lambda number: self.source.view(number, self.side))
 
 
 class Scenes(Pictures):

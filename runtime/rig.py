@@ -41,6 +41,7 @@ class Outcome(NamedTuple):
     decode_ms: float = 0.0
     age_ms: float = 0.0
     reason: str = ""
+    waited_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Rig:
         use: SideUse | None = None,
         decode_ms: float = 0.0,
         reason: str = "",
+        waited_ms: float = 0.0,
     ) -> None:
         """Count a frame and answer it."""
         self.count(status)
@@ -143,7 +145,7 @@ class Rig:
             self._newest_captured_ns = frame.captured_ns
         age_ms = (now_ns() - frame.captured_ns) / 1e6
         number = frame.header.frame_number
-        frame.answer(Outcome(number, status, use, decode_ms, age_ms, reason))
+        frame.answer(Outcome(number, status, use, decode_ms, age_ms, reason, waited_ms))
 
     def complain(self, what: str) -> None:
         """Log what is wrong with it; at most once a second, so that no rig fills the log."""

@@ -46,7 +46,8 @@ class RigFrame:
     `timestamp_ns` is the capture time in the camera's clock, `captured_ns` the same moment in the
     server's (nanoseconds since 1970; for a recording the time at which it was sent),
     `decoded_ns` when decoding ended. `packet` is what came over the link, with its header.
-    `stage_ms` names stages side.* and server.*, milliseconds.
+    `stage_ms` names stages side.* and server.*, `waited_ms` is how long the frame waited for its
+    turn before them, milliseconds.
     """
 
     rig: str
@@ -60,6 +61,7 @@ class RigFrame:
     side: SideView | None
     side_use: SideUse
     stage_ms: dict[str, float] = field(default_factory=dict)
+    waited_ms: float = 0.0
 
     @property
     def age_ms(self) -> float:

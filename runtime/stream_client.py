@@ -145,6 +145,14 @@ class CameraStream:
         """Until all frames are answered."""
         self._wait(lambda: self._under_way == 0, timeout_s, "does not answer frames")
 
+    def wait_while_under_way(self, timeout_s: float) -> None:
+        """Until all frames are answered, `timeout_s` at most."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._under_way == 0 or self._fault is not None, timeout_s
+            )
+            self._raise_fault()
+
     def send_frame(self, message: dsin_v1.CameraMessage) -> None:
         """Send an encoded frame or a side frame, which counts as under way from now on."""
         with self._changed:

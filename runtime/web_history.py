@@ -86,10 +86,9 @@ def stages_of(frame: RigFrame) -> dict[str, float]:
     """Milliseconds of the way here, of waiting and of the frame's own stages."""
     way_ms = (frame.received_ns - frame.captured_ns) / 1e6
     server = {name: ms for name, ms in frame.stage_ms.items() if name.startswith("server.")}
-    waiting_ms = (frame.decoded_ns - frame.received_ns) / 1e6 - sum(server.values())
     return {
         "way.capture to arrival": max(0.0, way_ms),
-        "server.waiting": max(0.0, waiting_ms),
+        "server.waiting": frame.waited_ms,
         **server,
         **{name: ms for name, ms in frame.stage_ms.items() if name not in server},
     }

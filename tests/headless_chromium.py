@@ -148,7 +148,7 @@ async def photograph_page(url: str, picture: Path, after_s: float) -> None:
             await browser.open(url, width=1440, height=900)
             await asyncio.sleep(after_s)
             png = np.frombuffer(await browser.photograph(), np.uint8)
-    cv2.imwrite(str(picture), cv2.imdecode(png, cv2.IMREAD_COLOR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    cv2.imwrite(str(picture), cv2.imdecode(png, cv2.IMREAD_COLOR))
 
 
 def main() -> None:

@@ -413,7 +413,7 @@ class TestHistory:
         history = History()
         frame = replace(
             coded[0], captured_ns=0, received_ns=70_000_000, decoded_ns=130_000_000,
-            stage_ms={"side.network": 30.0, "server.search": 50.0},
+            stage_ms={"side.network": 30.0, "server.search": 50.0}, waited_ms=10.0,
         )  # fmt: skip
         history.add_frame(frame, 0)
         assert history.stage_ms() == {

@@ -91,7 +91,7 @@ class FedRig:
         received = now - int(1e6 * (server_ms + 3))
         frame = replace(
             frame, rig=self.name, number=self.decoded, captured_ns=received - int(1e6 * way_ms),
-            received_ns=received, decoded_ns=now,
+            received_ns=received, decoded_ns=now, waited_ms=3.0,
         )  # fmt: skip
         self._count(frame)
         return frame
