@@ -167,8 +167,8 @@ class SideCamera:
 
 
 class FrameSlot:
-    """Reads a camera in a thread of its own and holds one frame. With `every` it waits until
-    that is taken, else a newer one takes its place."""
+    """Reads a camera in a thread of its own and holds one frame. With `every` the next one is read
+    when that is taken, else a newer one takes its place."""
 
     def __init__(self, camera: Camera, every: bool = False) -> None:
         self._camera = camera
@@ -221,7 +221,7 @@ class FrameSlot:
 
     def _capture(self) -> None:
         try:
-            while not self._stopping and not self._camera.ended:
+            while self._has_room() and not self._camera.ended:
                 try:
                     frame = self._camera.newest(POLL_S)
                 except FrameError as error:
@@ -238,11 +238,15 @@ class FrameSlot:
                 self._ended = True
                 self._changed.notify_all()
 
+    def _has_room(self) -> bool:
+        """Whether to read another frame, once that may be; false when closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._every or self._frame is None)
+            return not self._stopping
+
     def _put(self, frame: CapturedFrame) -> None:
         with self._changed:
-            if self._every:
-                self._changed.wait_for(lambda: self._frame is None or self._stopping)
-            elif self._frame is not None:
+            if self._frame is not None:
                 self._replaced += 1
             self._frame = frame
             self._changed.notify_all()
