@@ -4,7 +4,7 @@
 import * as pictures from "./page_pictures.js";
 import { drawBars, drawLines, drawPoints } from "./page_plots.js";
 
-const STALE_MS = 1000;
+const STALE_MS = [1000, 3000];
 const SPAN_S = 60;
 const FULL = 4008;
 const USES = {
@@ -128,13 +128,19 @@ function age_ms() {
   return state.frame && state.frame.age_ms + performance.now() - state.frameAt_ms;
 }
 
+/** Older than this is stale: a second, or three frames of a slow stream. A rate is of the last five
+ * seconds, so it falls when a stream stops; the upper limit keeps that from passing for slow. */
+function stale_ms(rig) {
+  return rig?.fps ? Math.min(STALE_MS[1], Math.max(STALE_MS[0], 3000 / rig.fps)) : STALE_MS[0];
+}
+
 function condition() {
   if (state.problem) return ["bad", state.problem];
   if (!state.rigs.length) return ["", "Waiting for a rig"];
   if (!state.rig) return ["", "Connecting"];
   if (!state.rig.camera_connected) return ["bad", "Camera disconnected"];
   if (!state.frame) return ["", "Waiting for the first frame"];
-  if (age_ms() > STALE_MS) return ["bad", "Stale"];
+  if (age_ms() > stale_ms(state.rig)) return ["bad", "Stale"];
   if (!state.rig.side_connected) return ["warn", "Live, no second camera"];
   return ["good", "Live"];
 }
@@ -143,18 +149,19 @@ function showState() {
   const [kind, text] = condition();
   put("state", text, `pill ${kind}`);
   const age = age_ms();
-  document.body.classList.toggle("stale", age !== null && age > STALE_MS);
+  const limit = stale_ms(state.rig);
+  document.body.classList.toggle("stale", age !== null && age > limit);
   document.body.classList.toggle("gone", Boolean(state.problem));
   put("age", age === null ? "–" : age < 9999.5 ? number(age) : number(age / 1000));
   $("age").nextSibling.textContent = age === null || age < 9999.5 ? " ms" : " s";
-  put("age-note", age > STALE_MS ? "stale: older than 1 s" : "from capture until now");
+  put("age-note", age > limit ? `stale: older than ${number(limit / 1000, 1)} s` : "from capture until now");
 }
 
 /** The colour and the word of a rig's dot. */
 function standing(rig) {
   if (!rig.camera_connected) return ["bad", "camera disconnected"];
   if (rig.newest_age_ms === null) return ["warn", "no frame yet"];
-  if (rig.newest_age_ms > STALE_MS) return ["warn", "stale"];
+  if (rig.newest_age_ms > stale_ms(rig)) return ["warn", "stale"];
   return rig.side_connected ? ["good", "live"] : ["warn", "no second camera"];
 }
 
@@ -272,7 +279,7 @@ function drawPlots() {
   if (target) lines.push({ values: [[now - SPAN_S, target], [now, target]], colour: "soft", dashed: true });
   drawLines($("plot-kbps"), now, lines);
   const colours = { paired: "accent", missing: "bad", unrelated: "bad" };
-  drawPoints($("plot-age"), now, state.frames.map(([t, age, , use]) => [t, age, colours[use] ?? "warn"]), STALE_MS);
+  drawPoints($("plot-age"), now, state.frames.map(([t, age, , use]) => [t, age, colours[use] ?? "warn"]), stale_ms(state.rig));
   drawBars($("plot-drops"), now, lostEachSecond());
 }
 
