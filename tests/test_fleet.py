@@ -194,7 +194,7 @@ def test_damaged_packets_are_the_senders_to_mend(fleet: FleetDecoder, scene: Sce
     async def run() -> None:
         with pytest.raises(PacketError, match="not a packet"):
             await fleet.frame("bad", b"?", None)
-        with pytest.raises(FrameError, match="PNG or JPEG"):
+        with pytest.raises(FrameError, match="neither PNG nor JPEG"):
             await fleet.side("bad", b"?", 0)
 
     asyncio.run(run())

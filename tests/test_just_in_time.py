@@ -41,7 +41,7 @@ def slow_server_answers() -> list[AnsweredFrame]:
     answers: list[AnsweredFrame] = []
     with fake_server(decode_s=0.1) as server:
         device = fake_device(server.address, fps=100, count=None, answers=answers)
-        time.sleep(4)
+        time.sleep(2.5)
         device.stop()
     return answers
 
