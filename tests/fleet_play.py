@@ -141,6 +141,7 @@ class Killing:
 
 async def kill_one(fleet: FleetDecoder, scene: Scene) -> Killing:
     """Kill the replica of the first rig, and play until its replacement has that rig again."""
+    await settle(fleet, scene)
     seen: dict[str, Seen] = defaultdict(Seen)
     begun_s, processors = time.monotonic(), Processors()
     playing = asyncio.create_task(play(fleet, scene, seen))
@@ -159,6 +160,15 @@ async def kill_one(fleet: FleetDecoder, scene: Scene) -> Killing:
     return Killing(
         dict(seen), victim, begun_s, killed_s, replaced_s, end_s, (busy_before, busy_after)
     )
+
+
+async def settle(fleet: FleetDecoder, scene: Scene) -> None:
+    """Wait until all replicas get rigs: the front learns of a new one after it is ready."""
+    wanted = (await fleet.health()).wanted
+    deadline_s = time.monotonic() + 60
+    while len({(await fleet.frame(rig, scene.packet, None)).process for rig in RIGS}) < wanted:
+        assert time.monotonic() < deadline_s, "some replicas get no rigs"
+        await asyncio.sleep(INTERVAL_S)
 
 
 class Processors:

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fleet_play import INTERVAL_S, RIGS, Killing, PlayedFrame, kill_one, small_scene
+from fleet_play import RIGS, Killing, PlayedFrame, kill_one, small_scene
 
 from dsin.runtime.fleet import FleetDecoder, FleetOptions, start_fleet
 
@@ -41,8 +41,6 @@ async def kill(fleet: FleetDecoder, times: int) -> None:
         killing = await kill_one(fleet, scene)
         if number:  # the first one finds caches cold
             print(row(killing))
-        while (await fleet.health()).ready < 2:
-            await asyncio.sleep(INTERVAL_S)
 
 
 def row(killing: Killing) -> str:
