@@ -9,6 +9,7 @@ a frame was taken from the camera to the answer:
     C, in time                 ├─hold─┤├─way─┤
 """
 
+import math
 import time
 from collections import deque
 
@@ -17,6 +18,8 @@ REMEMBERED = 8
 RESERVE_MS, RESERVE_SHARE = 10.0, 0.15
 """Frames are to arrive so much before the server is done, or that share of the decoding. The server
 should rather keep a frame waiting than wait for one."""
+MOST_MS = 5000.0
+"""Nothing is held for longer, whatever a server says: one that is stuck has to be noticed."""
 
 
 class JustInTime:
@@ -34,9 +37,11 @@ class JustInTime:
         self, round_trip_ms: float, decode_ms: float, waited_ms: float, now_s: float | None = None
     ) -> None:
         """Note an answer that came now, `round_trip_ms` after the frame was taken."""
+        if not math.isfinite(decode_ms + waited_ms):
+            return
         self._decode_ms.append(decode_ms)
         self._way_ms.append(round_trip_ms - decode_ms - waited_ms)
         decoding_ms = min(self._decode_ms)
         reserve_ms = max(RESERVE_MS, RESERVE_SHARE * decoding_ms)
-        hold_ms = max(0.0, decoding_ms - max(self._way_ms) - reserve_ms)
+        hold_ms = min(MOST_MS, max(0.0, decoding_ms - max(self._way_ms) - reserve_ms))
         self.due_s = (time.monotonic() if now_s is None else now_s) + hold_ms / 1000

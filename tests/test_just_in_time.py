@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rig_fakes import fake_device, fake_server
 
 from dsin.runtime.device import AnsweredFrame
-from dsin.runtime.just_in_time import REMEMBERED, RESERVE_MS, JustInTime
+from dsin.runtime.just_in_time import MOST_MS, REMEMBERED, RESERVE_MS, JustInTime
 
 
 def test_the_next_frame_is_held_for_the_decoding_less_its_way_and_a_reserve() -> None:
@@ -35,6 +35,14 @@ def test_it_is_in_time_even_if_the_next_decoding_is_the_quickest_and_its_way_the
 
 def test_before_the_first_answer_nothing_is_held() -> None:
     assert JustInTime().due_s < time.monotonic()
+
+
+@pytest.mark.parametrize("decode_ms", [1e30, float("inf"), float("nan")])
+def test_a_server_that_talks_nonsense_holds_nothing_for_long(decode_ms: float) -> None:
+    timing = JustInTime()
+    for _ in range(REMEMBERED):
+        timing.answered(50.0, decode_ms, 0.0, now_s=0.0)
+    assert timing.due_s <= MOST_MS / 1000
 
 
 def slow_server_answers() -> list[AnsweredFrame]:
