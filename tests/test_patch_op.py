@@ -1,4 +1,7 @@
-"""The search as an operator of PyTorch: what the definition says, and a node when exported."""
+"""The search as an operator of PyTorch: what the definition says, and a node when exported.
+
+Where there is a GPU, the operator is tested on its tensors too.
+"""
 
 from typing import Any
 
@@ -19,12 +22,19 @@ from dsin.training.si_finder import SideInformationFinder
 PLAIN = (20, 24, True, "pearson", False, False)
 
 
-def views(height: int = 71, width: int = 137) -> tuple[Tensor, Tensor]:
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU, or PyTorch cannot use it")
+    return str(request.param)
+
+
+def views(height: int = 71, width: int = 137, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Two blurred pictures and two that look like them, (2, 3, H, W)."""
     noise = np.random.default_rng(0).normal(128, 90, (2, height, width, 3)).astype(np.float32)
     x = np.stack([cv2.GaussianBlur(n, (0, 0), 2) for n in noise]).clip(0, 255)
     y = np.roll(x, (1, -5), (1, 2)) * 0.9
-    return tensor(x), tensor(y)
+    return tensor(x).to(device), tensor(y).to(device)
 
 
 def tensor(pictures: Any) -> Tensor:
@@ -32,36 +42,57 @@ def tensor(pictures: Any) -> Tensor:
 
 
 def pictures(images: Tensor) -> Any:
-    return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
 
 @pytest.mark.parametrize("prior", [True, False])
 @pytest.mark.parametrize("measure", ["pearson", "l2"])
-def test_the_operator_is_the_definition(measure: Any, prior: bool) -> None:
-    x, y = views()
+def test_the_operator_is_the_definition(device: str, measure: Any, prior: bool) -> None:
+    x, y = views(device=device)
     found = patch_correlation(x, y, y, 20, 24, prior, measure, False, False)
     expected = definition(*map(pictures, (x, y, y)), prior=prior, measure=measure)
     np.testing.assert_array_equal(pictures(found[0]), expected.y_syn)
-    for got, wanted in zip(found[1:3], expected[1:3], strict=True):
-        np.testing.assert_array_equal(got, wanted)
-    np.testing.assert_allclose(found[3], expected.score, atol=1e-5, rtol=2e-6)
+    assert {part.device.type for part in found} == {device}
+    row, col, score = (part.cpu() for part in found[1:])
+    np.testing.assert_array_equal(row, expected.row)
+    np.testing.assert_array_equal(col, expected.col)
+    np.testing.assert_allclose(score, expected.score, atol=1e-5, rtol=2e-6)
 
 
-def test_half_precision_comes_back_in_half_precision() -> None:
-    x, y = (view.half() for view in views())
+def test_half_precision_comes_back_in_half_precision(device: str) -> None:
+    x, y = (view.half() for view in views(device=device))
     y_syn, row, col, score = patch_correlation(x, y, y, *PLAIN)
     expected = definition(*(pictures(view.float()) for view in (x, y, y)))
     assert (y_syn.dtype, score.dtype) == (torch.float16, torch.float32)
-    np.testing.assert_array_equal(row, expected.row)
-    np.testing.assert_array_equal(col, expected.col)
+    np.testing.assert_array_equal(row.cpu(), expected.row)
+    np.testing.assert_array_equal(col.cpu(), expected.col)
 
 
-def test_shapes_without_data_are_those_with() -> None:
-    torch.library.opcheck(patch_correlation, (*views(), views()[1], *PLAIN))
+def test_shapes_without_data_are_those_with(device: str) -> None:
+    x, y = views(device=device)
+    torch.library.opcheck(patch_correlation, (x, y, y, *PLAIN))
 
 
-def test_training_searches_with_it_and_brute_force_agrees() -> None:
-    x, y = views()
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_the_operator_works_in_the_current_stream(device: str) -> None:
+    x, y = views(device=device)
+    expected = patch_correlation(x, y, y, *PLAIN)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # Late enough to be missed by a search in another stream.
+        torch.cuda._sleep(50_000_000)
+        found = patch_correlation(x * 1.0, y * 1.0, y * 1.0, *PLAIN)
+    stream.synchronize()
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+def test_training_searches_with_it_and_brute_force_agrees(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    x, y = views(device=device)
     finder = SideInformationFinder(SearchConfig(), Quirks())
     y_syn, fast = finder(x, y, y)
     slow = finder.brute_force(x, y)

@@ -1,0 +1,48 @@
+"""Every CUDA kernel against its definition: the project's tests on the GPU, then real frames.
+
+The tests have the adversarial inputs: ties, flat pictures, noise, repeated texture, NaN, bands.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import kernel_checks
+import numpy as np
+from stage import Orders, Report, machine, run
+from suite import run_tests
+from visit_frames import as_decoded, frames, middle
+
+FILES = ("test_block_cuda.py", "test_patch_cuda.py")
+REHEARSED = "matches_of_a_pair and size1 or stretched_pieces and uint8 or l2_measure and odd"
+WHOLE = (320, 1224)
+CUT = (80, 240)
+"""What the definition, which knows no shortcut, is given of a frame."""
+
+
+def work(orders: Orders, report: Report) -> None:
+    found = frames(orders.pack, 1 if orders.rehearse else 4)
+    report.facts(frames=found.source)
+    cut = (40, 72) if orders.rehearse else CUT
+    whole = (60, 120) if orders.rehearse else WHOLE
+    with machine(orders) as pool:
+
+        def check(name: str, size: tuple[int, int], call: Callable[..., Any], **more: Any) -> None:
+            told = []
+            for x, y in found.pairs:
+                x, y = (middle(view, *size) for view in (x, y))
+                x_dec, y_dec = as_decoded(x), as_decoded(y)
+                if call is kernel_checks.blocks:
+                    x_dec, y_dec = (v.round().astype(np.uint8) for v in (x_dec, y_dec))
+                told += pool.submit(call, x_dec, y_dec, y, **more).result()
+            counted = f"{len(found.pairs)} of {found.source} at {size[1]}x{size[0]}"
+            report.check(name, not told, f"{counted}{': ' if told else ''}{'; '.join(told[:3])}")
+
+        check("search, whole frames", whole, kernel_checks.fast_search)
+        check("search, cut", cut, kernel_checks.search)
+        check("search by L2, cut", cut, kernel_checks.search, measure="l2")
+        check("block refinement", cut if orders.rehearse else WHOLE, kernel_checks.blocks)
+    run_tests(orders, report, FILES, rehearsed=REHEARSED)
+
+
+if __name__ == "__main__":
+    run(work)
