@@ -1,4 +1,4 @@
-"""A bundle's own graphs, run by PyTorch on any device: a session as `dsin.runtime.backend` knows it.
+"""A bundle's own graphs, run by PyTorch on any device, as sessions of `dsin.runtime.backend`.
 
     with sessions_on_torch("cuda", half=True):
         codec = open_picture_codecs(bundle, "cpu", None)     its networks run on the GPU
@@ -64,7 +64,9 @@ class TorchSession:
                 values.update(zip(targets, made, strict=True))
         return {name: values[name].cpu().numpy() for name in self._outputs}
 
-    keep = run
+    def keep(self, **inputs: Any) -> dict[str, Any]:
+        """The same: what lies on the GPU is copied."""
+        return {**self.run(**inputs)}
 
 
 @contextmanager
@@ -93,7 +95,8 @@ def _tensor(array: NDArray[Any], device: str) -> Tensor:
 
 
 def _conv(given: Values, attributes: Attributes) -> Values:
-    x, weight, bias = (*given, None)[:3]
+    x, weight = given[:2]
+    bias = given[2] if len(given) > 2 else None
     pads = list(attributes.get("pads", [0, 0, 0, 0]))
     assert pads[:2] == pads[2:], "bundles have symmetric padding only"
     stride = tuple(attributes.get("strides", [1, 1]))
@@ -112,8 +115,9 @@ def _gather(given: Values, attributes: Attributes) -> Values:
 
 def _pad(given: Values, _: Attributes) -> Values:
     ends = given[1].tolist()
-    begin, end = ends[: len(ends) // 2], ends[len(ends) // 2 :]
-    return [F.pad(given[0], [n for pair in zip(begin[::-1], end[::-1]) for n in pair])]
+    half = len(ends) // 2
+    # PyTorch begins with the last axis.
+    return [F.pad(given[0], [n for axis in range(half)[::-1] for n in ends[axis::half]])]
 
 
 def _slice(given: Values, _: Attributes) -> Values:

@@ -57,7 +57,7 @@ def blocks(x: Picture, y_dec: Picture, y: Picture) -> list[str]:
     device = chosen_device()
     kernels = BlockKernels(device, PATCH)
     planes = [to_planes(image) for image in (x, y_dec, y)]
-    given = [on_device(device, array) for array in (*planes, matches.row, matches.col)]
+    given: Any = [on_device(device, array) for array in (*planes, matches.row, matches.col)]
     with device.current():
         stream = Stream(device)
         made = kernels.side_planes(*given, stream)

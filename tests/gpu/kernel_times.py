@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Clock:
     def mark(self) -> Any:
         if not self._gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -144,13 +145,12 @@ def _watched_launches(clock: Clock) -> Iterator[list[tuple[str, Any, Any]]]:
         plain(function, *rest)
         seen.append((names[id(function)], begin, clock.mark()))
 
-    patch_cuda._launch = launch
-    patch_cuda.PatchCorrelationKernel._functions = functions  # type: ignore[method-assign]
-    try:
+    kernel = patch_cuda.PatchCorrelationKernel
+    with (
+        mock.patch.object(patch_cuda, "_launch", launch),
+        mock.patch.object(kernel, "_functions", functions),
+    ):
         yield seen
-    finally:
-        patch_cuda._launch = plain
-        patch_cuda.PatchCorrelationKernel._functions = load  # type: ignore[method-assign]
 
 
 def kernel_names() -> tuple[str, ...]:

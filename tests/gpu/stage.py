@@ -28,6 +28,10 @@ class NotCarriedError(Exception):
     """What the stage needs was not brought along: neither passed nor failed."""
 
 
+class RefusedError(Exception):
+    """Software of others does not serve this machine: kept as it is said, no failure of ours."""
+
+
 class UnfitError(Exception):
     """This machine cannot do what the stage asks; the message says why and what to do."""
 
@@ -86,6 +90,15 @@ class Report:
         """Something measured that cannot fail."""
         self._line(name, None, value)
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What raises within fails under that name, and the stage goes on after it."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.check(name, False, one_line(error))
+
     def facts(self, **facts: Any) -> None:
         """Numbers and texts for whoever reads the JSON."""
         self._content["facts"].update(facts)
@@ -111,8 +124,9 @@ def run(work: Callable[[Orders, Report], None]) -> None:
     report = Report(orders)
     try:
         work(orders, report)
-    except NotCarriedError as reason:
-        report.end("not carried", one_line(reason))
+    except (NotCarriedError, RefusedError) as reason:
+        state = "refused" if isinstance(reason, RefusedError) else "not carried"
+        report.end(state, one_line(reason))
         sys.exit(0)
     except Exception as error:
         traceback.print_exc()
@@ -130,8 +144,7 @@ def run(work: Callable[[Orders, Report], None]) -> None:
 def one_line(error: BaseException) -> str:
     """The message in one line; with the kind of error where it is not one of ours."""
     text = " ".join(str(error).split())[:400]
-    ours = isinstance(error, NotCarriedError | UnfitError) or "Error" not in type(error).__name__
-    ours = ours or type(error).__module__.startswith("dsin.")
+    ours = type(error).__module__.startswith(("dsin.", __name__))
     return text if ours and text else f"{type(error).__name__}: {text}"
 
 

@@ -27,15 +27,16 @@ def work(orders: Orders, report: Report) -> None:
     with machine(orders) as pool:
 
         def check(name: str, size: tuple[int, int], call: Callable[..., Any], **more: Any) -> None:
-            told = []
-            for x, y in found.pairs:
-                x, y = (middle(view, *size) for view in (x, y))
-                x_dec, y_dec = as_decoded(x), as_decoded(y)
-                if call is kernel_checks.blocks:
-                    x_dec, y_dec = (v.round().astype(np.uint8) for v in (x_dec, y_dec))
-                told += pool.submit(call, x_dec, y_dec, y, **more).result()
-            counted = f"{len(found.pairs)} of {found.source} at {size[1]}x{size[0]}"
-            report.check(name, not told, f"{counted}{': ' if told else ''}{'; '.join(told[:3])}")
+            told: list[str] = []
+            with report.part(name):
+                for pair in found.pairs:
+                    x, y = (middle(view, *size) for view in pair)
+                    x_dec, y_dec = as_decoded(x), as_decoded(y)
+                    if call is kernel_checks.blocks:
+                        x_dec, y_dec = (v.round().astype(np.uint8) for v in (x_dec, y_dec))
+                    told += pool.submit(call, x_dec, y_dec, y, **more).result()
+                counted = f"{len(found.pairs)} of {found.source} at {size[1]}x{size[0]}"
+                report.check(name, not told, "; ".join([counted, *told[:3]]))
 
         check("search, whole frames", whole, kernel_checks.fast_search)
         check("search, cut", cut, kernel_checks.search)

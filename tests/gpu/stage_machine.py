@@ -34,7 +34,7 @@ def work(orders: Orders, report: Report) -> None:
         report.tell("GPU", "none: a rehearsal")
         return
     gpu, driver, *rest = _nvidia_smi()
-    report.facts(gpu=gpu, driver=driver, nvidia_smi=dict(zip(FIELDS.split(",")[2:], rest)))
+    report.facts(gpu=gpu, driver=driver, nvidia_smi=", ".join(rest))
     found = need_gpu(least_gib=2)
     cuda = ".".join(map(str, found.driver_cuda))
     report.check(

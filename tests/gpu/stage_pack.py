@@ -1,15 +1,22 @@
-"""The data pack is whole: every part that is there has the bytes and the hash of the manifest."""
+"""The data pack is whole: every part that is there has the bytes and the hash of the manifest.
 
+A rehearsal that is given no pack makes a tiny one first.
+"""
+
+from rehearsal_pack import rehearsal_pack
 from stage import NotCarriedError, Orders, Report, run
 
 
 def work(orders: Orders, report: Report) -> None:
-    if orders.pack is None:
+    pack = orders.pack
+    if orders.rehearse and pack is None:
+        pack = rehearsal_pack(orders)
+    if pack is None:
         raise NotCarriedError("no pack was given: --pack DIR names one")
     from dsin.training.picture_pack import open_pack
 
     missing: list[str] = []
-    pictures = open_pack(orders.pack, missing.append)
+    pictures = open_pack(pack, missing.append)
     counts = len(pictures.pairs), len(pictures.photos), len(pictures.validation)
     report.facts(pairs=counts[0], photographs=counts[1], validation_pairs=counts[2])
     report.check(

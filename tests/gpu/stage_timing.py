@@ -29,7 +29,8 @@ def work(orders: Orders, report: Report) -> None:
     with machine(orders, least_gib=6) as pool:
         for size in sizes:
             x, y = (as_decoded(middle(view, *size)) for view in found.pairs[0])
-            _time(orders, report, pool, x, y)
+            with report.part(f"times at {size[1]}x{size[0]}"):
+                _time(orders, report, pool, x, y)
     x, y = (as_decoded(middle(view, *sizes[0])) for view in found.pairs[0])
     _opencv(report, x, y)
 

@@ -39,18 +39,21 @@ class _Counted:
 
 
 def run_tests(
-    orders: Orders, report: Report, files: Sequence[str], *, rehearsed: str, machine: str = "GPU",
-    several: bool = True,
+    orders: Orders, report: Report, files: Sequence[str], *, rehearsed: str,
+    machine: str | None = "GPU", several: bool = True,
 ) -> None:  # fmt: skip
-    """Run those of some files that are parametrised with the GPU, a check for each file; in a
-    rehearsal, those on the emulation whose names match the expression `rehearsed`."""
-    os.environ[VARIABLE] = "emulated" if orders.rehearse else machine
+    """Run the tests of some files (or single ones, file::test) that are parametrised with the GPU,
+    or all with `machine` None; a check for each file. In a rehearsal, those on the emulation whose
+    names match the expression `rehearsed`."""
+    os.environ[VARIABLE] = "emulated" if orders.rehearse else machine or ""
     command = [
         # What warns in another version is no failure of a kernel.
-        "-q", "-x" if orders.rehearse else "--maxfail=20", "-p", "select_machine",
-        "-p", "no:cacheprovider", "-o", "filterwarnings=default", "--tb=short",
+        "-q", "-x" if orders.rehearse else "--maxfail=20", "-o", "filterwarnings=default",
+        "-p", "no:cacheprovider", "--tb=short",
         "--rootdir", str(CHECKOUT), "-c", str(CHECKOUT / "pyproject.toml"),
     ]  # fmt: skip
+    if machine is not None:
+        command += ["-p", "select_machine"]
     if orders.rehearse:
         command += ["-k", rehearsed]
     elif several and find_spec("xdist"):
@@ -61,7 +64,7 @@ def run_tests(
         [*command, *(str(CHECKOUT / "tests" / file) for file in files)], plugins=[counted]
     )
     report.facts(tests_s=round(time.monotonic() - began, 1), failed_tests=counted.failed)
-    for file in files:
+    for file in dict.fromkeys(name.split("::")[0] for name in files):
         lost = [line for line in counted.failed if file in line]
         passed = counted.passed.get(file, 0)
         said = f"{passed} passed" + (f", {len(lost)} failed; first: {lost[0]}" if lost else "")

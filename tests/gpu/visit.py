@@ -31,7 +31,7 @@ LOG_BYTES = 1 << 20
 """What is kept of one stage's output."""
 
 
-class CutOff(BaseException):  # noqa: N818 - an event, as KeyboardInterrupt
+class CutOff(BaseException):
     """The visit was asked to end."""
 
 
@@ -53,6 +53,9 @@ class Visit:
         self.results = Results(out, visit, order)
         lay_out(work / "site")
         self._environment = environment(work / "site", work / "cache")
+        if given.rehearse:
+            # Threads that wait for each other in turns would take most of the time.
+            self._environment["OMP_NUM_THREADS"] = "1"
 
     def run(self, stages: Sequence[Stage]) -> None:
         """All stages in turn, with a line for each."""
@@ -60,7 +63,7 @@ class Visit:
             left = self._given.budget_s - (time.monotonic() - self._began)
             limit = seconds_for(stage, proved_s=self._proved_s, left_s=left)
             if limit is None:
-                reason = f"{left:.0f} s were left of the visit, {self._proved_s:.0f} s spent"
+                reason = f"too late: {max(left, 0):.0f} s left, {self._proved_s:.0f} s of proofs"
                 result = self._blank(stage, "out of time", reason)
             else:
                 result = self._one(stage, limit)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +63,8 @@ def _end_group(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _signal(child: "subprocess.Popen[bytes]", number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # nobody is left in it
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        pass  # nobody is left in it
 
 
 def last_line(log: Path, start: int) -> str:

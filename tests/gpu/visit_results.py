@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 State = Literal[
-    "passed", "failed", "timed out", "killed", "out of time", "cut off", "not carried"
+    "passed", "failed", "timed out", "killed", "out of time", "cut off", "not carried", "refused"
 ]  # fmt: skip
 FAILED: tuple[State, ...] = ("failed", "timed out", "killed", "out of time", "cut off")
 MOST_STATUS = 125
@@ -56,7 +56,10 @@ class Results:
     def add(self, result: Result) -> None:
         """Write all files anew."""
         kept = [one for one in self.stages if one["stage"] != result["stage"]]
-        self.stages = sorted([*kept, result], key=lambda one: self._order.index(one["stage"]))
+        places = {name: place for place, name in enumerate(self._order)}
+        self.stages = sorted(
+            [*kept, result], key=lambda one: places.get(one["stage"], len(places))
+        )  # fmt: skip
         write_json(self._folder / "results.json", {"visit": self._visit, "stages": self.stages})
         write_atomically(self._folder / "summary.md", summary(self._visit, self.stages))
         self.running.unlink(missing_ok=True)
@@ -69,7 +72,7 @@ def exit_status(results: Sequence[Result]) -> int:
 
 def summary(visit: Mapping[str, Any], results: Sequence[Result]) -> str:
     """A table of all checks, with what was only told; in Markdown."""
-    facts = next((one["facts"] for one in results if one["stage"] == "machine"), {})
+    facts: Result = next((one["facts"] for one in results if one["stage"] == "machine"), {})
     title = [
         str(visit["date"]), str(facts.get("gpu", "no GPU")),
         f"driver {facts.get('driver', 'unknown')}", f"commit {visit['commit']}",
