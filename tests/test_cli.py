@@ -14,7 +14,7 @@ from command_line import Outcome, Run, command_line
 from dsin.runtime import Decoder, Encoder, demo
 from dsin.runtime.bitstream import MAX_PAYLOAD, parse_packet
 from dsin.runtime.errors import DsinError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 
 
 @pytest.fixture
