@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.training.data import Pair, to_tensor
 from dsin.training.presets import EdgePhase
 from dsin.training.side_alteration import altered
