@@ -23,6 +23,8 @@ from dsin.training.si_finder import SideInformationFinder
 
 PATCH = (20, 24)
 WARM_UP = 10
+MOST_MS = 2000.0
+"""About what the calls for one median may take together."""
 Times = dict[str, float]
 
 
@@ -46,9 +48,15 @@ class Clock:
         end.synchronize()
         return float(begin.elapsed_time(end))
 
+    def _after(self, call: Callable[[], Any]) -> Any:
+        call()
+        return self.mark()
+
     def median_ms(self, call: Callable[[], Any], repeats: int) -> float:
-        """Of many calls one by one, after a warm-up."""
-        for _ in range(min(WARM_UP, repeats)):
+        """Of many calls one by one, after a warm-up; of fewer where they are slow."""
+        once = self.ms(self.mark(), self._after(call))
+        repeats = min(repeats, max(int(MOST_MS / max(once, 1e-3)), 3))
+        for _ in range(min(WARM_UP, repeats - 1)):
             call()
         marks = []
         for _ in range(repeats):

@@ -13,17 +13,17 @@ from suite import run_tests
 from visit_frames import as_decoded, frames, middle
 
 FILES = ("test_block_cuda.py", "test_patch_cuda.py")
-REHEARSED = "matches_of_a_pair and size1 or stretched_pieces and uint8 or l2_measure and odd"
+REHEARSED = "matches_of_a_pair and size1 or stretched_pieces and uint8"
 WHOLE = (320, 1224)
 CUT = (80, 240)
 """What the definition, which knows no shortcut, is given of a frame."""
 
 
 def work(orders: Orders, report: Report) -> None:
-    found = frames(orders.pack, 1 if orders.rehearse else 4)
+    found = frames(orders.pack, 1 if orders.rehearse else 2)
     report.facts(frames=found.source)
     cut = (40, 72) if orders.rehearse else CUT
-    whole = (60, 120) if orders.rehearse else WHOLE
+    whole = (44, 76) if orders.rehearse else WHOLE
     with machine(orders) as pool:
 
         def check(name: str, size: tuple[int, int], call: Callable[..., Any], **more: Any) -> None:

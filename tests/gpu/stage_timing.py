@@ -37,7 +37,7 @@ def work(orders: Orders, report: Report) -> None:
 
 def _time(orders: Orders, report: Report, pool: Any, x: Any, y: Any) -> None:
     size = f"{x.shape[1]}x{x.shape[0]}"
-    times = pool.submit(kernel_times.search_times, x, y, 2 if orders.rehearse else 200).result()
+    times = pool.submit(kernel_times.search_times, x, y, 1 if orders.rehearse else 200).result()
     ran = {name.removeprefix("kernel ") for name in times if name.startswith("kernel ")}
     missing = set(kernel_times.kernel_names()) - ran
     whole = times.pop("whole search")

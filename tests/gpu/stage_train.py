@@ -10,16 +10,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from checkpoint_parts import PartsError, split
 from rehearsal_pack import rehearsal_pack
 from stage import NotCarriedError, Orders, Report, UnfitError, need_gpu, need_torch_on_gpu, run
+from visit_child import last_line
 
 SAVING_S = 20.0
 """Of the stage's time, for what training writes when its own is up, and for the last copy."""
-REHEARSED_S = 6.0
+REHEARSED_S = 4.0
 LEAST_GIB = 12.0
 _LOOK_EVERY_S = 2.0
 CARRIED = "average.pt"
@@ -37,11 +39,16 @@ def work(orders: Orders, report: Report) -> None:
     keeper = Keeper(folder, orders.out, report)
     command = training_command(orders, folder, figures, budget_s)
     print(*command)
-    status = _watched(command, keeper.look)
+    status, said = _watched(command, keeper.look, orders.work / "train.log")
     keeper.look()
+    if keeper.carried is not None:
+        report.check("checkpoint carried home", True, keeper.carried)
     _tell(report, figures)
-    report.check("training", status == 0, f"status {status}, {budget_s:.0f} s")
-    report.check("checkpoint carried home", keeper.carried is not None, keeper.carried or "none")
+    if status:
+        raise UnfitError(f"training ended with status {status}: {said}")
+    report.check("training", True, f"{budget_s:.0f} s")
+    if keeper.carried is None:
+        raise UnfitError("training left no checkpoint")
 
 
 def training_command(orders: Orders, folder: Path, figures: Path, budget_s: float) -> list[str]:
@@ -94,15 +101,21 @@ def newest(run_folder: Path) -> Path | None:
     return None
 
 
-def _watched(command: list[str], look: Callable[[], None]) -> int:
-    """Run, looking now and then; the exit status. In the stage's own group, so that its limit ends
-    both."""
-    with subprocess.Popen(command, stderr=subprocess.STDOUT) as child:
-        while True:
-            try:
-                return child.wait(_LOOK_EVERY_S)
-            except subprocess.TimeoutExpired:
-                look()
+def _watched(command: list[str], look: Callable[[], None], log: Path) -> tuple[int, str]:
+    """Run, looking now and then; the exit status, and the last line that it said. It is in the
+    stage's own group, so that the stage's limit ends both."""
+    printed = 0
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        status = None
+        while status is None:
+            with suppress(subprocess.TimeoutExpired):
+                status = child.wait(_LOOK_EVERY_S)
+            look()
+            said = log.read_bytes()
+            print(said[printed:].decode(errors="replace"), end="")
+            printed = len(said)
+    return status, last_line(log, 0)
 
 
 def _tell(report: Report, figures: Path) -> None:

@@ -78,7 +78,7 @@ class Visit:
         say(f"{stage.name}: {stage.proves}; at most {limit_s:.0f} s")
         orders = Orders(
             stage.name, given.out, self.results.running, self._work, limit_s, given.rehearse,
-            given.preset, given.pack, given.start_from, given.wheels,
+            given.preset, self._pack(), given.start_from, given.wheels,
         )  # fmt: skip
         written = self._work / f"{stage.name}.json"
         orders.write(written)
@@ -100,6 +100,12 @@ class Visit:
         result = self._blank(stage, *self._state(ended, limit_s, start))
         result["seconds"] = round(time.monotonic() - began, 2)
         return result
+
+    def _pack(self) -> Path | None:
+        """The one that was given, or that the rehearsal made."""
+        made = self._work / "pack"
+        pack: Path | None = self._given.pack
+        return made if pack is None and (made / "pack.json").is_file() else pack
 
     def _state(self, ended: Ended, limit_s: float, log_start: int) -> tuple[str, str]:
         found = self.results.found_so_far()
