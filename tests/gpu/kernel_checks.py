@@ -57,10 +57,11 @@ def blocks(x: Picture, y_dec: Picture, y: Picture) -> list[str]:
     device = chosen_device()
     kernels = BlockKernels(device, PATCH)
     planes = [to_planes(image) for image in (x, y_dec, y)]
-    given: Any = [on_device(device, array) for array in (*planes, matches.row, matches.col)]
+    there = [on_device(device, array) for array in (*planes, matches.row, matches.col)]
+    x_there, y_dec_there, y_there, row, col = there
     with device.current():
         stream = Stream(device)
-        made = kernels.side_planes(*given, stream)
+        made = kernels.side_planes(x_there, y_dec_there, y_there, row, col, stream)
         stream.synchronise()
     y_syn, y_dec_syn, cost = (on_host(tensor) for tensor in made)
     expected = refine_reference(x, y_dec, matches, PATCH)
