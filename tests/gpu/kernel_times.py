@@ -54,6 +54,7 @@ class Clock:
 
     def median_ms(self, call: Callable[[], Any], repeats: int) -> float:
         """Of many calls one by one, after a warm-up; of fewer where they are slow."""
+        call()  # compiles what is not compiled yet
         once = self.ms(self.mark(), self._after(call))
         repeats = min(repeats, max(int(MOST_MS / max(once, 1e-3)), 3))
         for _ in range(min(WARM_UP, repeats - 1)):
@@ -98,9 +99,6 @@ class Search:
                 batch=1, height=self._size[0], width=self._size[1], half=self._half, patch=PATCH,
                 prior=True, measure=measure, off_centre=False, stretched=False, stream=stream,
             )  # fmt: skip
-
-    def positions(self) -> tuple[Tensor, Tensor]:
-        return self._made["row"].cpu(), self._made["col"].cpu()
 
 
 def planes(image: NDArray[Any]) -> Tensor:

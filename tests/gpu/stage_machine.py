@@ -43,6 +43,7 @@ def work(orders: Orders, report: Report) -> None:
     need_torch_on_gpu()
     import torch
 
+    report.facts(gpu=gpu if rest else torch.cuda.get_device_name())
     report.check("PyTorch on the GPU", True, f"{torch.__version__}, cuDNN {_cudnn(torch)}")
 
 

@@ -58,9 +58,11 @@ def verdict(status: int, output: str) -> tuple[bool, str]:
         return True, summary[1].strip()
     first = _FIRST.search(output)
     said = [found[1].strip() for found in (summary, first) if found is not None]
-    if not said:
+    if first is None:
+        # The program's own complaint.
         lines = [line.strip() for line in output.splitlines() if line.strip()]
-        said = lines[-1:] or ["no output"]
+        own = [line for line in lines if not line.startswith("=====")]
+        said += own[-1:] or ["nothing more is said"]
     return False, f"status {status}: {'; '.join(said)}"
 
 

@@ -19,8 +19,9 @@ from rehearsal_pack import rehearsal_pack
 from stage import NotCarriedError, Orders, Report, UnfitError, need_gpu, need_torch_on_gpu, run
 from visit_child import last_line
 
-SAVING_S = 20.0
-"""Of the stage's time, for what training writes when its own is up, and for the last copy."""
+SAVING_S = 25.0
+"""Of the stage's time, for training to begin, to write when its own time is up, and for the last
+copy."""
 REHEARSED_S = 4.0
 LEAST_GIB = 12.0
 _LOOK_EVERY_S = 2.0

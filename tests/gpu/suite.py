@@ -18,9 +18,11 @@ WORKERS = 6
 
 
 class _Counted:
-    """Counts outcomes for each file of tests; keeps the first line of what failed."""
+    """Counts outcomes for each file of tests and keeps the first line of what failed; both are in
+    the report's facts at once, for the case that the stage's limit comes first."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self.passed: dict[str, int] = {}
         self.failed: list[str] = []
 
@@ -32,6 +34,8 @@ class _Counted:
             self.failed.append(f"{report.nodeid}: {_cause(report)}")
         elif report.skipped:
             self.failed.append(f"{report.nodeid} skipped: {_cause(report)}")
+        if report.when == "call" or not report.passed:
+            self._report.facts(passed_tests=self.passed, failed_tests=self.failed)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:
@@ -58,12 +62,12 @@ def run_tests(
         command += ["-k", rehearsed]
     elif several and find_spec("xdist"):
         command += ["-n", str(WORKERS)]
-    counted = _Counted()
+    counted = _Counted(report)
     began = time.monotonic()
     status = pytest.main(
         [*command, *(str(CHECKOUT / "tests" / file) for file in files)], plugins=[counted]
     )
-    report.facts(tests_s=round(time.monotonic() - began, 1), failed_tests=counted.failed)
+    report.facts(tests_s=round(time.monotonic() - began, 1))
     for file in dict.fromkeys(name.split("::")[0] for name in files):
         lost = [line for line in counted.failed if file in line]
         passed = counted.passed.get(file, 0)

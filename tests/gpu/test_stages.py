@@ -1,15 +1,23 @@
 """What stages say when what they need is not there, and what they make of other programs' words."""
 
 import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+import stage
 import stage_sanitizer
 import stage_train
 from carried_wheels import install, wheel_of
 from checkpoint_parts import join
+from cuda_emulation import worker
 from stage import (
     Gpu,
     NotCarriedError,
@@ -24,6 +32,7 @@ from stage_sanitizer import verdict
 from stage_train import Keeper, newest, phase_in_words, training_command
 from visit_frames import frames, middle
 
+from dsin.runtime.cuda_driver import chosen_device
 from dsin.runtime.errors import BackendError
 
 
@@ -72,8 +81,6 @@ def test_a_gpu_that_will_not_do_is_one_line(gpu: Gpu, reason: str | None) -> Non
 
 
 def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import stage
-
     def missing() -> Gpu:
         raise BackendError("there is no CUDA driver here: install NVIDIA's")
 
@@ -123,14 +130,37 @@ RACES = """========= COMPUTE-SANITIZER
         (0, CLEAN, (True, "0 errors")),
         (0, RACES, (True, "0 hazards displayed (0 errors, 0 warnings)")),
         (99, WRITES, (False, "status 99: 32 errors; Invalid __global__ write of size 4 bytes")),
-        (1, CLEAN, (False, "status 1: 0 errors")),
-        (0, "", (False, "status 0: no output")),
+        (1, CLEAN + "y_syn differs\n", (False, "status 1: 0 errors; y_syn differs")),
+        (0, "", (False, "status 0: nothing more is said")),
         (2, "========= Error: Device not supported\n",
          (False, "status 2: Error: Device not supported")),
     ],
 )  # fmt: skip
 def test_what_the_sanitizer_says(status: int, output: str, expected: tuple[bool, str]) -> None:
     assert verdict(status, output) == expected
+
+
+@pytest.fixture(scope="module")
+def emulated() -> Iterator[Any]:
+    with worker() as pool:
+        yield pool
+
+
+def sanitizer_case() -> None:
+    """Run as the sanitizer runs it."""
+    with mock.patch.object(sys, "argv", ["sanitizer_case.py", "40", "48"]):
+        runpy.run_path(str(Path(stage.__file__).with_name("sanitizer_case.py")), None, "__main__")
+
+
+def test_the_sanitizers_case_runs_all_kernels_and_ends_well(emulated: Any) -> None:
+    emulated.submit(sanitizer_case).result()
+
+
+def test_a_gpu_that_will_do_is_told(emulated: Any) -> None:
+    found = emulated.submit(need_gpu, 2.0).result()
+    assert found == Gpu((13, 0), (13, 0), 6.0, 8.0)
+    with pytest.raises(UnfitError, match=r"too little memory: 6.0 of the GPU's 8.0 GiB are free"):
+        emulated.submit(need_gpu, 7.0).result()
 
 
 def test_a_sanitizer_that_hangs_fails_its_check(orders: Any, tmp_path: Path) -> None:
@@ -140,6 +170,36 @@ def test_a_sanitizer_that_hangs_fails_its_check(orders: Any, tmp_path: Path) -> 
     report = Report(orders())
     stage_sanitizer.check(report, str(tool), "memcheck", 0.5)
     assert report.failed == ["memcheck"]
+
+
+# The project's tests.
+
+
+def test_tests_that_skip_have_proved_nothing(orders: Any, tmp_path: Path) -> None:
+    """Those of the GPU all skip where there is none."""
+    try:
+        chosen_device()
+    except BackendError:
+        pass
+    else:
+        pytest.skip("there is a GPU")
+    orders().write(tmp_path / "orders.json")
+    program = tmp_path / "stage_some.py"
+    program.write_text(
+        "from stage import run\nfrom suite import run_tests\n"
+        "run(lambda o, r: run_tests(o, r, ['test_block_cuda.py'], rehearsed='', several=False))"
+    )
+    folders = [str(Path(stage.__file__).parent), str(Path(stage.__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "orders.json")], capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*folders, *sys.path])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert (written["state"], written["reason"]) == ("failed", "test_block_cuda.py failed")
+    (check,) = written["checks"]
+    assert check["value"].startswith("0 passed, 8 failed; first: tests/test_block_cuda.py::")
+    assert "skipped: Skipped: no GPU: " in check["value"]
 
 
 # Wheels and frames.

@@ -29,6 +29,8 @@ from visit_results import Result, Results, exit_status
 
 LOG_BYTES = 1 << 20
 """What is kept of one stage's output."""
+ALL_LOG_BYTES = 4 << 20
+"""What is kept of the log of earlier calls."""
 
 
 class CutOff(BaseException):
@@ -45,6 +47,8 @@ class Visit:
         out: Path = given.out
         out.mkdir(parents=True, exist_ok=True)
         self._log = out / "visit.log"
+        self._log.touch()
+        shorten(self._log, 0, ALL_LOG_BYTES)
         visit = {
             "date": now()[:10], "commit": given.commit or commit(), "rehearsal": given.rehearse,
             "python": sys.version.split()[0], "bundles": bundles(), "budget_s": given.budget_s,

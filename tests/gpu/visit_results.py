@@ -74,7 +74,7 @@ def summary(visit: Mapping[str, Any], results: Sequence[Result]) -> str:
     """A table of all checks, with what was only told; in Markdown."""
     facts: Result = next((one["facts"] for one in results if one["stage"] == "machine"), {})
     title = [
-        str(visit["date"]), str(facts.get("gpu", "no GPU")),
+        str(visit["date"]), str(facts.get("gpu", "GPU unknown")),
         f"driver {facts.get('driver', 'unknown')}", f"commit {visit['commit']}",
     ]  # fmt: skip
     if visit.get("rehearsal"):
