@@ -16,16 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsin.runtime import patch_cuda
-from dsin.runtime.cuda_driver import Device
+from dsin.runtime.block_cuda import BlockKernels
+from dsin.runtime.cuda_driver import Device, Stream, chosen_device
+from dsin.runtime.device_tensor import on_device
+from dsin.runtime.patch_correlation import match
 from dsin.runtime.patch_cuda_plan import KERNELS, workspace_bytes
-from dsin.training.presets import Quirks, SearchConfig
-from dsin.training.si_finder import SideInformationFinder
+from dsin.runtime.pictures import to_planes
 
 PATCH = (20, 24)
 WARM_UP = 10
 MOST_MS = 2000.0
 """About what the calls for one median may take together."""
 Times = dict[str, float]
+EXPECTED = {f"kernel {name}" for name in KERNELS["pearson"]}
+"""What a search launches."""
+BLOCK_EXPECTED = {f"kernel {name}" for name in ("level", "refine", "paste")}
 
 
 class Clock:
@@ -119,24 +124,80 @@ def search_times(x: NDArray[Any], y: NDArray[Any], repeats: int) -> Times:
         times["whole search, CUDA graph"] = clock.median_ms(graph.replay, repeats)
     times["whole search, float16 pictures"] = clock.median_ms(half.launch, repeats)
     times["whole search by L2"] = clock.median_ms(lambda: search.launch("l2"), max(repeats // 5, 1))
-    return times | {f"kernel {n}": ms for n, ms in _kernel_times(clock, search, repeats).items()}
+    return times | _kernel_times(clock, search, repeats)
+
+
+def block_times(
+    x_dec: NDArray[Any], y_dec: NDArray[Any], y: NDArray[Any], repeats: int
+) -> Times:
+    """Refinement by blocks, of uint8 pictures with sides that are multiples of 8: whole, and each
+    of its kernels alone."""
+    clock, device = Clock(), chosen_device()
+    kernels, matches = BlockKernels(device, PATCH), match(x_dec, y_dec, patch=PATCH)
+    views = [on_device(device, to_planes(view)) for view in (x_dec, y_dec, y)]
+    row, col = (on_device(device, places) for places in (matches.row, matches.col))
+    with device.current():
+        stream = Stream(device)
+
+        def refine() -> None:
+            kernels.rounded(views[0], stream)
+            kernels.side_planes(views[0], views[1], views[2], row, col, stream)
+
+        with _current(stream):
+            times = {"whole refinement": clock.median_ms(refine, repeats)}
+            with _watched_block_launches(clock) as launches:
+                for _ in range(repeats):
+                    refine()
+            return times | _medians(clock, launches)
+
+
+@contextmanager
+def _current(stream: Stream) -> Iterator[None]:
+    """Marks within are of this stream."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    own: Any = torch.cuda.ExternalStream(stream.handle)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(own):
+        yield
 
 
 def _kernel_times(clock: Clock, search: Search, repeats: int) -> Times:
     with _watched_launches(clock) as launches:
         for _ in range(repeats):
             search.launch()
+    return _medians(clock, launches)
+
+
+Launches = list[tuple[str, Any, Any]]
+"""Name of each kernel that was launched, and marks around it. One that a search launches twice
+counts as two."""
+
+
+def _medians(clock: Clock, launches: Launches) -> Times:
     found: dict[str, list[float]] = {}
     for name, begin, end in launches:
-        found.setdefault(name, []).append(clock.ms(begin, end))
+        found.setdefault(f"kernel {name}", []).append(clock.ms(begin, end))
     return {name: statistics.median(ms) for name, ms in found.items()}
 
 
 @contextmanager
-def _watched_launches(clock: Clock) -> Iterator[list[tuple[str, Any, Any]]]:
-    """Name of each kernel that is launched within, and marks around it. A kernel that is launched
-    twice in a search counts as two."""
-    seen: list[tuple[str, Any, Any]] = []
+def _watched_block_launches(clock: Clock) -> Iterator[Launches]:
+    seen: Launches = []
+    plain = BlockKernels._launch
+
+    def launch(kernels: BlockKernels, name: str, *rest: Any) -> None:
+        begin = clock.mark()
+        plain(kernels, name, *rest)
+        seen.append((name, begin, clock.mark()))
+
+    with mock.patch.object(BlockKernels, "_launch", launch):
+        yield seen
+
+
+@contextmanager
+def _watched_launches(clock: Clock) -> Iterator[Launches]:
+    seen: Launches = []
     plain = patch_cuda._launch
     names: dict[int, str] = {}
     load = patch_cuda.PatchCorrelationKernel._functions
@@ -157,34 +218,3 @@ def _watched_launches(clock: Clock) -> Iterator[list[tuple[str, Any, Any]]]:
         mock.patch.object(kernel, "_functions", functions),
     ):
         yield seen
-
-
-def kernel_names() -> tuple[str, ...]:
-    """Of the search by correlation."""
-    return KERNELS["pearson"]
-
-
-def brute_force_times(
-    x: NDArray[Any], y: NDArray[Any], kinds: tuple[str, ...], repeats: int
-) -> dict[str, tuple[float, float]]:
-    """PyTorch's convolution over all positions, with its products in each kind: milliseconds, and
-    how many of the positions are those of float32, in percent. TensorFloat-32 and the 16-bit kinds
-    run on tensor cores."""
-    clock, x_dec, y_dec = Clock(), planes(x), planes(y)
-    finder = SideInformationFinder(SearchConfig(patch=PATCH), Quirks())
-    found: dict[str, tuple[float, float]] = {}
-    exact = None
-    for kind in kinds:
-        torch.backends.cudnn.allow_tf32 = kind == "tf32"
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(kind)
-
-        def search(dtype: torch.dtype | None = dtype) -> Any:
-            with torch.autocast(x_dec.device.type, dtype=dtype, enabled=dtype is not None):
-                return finder.brute_force(x_dec, y_dec)
-
-        at = search()
-        exact = at if exact is None else exact
-        same = (at.row == exact.row) & (at.col == exact.col)
-        found[kind] = clock.median_ms(search, repeats), 100 * float(same.float().mean())
-    torch.backends.cudnn.allow_tf32 = False
-    return found

@@ -27,8 +27,9 @@ from visit_layout import bundles
 FRAMES = 20
 PICTURES = 4
 """Of them that are decoded with their side image too: the search runs on the CPU here."""
-MOST_ERROR_DB = 45.0
-"""PSNR between pictures of different machines, from equal bytes, below which something is wrong."""
+LEAST_DB, LEAST_WITH_Y_DB = 45.0, 35.0
+"""PSNR between pictures of different machines, from equal bytes, below which something is wrong;
+with a side image patches may be found elsewhere."""
 
 
 class Codec(NamedTuple):
@@ -134,7 +135,7 @@ def _packets(report: Report, bundle: Any, codecs: dict[str, Codec], found: Frame
         )
         worst = min(_psnr_db(codecs[name].decoder, a, rate) for a, _ in pairs)
         report.check(
-            f"{name}: x_dec from the CPU's latent", worst > MOST_ERROR_DB,
+            f"{name}: x_dec from the CPU's latent", worst > LEAST_DB,
             f"at least {worst:.1f} dB to the CPU's",
         )  # fmt: skip
         report.facts(**{f"latent_differs_{name}": differing, f"bytes_more_{name}": more})
@@ -187,7 +188,7 @@ def _pictures(report: Report, codecs: dict[str, Codec], found: Frames) -> None:
     for name in ("fp32", "fp16"):
         near = [psnr_db(a, b) for a, b in zip(pictures["cpu"], pictures[name], strict=True)]
         worst = f"at least {min(near):.1f} dB to the CPU's, {len(near)} pictures"
-        report.check(f"{name}: pictures with y", min(near) > MOST_ERROR_DB - 10, worst)
+        report.check(f"{name}: pictures with y", min(near) > LEAST_WITH_Y_DB, worst)
     report.facts(picture_psnr_db={n: [round(psnr_db(x, p), 3) for (x, _), p in zip(
         found.pairs, made, strict=False)] for n, made in pictures.items()})  # fmt: skip
 

@@ -8,25 +8,28 @@ import statistics
 import time
 from typing import Any
 
+import brute_force
 import cv2
 import kernel_times
 import numpy as np
-from stage import Orders, Report, machine, need_torch_on_gpu, run
+from stage import Orders, Report, machine, need_gpu, need_torch_on_gpu, run
 from visit_frames import as_decoded, frames, middle
 
 SIZES = ((320, 1224), (375, 1242))
 AIM_MS = 0.3
+LEAST_GIB = 6.0
 PATCHES = 16
 """Of a frame, that OpenCV is timed with."""
 
 
 def work(orders: Orders, report: Report) -> None:
     if not orders.rehearse:
+        need_gpu(LEAST_GIB)
         need_torch_on_gpu()
     found = frames(orders.pack, 1)
     report.facts(frames=found.source, aim_ms=AIM_MS)
     sizes = ((60, 96),) if orders.rehearse else SIZES
-    with machine(orders, least_gib=6) as pool:
+    with machine(orders, LEAST_GIB) as pool:
         for size in sizes:
             x, y = (as_decoded(middle(view, *size)) for view in found.pairs[0])
             with report.part(f"times at {size[1]}x{size[0]}"):
@@ -38,8 +41,7 @@ def work(orders: Orders, report: Report) -> None:
 def _time(orders: Orders, report: Report, pool: Any, x: Any, y: Any) -> None:
     size = f"{x.shape[1]}x{x.shape[0]}"
     times = pool.submit(kernel_times.search_times, x, y, 1 if orders.rehearse else 200).result()
-    ran = {name.removeprefix("kernel ") for name in times if name.startswith("kernel ")}
-    missing = set(kernel_times.kernel_names()) - ran
+    missing = kernel_times.EXPECTED - times.keys()
     whole = times.pop("whole search")
     report.check(
         f"search at {size}", not missing,
@@ -48,15 +50,31 @@ def _time(orders: Orders, report: Report, pool: Any, x: Any, y: Any) -> None:
     for name, ms in times.items():
         report.tell(f"{name}, {size}", f"{ms:.4f} ms")
     report.facts(**{f"search_ms_{size}": {"whole search": whole, **times}})
+    _blocks(orders, report, pool, x, y)
     kinds = ("fp32", "bf16") if orders.rehearse else ("fp32", "tf32", "fp16", "bf16")
     repeats = 1 if orders.rehearse else 20
-    brute = pool.submit(kernel_times.brute_force_times, x, y, kinds, repeats).result()
+    brute = pool.submit(brute_force.brute_force_times, x, y, kinds, repeats).result()
     report.facts(**{f"brute_force_ms_{size}": brute})
     for kind, (ms, same) in brute.items():
         report.tell(
             f"PyTorch brute force in {kind}, {size}",
             f"{ms:.3f} ms, {ms / whole:.1f} times the search; {same:.1f} % of fp32's positions",
         )
+
+
+def _blocks(orders: Orders, report: Report, pool: Any, x: Any, y: Any) -> None:
+    """Of whole levels, cut to whole blocks."""
+    rows, columns = (side // 8 * 8 for side in x.shape[:2])
+    whole = [np.ascontiguousarray(v[:rows, :columns].round().astype(np.uint8)) for v in (x, y)]
+    repeats = 1 if orders.rehearse else 200
+    times = pool.submit(kernel_times.block_times, whole[0], whole[1], whole[1], repeats).result()
+    size, missing = f"{columns}x{rows}", kernel_times.BLOCK_EXPECTED - times.keys()
+    report.check(
+        f"refinement at {size}", not missing, f"{times.pop('whole refinement'):.4f} ms"
+    )  # fmt: skip
+    for name, ms in times.items():
+        report.tell(f"{name}, {size}", f"{ms:.4f} ms")
+    report.facts(**{f"refinement_ms_{size}": times})
 
 
 def _opencv(report: Report, x: Any, y: Any) -> None:

@@ -24,7 +24,7 @@ def rehearsed(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_all_stages_run_without_a_gpu(tmp_path: Path) -> None:
-    status, results = rehearsed(tmp_path, "--budget-s", "600")
+    status, results = rehearsed(tmp_path, "--budget-s", "1200")
     told = {name: (result["state"], result["reason"]) for name, result in results.items()}
     assert status == 0, told
     assert list(results) == [stage.name for stage in STAGES]

@@ -89,6 +89,7 @@ def test_proofs_share_150_seconds_and_training_gets_the_rest_but_20() -> None:
     assert seconds_for(proof, proved_s=0, left_s=50) == 30
     assert seconds_for(proof, proved_s=0, left_s=24) is None
     assert seconds_for(train, proved_s=150, left_s=630) == 610
+    assert seconds_for(proof, proved_s=150, left_s=780, patience=4) == 240
 
 
 def test_a_stage_without_time_is_not_begun(tmp_path: Path, stage: Any) -> None:

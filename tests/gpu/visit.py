@@ -65,7 +65,8 @@ class Visit:
         """All stages in turn, with a line for each."""
         for number, stage in enumerate(stages):
             left = self._given.budget_s - (time.monotonic() - self._began)
-            limit = seconds_for(stage, proved_s=self._proved_s, left_s=left)
+            patience = visit_plan.REHEARSAL_PATIENCE if self._given.rehearse else 1
+            limit = seconds_for(stage, proved_s=self._proved_s, left_s=left, patience=patience)
             if limit is None:
                 reason = f"too late: {max(left, 0):.0f} s left, {self._proved_s:.0f} s of proofs"
                 result = self._blank(stage, "out of time", reason)

@@ -11,6 +11,8 @@ RESERVE_S = 20.0
 """Seconds at the end that no stage gets: what came of them must still leave the machine."""
 LEAST_S = 5.0
 """With less than this a stage is not begun."""
+REHEARSAL_PATIENCE = 4.0
+"""How much longer everything may take in a rehearsal: the emulation shares a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,12 @@ def chosen(names: str | None, stages: tuple[Stage, ...] = STAGES) -> tuple[Stage
     return tuple(stage for stage in stages if stage.name in wanted)
 
 
-def seconds_for(stage: Stage, *, proved_s: float, left_s: float) -> float | None:
+def seconds_for(
+    stage: Stage, *, proved_s: float, left_s: float, patience: float = 1
+) -> float | None:
     """What a stage may take when others took `proved_s` seconds for proofs and `left_s` are left
     of the visit; None where that is too little to begin."""
     free = left_s - RESERVE_S
-    limit = free if stage.trains else min(stage.limit_s, PROVE_S - proved_s, free)
+    own = min(patience * stage.limit_s, patience * PROVE_S - proved_s)
+    limit = free if stage.trains else min(own, free)
     return limit if limit >= LEAST_S else None
