@@ -26,8 +26,6 @@ HYPER_STRIDE = 4
 SMALLEST, LARGEST = 0.11, 32.0
 """Range of the scales, in quantiser steps."""
 LEAST_PROBABILITY = 1e-9
-_ORDER = ((0, 2), (3, 1))
-"""Turn of the first quarter of the channels at the places of a 2×2 square."""
 
 
 class Entropy(NamedTuple):
@@ -149,11 +147,14 @@ def gaussian_bits(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def turns(y: Tensor) -> list[Tensor]:
-    """For each step, which symbols of y (N, channels, h, w) it codes: bool (1, channels, h, w)."""
+    """For each step, which symbols of y (N, channels, h, w) it codes: bool (1, channels, h, w).
+
+    At the places of a 2×2 square the turns of the first quarter of the channels are 0 2 and, below,
+    3 1. Computed, since a table would have to come from the host.
+    """
     _, channels, height, width = y.shape
-    order = torch.tensor(_ORDER, device=y.device)
     rows, cols = (torch.arange(length, device=y.device) % 2 for length in (height, width))
-    place = order[rows[:, None], cols]
+    place = 2 * (rows[:, None] ^ cols) + rows[:, None]
     quarter = torch.arange(channels, device=y.device) * STEPS // channels
     turn = place[None] ^ quarter[:, None, None]
     return [(turn == step)[None] for step in range(STEPS)]
