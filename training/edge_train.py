@@ -116,8 +116,8 @@ def train_edge(preset: EdgePreset, data: TrainingPictures, out: Path, options: E
                 interrupts.leave()
             if not finished:
                 say(
-                    f"stopped at step {run.step} of {phase.steps} of phase {phase.name}, since "
-                    f"{options.budget_s:g} s are over: go on with --resume"
+                    f"the time is up: stopped at step {run.step} of {phase.steps} of phase "
+                    f"{phase.name}, go on with --resume"
                 )
                 return folder / AVERAGE
             best = folder / FINAL
