@@ -168,5 +168,5 @@ def test_photographs_that_cannot_be_used_are_counted() -> None:
 
 def test_a_pair_that_cannot_be_used_is_refused() -> None:
     pair = PicturePair(picture(1, 9, 9), Picture("grey.png", unusable))
-    with pytest.raises(FrameError, match="grey.png is 5x5"):
+    with pytest.raises(FrameError, match=r"grey.png is 5x5"):
         PictureBank(TrainingPictures([pair], [], []), CPU, NOBODY)

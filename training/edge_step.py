@@ -69,6 +69,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = value
 
+    @torch.no_grad()
     def start_average(self) -> None:
         """The average is what the weights are now."""
         torch._foreach_copy_(self._kept, self._trained)

@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with kitti, pairs, images and photos"
-    )  # noqa: E501
+    )
     parser.add_argument("--out", type=Path, required=True, help="empty folder for the pack")
     parser.add_argument("--max-mib", type=float, default=60.0, help="most MiB of a part")
     parser.add_argument("--quality", type=int, default=95, help="of JPEG, for what is not JPEG yet")
