@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from conftest import SMALL, textured_pair
 from test_training import logged
 
 from dsin.runtime.errors import CheckpointError
-from dsin.training import edge_step, edge_train
+from dsin.training import edge_phase, edge_step, edge_train
 from dsin.training.checkpoint import load_edge_checkpoint, save_checkpoint
 from dsin.training.data import Pair
 from dsin.training.edge_data import pictures_of_files
@@ -236,6 +238,48 @@ def test_a_resumed_run_has_lost_nothing(
     for number, moments in before["moments"].items():
         for name, value in moments.items():
             assert torch.equal(after["moments"][number][name], value), name
+
+
+def test_time_is_shared_out(
+    small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 100 s here and a validation 400: of 1000 s, no second one is begun."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(edge_train, "time", clock)
+    monkeypatch.setattr(edge_phase, "time", clock)
+    for name, seconds in (("forward", 100.0), ("validate", 400.0)):
+        work = getattr(EdgeObjective, name)
+
+        def slowly(self: object, *views: object, work: Any = work, s: float = seconds) -> object:
+            now[0] += s
+            return work(self, *views)
+
+        monkeypatch.setattr(EdgeObjective, name, slowly)
+    said: list[str] = []
+    run = preset(phase("codec", steps=20, validate_every_steps=2))
+    train(run, small_pairs, small_pairs[:1], tmp_path, budget_s=1000.0, say=said.append)
+    assert "codec 4/20  not validated: there is no time left for it" in said
+    assert [step for step, _ in logged(tmp_path / "codec", "val_loss")] == [2]
+    assert said[-1] == "the time is up: stopped at step 6 of 20 of phase codec, go on with --resume"
+
+
+def test_photographs_and_pairs_take_turns_at_random(
+    small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = []
+    forward = EdgeObjective.forward
+
+    def note(self: EdgeObjective, x: torch.Tensor, y: torch.Tensor | None) -> object:
+        kinds.append("photos" if y is None else "pairs")
+        return forward(self, x, y)
+
+    monkeypatch.setattr(EdgeObjective, "forward", note)
+    run = phase("joint", steps=16, validate_every_steps=100, **JOINT)
+    train(preset(run), small_pairs, small_pairs[:1], tmp_path)
+    assert 4 <= kinds.count("pairs") <= 12
+    assert kinds != sorted(kinds)
+    assert kinds != sorted(kinds, reverse=True)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_what_was_saved(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -240,3 +242,44 @@ def test_options_that_do_not_go_together(dsin: Run, arguments: list[str], words:
     done = dsin("train", *arguments)
     assert (done.status, done.out) == (1, "")
     assert words in done.err
+
+
+def test_the_command_packs_the_projects_folder(sources: Path, tmp_path: Path) -> None:
+    """What is watched first, then KITTI, then the pairs of other worlds and the photographs."""
+    data = tmp_path / "data"
+    for folder in ("kitti/train", "kitti/val", "pairs", "images", "photos"):
+        (data / folder).mkdir(parents=True)
+    for side in ("left", "right"):
+        shutil.copy(sources / f"0_{side}.png", data / "kitti" / "val")
+        shutil.copy(sources / f"1_{side}.jpg", data / "kitti" / "train")
+        shutil.copy(sources / f"1_{side}.jpg", data / "pairs" / f"other_{side}.jpg")
+    shutil.copy(sources / "photo_0.jpg", data / "images")
+    shutil.copy(sources / "photo_1.jpg", data / "photos")
+    (data / "kitti" / "val.txt").write_text("val/0_left.png\nval/0_right.png\n")
+    (data / "kitti" / "train.txt").write_text("train/1_left.jpg\ntrain/1_right.jpg\n")
+    (data / "pairs" / "train.txt").write_text("other_left.jpg\nother_right.jpg\n")
+    command = [sys.executable, Path(__file__).parent / "gpu" / "pack.py"]
+    out = tmp_path / "pack"
+    done = subprocess.run(
+        [*command, "--data", data, "--out", out], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{out / 'part-0.tar'}: 0.0 MiB, 8 pictures\n"
+    manifest = json.loads((out / "pack.json").read_text())
+    assert [(p["name"], p["kind"], p["split"]) for p in manifest["pictures"]] == [
+        ("kitti/val/0_left.jpg", "left", "val"),
+        ("kitti/val/0_right.jpg", "right", "val"),
+        ("kitti/train/1_left.jpg", "left", "train"),
+        ("kitti/train/1_right.jpg", "right", "train"),
+        ("pairs/other_left.jpg", "left", "train"),
+        ("pairs/other_right.jpg", "right", "train"),
+        ("images/photo_0.jpg", "photo", "train"),
+        ("photos/photo_1.jpg", "photo", "train"),
+    ]
+    assert manifest["licences"].keys() == {"kitti", "pairs", "images", "photos"}
+
+    again = subprocess.run([*command, "--data", data, "--out", out], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert (
+        again.stderr
+        == f"pack.py: {out} is there and not empty: choose another folder for the pack\n"
+    )

@@ -99,7 +99,7 @@ class PhaseRun:
         self._log = MetricsLog(setting.folder)
         self._counts = dict.fromkeys(KINDS, 0)
         self._read_at = self._saved_at = time.monotonic()
-        self._saving_s = 0.0
+        self._saving_s = self._validating_s = 0.0
 
     def go(self) -> bool:
         """Train; whether the phase came to its end. Everything is saved in either case."""
@@ -162,7 +162,10 @@ class PhaseRun:
         if now - self._read_at > READ_EVERY_S:
             self._read()
         if self._step % phase.validate_every_steps == 0:
-            self._validate()
+            if self._setting.must_stop(self._saving_s + self._validating_s):
+                self._setting.say(f"{self._where()}  not validated: there is no time left for it")
+            else:
+                self._validate()
         if now - self._saved_at > 60 * phase.checkpoint_every_minutes:
             self._save()
 
@@ -193,6 +196,7 @@ class PhaseRun:
     def _validate(self) -> None:
         self._read()
         self._clock.pause()
+        begun = time.monotonic()
         views = [(x.float(), y.float()) for x, y in self._setting.validation]
         scores = [self._validator.validate(x, y) for x, y in views]
         row = {name: float(torch.stack([s[name] for s in scores]).mean()) for name in scores[0]}
@@ -203,6 +207,7 @@ class PhaseRun:
             notes = {"phase": self._setting.phase.name, "step": self._step, "validation": row}
             if self._setting.fabric.is_global_zero:
                 save_checkpoint(self._setting.folder / BEST, self._average, notes=notes)
+        self._validating_s = time.monotonic() - begun
         self._clock.go_on()
 
     def _save(self) -> None:
