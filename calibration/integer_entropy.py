@@ -222,7 +222,7 @@ def integer_bits(model: EntropyModel, integer: IntegerEntropy, y: Tensor, rate: 
     bits = integer.tables.scales.bits(z.flatten().numpy().astype(np.int32), z_choice)
     hyper = run_layers(integer.hyper, z.clamp(*SIGNED), rate)
     decoded = torch.zeros_like(y)
-    for layers, turn in zip(integer.steps, turns(y), strict=True):
+    for layers, turn in zip(integer.steps, turns(y, len(integer.steps)), strict=True):
         predicted = _predict(integer, layers, hyper, decoded)
         mean = predicted.mean / MEAN_UNITS
         symbols = (y - mean).round()

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from dsin.export.verify import Comparison
-from dsin.runtime.bundle import GRAPHS
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.manifest import MANIFEST
 from dsin.training.edge_model import EdgeDsin
@@ -110,7 +109,7 @@ def manifest_of(
         },
         "truncate_to_uint8": quirks.truncate_to_uint8,
         "model_id": model_id(model),
-        "graphs": {graph: f"{graph}.onnx" for graph in GRAPHS[own["format"]]},
+        "graphs": {path.stem: path.name for path in sorted(directory.glob("*.onnx"))},
         "files": file_table(directory),
         "training": training,
         "weights_licence": str(notes.get("weights_licence", "unspecified")),

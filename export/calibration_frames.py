@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 
 Image = npt.NDArray[np.uint8]
 

@@ -17,7 +17,7 @@ import onnx
 
 from dsin.export.half_graph import read_graph, to_half
 from dsin.runtime.block_refinement import BLOCK
-from dsin.runtime.bundle import ENTROPY_GRAPHS, Bundle, open_bundle
+from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.engine_files import (
     RULES,
     Header,
@@ -44,8 +44,6 @@ from dsin.runtime.tensorrt_api import (
 from dsin.runtime.tensorrt_plugin import NAMESPACE, register_plugin
 from dsin.runtime.tensorrt_plugin import VERSION as PLUGIN_VERSION
 
-EXACT = ("context", *ENTROPY_GRAPHS)
-"""Graphs that are float32 in every precision."""
 KITTI = (375, 1242)
 """Height and width of most KITTI frames: what engines are for unless something else is asked."""
 LARGEST = 8192
@@ -175,7 +173,7 @@ def _check(options: Options, bundle: Bundle) -> None:
 def _build(
     bundle: Bundle, name: str, options: Options, folder: Path, gpu: int | None
 ) -> BuiltEngine:
-    path, exact = bundle.graph_path(name), name in EXACT
+    path, exact = bundle.graph_path(name), name in bundle.entropy_graphs
     digest = graph_digest(path)
     model = read_graph(path)
     if options.precision == "fp16" and not exact:

@@ -25,7 +25,7 @@ Format 1 has the causal context model (dsin.runtime.context_model), format 2 the
     default_rate      index of the rate point that is used when none is asked for
     graphs            {name: file name}: "encoder", "x_decoder", "fusion"; in format 1 "decoder"
                       (the whole decoder in one graph) and "context"; in format 2 "hyper" and
-                      "step0" to "step3"
+                      "step0", "step1", … (two or four)
     context_tables    (format 1) file name of the integer context model
     entropy_tables    (format 2) file name of the tables of scales
     files             {file name: {"sha256": 64 hexadecimal digits, "bytes": size}}
@@ -37,7 +37,7 @@ Names are plain file names inside the directory, and `files` lists everything bu
 The codec id is the first 6 bytes of the sha256 of: the letters "dsin codec", the version of the
 bitstream (u8), model_id as 32 bytes, the digest of the entropy model (32 bytes), then channels,
 centers, stride and the two frame multiples, each as u16, little-endian. In format 2 the digest is
-the sha256 of that of the tables and of the files of hyper and step0 to step3, and the number of
+the sha256 of that of the tables and of the files of hyper and its steps in turn, and the number of
 rates stands for centers.
 """
 
@@ -51,18 +51,18 @@ from typing import Any, Literal
 from dsin.runtime.bitstream import VERSION
 from dsin.runtime.context_model import IntegerContextModel
 from dsin.runtime.errors import BundleError, DsinError
-from dsin.runtime.hyper_codec import HYPER_STRIDE, STEPS, HyperTables
+from dsin.runtime.hyper_codec import HYPER_STRIDE, ORDER, HyperTables
 from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
 
 CAUSAL, HYPERPRIOR = 1, 2
 """Formats, by their entropy model."""
 DEFAULT_BUNDLE = "edge"
 """Name of the shipped bundle that is used when none is named."""
-ENTROPY_GRAPHS = ("hyper", *(f"step{n}" for n in range(STEPS)))
 GRAPHS = {
     CAUSAL: ("encoder", "decoder", "x_decoder", "fusion", "context"),
-    HYPERPRIOR: ("encoder", "x_decoder", "fusion", *ENTROPY_GRAPHS),
+    HYPERPRIOR: ("encoder", "x_decoder", "fusion", "hyper"),
 }
+"""Of each format; the second has step0, step1, … besides, two or four of them."""
 MAX_FILE_BYTES = 2**30
 MAX_FILES = 64
 
@@ -117,8 +117,16 @@ class Bundle:
     codec_id: bytes
 
     def graph_path(self, name: str) -> Path:
-        """Path of the ONNX graph of that name, one of its format's GRAPHS."""
+        """Path of the ONNX graph of that name, one of `graphs`."""
         return self.path / self.graphs[name]
+
+    @property
+    def entropy_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that must be exact: of format 2 hyper and its steps, in the order of
+        coding."""
+        if "hyper" not in self.graphs:
+            return ("context",)
+        return ("hyper", *sorted(name for name in self.graphs if name.startswith("step")))
 
     def rate_index(self, rate: int | None) -> int:
         """`rate`, or the default for None. Raises DsinError where the bundle has no such rate."""
@@ -150,7 +158,9 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
             "update dsin, or export anew"
         )
     files = _files(manifest)
-    graphs = {name: manifest.table("graphs").file(name, files) for name in GRAPHS[number]}
+    table = manifest.table("graphs")
+    names = GRAPHS[number] + (_entropy_steps(table) if number == HYPERPRIOR else ())
+    graphs = {name: table.file(name, files) for name in names}
     tables = manifest.file(
         "context_tables" if number == CAUSAL else "entropy_tables", files
     )  # fmt: skip
@@ -197,7 +207,8 @@ def _bundle(
         digest = entropy.digest()
     else:
         kinds, steps = len(entropy.z_scales), (HYPER_STRIDE * stride,) * 2
-        hashes = [files[graphs[name]].sha256 for name in ENTROPY_GRAPHS]
+        names = ("hyper", *_entropy_steps(manifest.table("graphs")))
+        hashes = [files[graphs[name]].sha256 for name in names]
         digest = hashlib.sha256(entropy.digest() + bytes.fromhex("".join(hashes))).digest()
         if kinds != len(rate_points):
             raise BundleError(
@@ -226,6 +237,15 @@ def _bundle(
         entropy=entropy,
         codec_id=codec_id(model_id, digest, channels, kinds, stride, multiple),
     )
+
+
+def _entropy_steps(graphs: Table) -> tuple[str, ...]:
+    """Names of a manifest's step graphs, in the order of coding. Raises BundleError for a number
+    of them that no order of coding exists for."""
+    names = tuple(f"step{n}" for n in range(max(ORDER)) if f"step{n}" in graphs.data)
+    if len(names) not in ORDER or names[-1] != f"step{len(names) - 1}":
+        raise BundleError(f"{graphs.where} must have step0 and step1, or step0 to step3")
+    return names
 
 
 def _centers(manifest: Table, context: IntegerContextModel) -> int:

@@ -85,7 +85,7 @@ def encode(
     from dsin.runtime.bitstream import pack_packet
     from dsin.runtime.encoder import Encoder
     from dsin.runtime.files import write_bytes_atomically
-    from dsin.runtime.frames import read_image
+    from dsin.runtime.picture_files import read_image
 
     frame = read_image(image)
     with Encoder(bundle, backend.value) as encoder:
@@ -118,7 +118,7 @@ def decode(
     from dsin.runtime.bitstream import parse_packet
     from dsin.runtime.decoder import Decoder
     from dsin.runtime.files import write_image
-    from dsin.runtime.frames import read_image
+    from dsin.runtime.picture_files import read_image
 
     target = output or packet.with_suffix(".png")
     if output is None and target.exists():

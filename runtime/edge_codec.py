@@ -1,6 +1,6 @@
-"""The `edge` codec: one set of weights for all rates, a hyperprior and four context steps.
+"""The `edge` codec: one set of weights for all rates, a hyperprior and context steps.
 
-    planes, rate ─► encoder.onnx ─► y, z ─► hyper.onnx, step0..3.onnx ─► rANS ─► payload
+    planes, rate ─► encoder.onnx ─► y, z ─► hyper.onnx, step….onnx ─► rANS ─► payload
     payload ─► the same, with the integers taken from it ─► ŷ ─► x_decoder.onnx ─► x_dec, features
 
 The graphs of the entropy model are exact in float32 only, whatever the others run in.
@@ -13,7 +13,7 @@ from dsin.runtime.backend import Backend, open_session
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.codecs import Reconstruction
 from dsin.runtime.errors import BundleError
-from dsin.runtime.hyper_codec import STEPS, HyperCodec, HyperTables
+from dsin.runtime.hyper_codec import HyperCodec, HyperTables
 from dsin.runtime.pictures import Planes
 from dsin.runtime.stopwatch import Stopwatch
 
@@ -26,7 +26,7 @@ def open_hyper_codec(
     """The coder of a bundle's latents. Raises BackendError."""
     hyper, *steps = (
         open_session(bundle.graph_path(name), backend, threads=threads, exact=True)
-        for name in ("hyper", *(f"step{n}" for n in range(STEPS)))
+        for name in bundle.entropy_graphs
     )
     return HyperCodec(hyper, steps, tables)
 

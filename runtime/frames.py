@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.camera_times import read_timestamps
 from dsin.runtime.errors import FrameError
+from dsin.runtime.picture_files import read_image
 
 Image = npt.NDArray[np.uint8]
 """RGB, H×W×3, 0..255."""
@@ -67,22 +67,6 @@ def frames_per_second(source: Timed) -> float:
     count = len(source)
     span = source.timestamp_ns(count - 1) - source.timestamp_ns(0)
     return 1e9 * (count - 1) / span if span > 0 else 1e9 / FRAME_INTERVAL_NS
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """An 8-bit colour image as RGB, H×W×3.
-
-    Raises FrameError for a file that is missing, no image, grey, or of 16 bits.
-    """
-    if not path.is_file():
-        raise FrameError(f"there is no image {path}")
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise FrameError(f"{path} is not an image that OpenCV reads")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        shape = "x".join(map(str, image.shape))
-        raise FrameError(f"{path} is {shape} {image.dtype}: an 8-bit colour image is needed")
-    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A latent to bytes and back: hyperprior and four context steps, all probabilities from integers.
+"""A latent to bytes and back: hyperprior and context steps, all probabilities from integers.
 
     encode   z ─► tables by channel and rate ───────────────────────┐
              z ─► hyper graph ─► features                           ├─► integers ─► payload
@@ -33,11 +33,11 @@ MEAN_UNITS, CONTEXT_UNITS = 64, 16
 """What one quantiser step is in means and decoded values, and in what the steps are given."""
 SIGNED, CONTEXT = (-128, 127), (-1024, 1023)
 """Ranges of z and of raw scales, and of what the steps are given."""
-STEPS = 4
 HYPER_STRIDE = 4
 """Latent positions per position of z, each way."""
-ORDER = ((0, 2), (3, 1))
-"""Turn of the first quarter of the channels at the places of a 2×2 square."""
+ORDER = {2: ((0, 1), (1, 0)), 4: ((0, 2), (3, 1))}
+"""For each number of steps, the turn of the first half or quarter of the channels at the places of
+a 2×2 square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class _Part(NamedTuple):
 
 
 class HyperCodec:
-    """Codes latents with the sessions of one bundle's hyper graph and its four step graphs."""
+    """Codes latents with the sessions of one bundle's hyper graph and its step graphs."""
 
     def __init__(self, hyper: Session, steps: Sequence[Session], tables: HyperTables) -> None:
         self._hyper = hyper
@@ -121,7 +121,7 @@ class HyperCodec:
         parts = [_Part(whole.ravel(), self._z_choice(whole.shape, rate))]
         features = self._features(whole, rate)
         decoded = np.zeros(y.shape, np.int32)
-        for step, turn in zip(self._steps, turns(y.shape), strict=True):
+        for step, turn in zip(self._steps, turns(y.shape, len(self._steps)), strict=True):
             mean, choice = self._predict(step, features, decoded, turn)
             symbols = _integers((y.ravel()[turn] * MEAN_UNITS - mean) / MEAN_UNITS)
             decoded.ravel()[turn] = symbols * MEAN_UNITS + mean
@@ -141,7 +141,7 @@ class HyperCodec:
         small = (self._tables.z_scales.shape[1], *(n // HYPER_STRIDE for n in shape[1:]))
         features = self._features(decoder.take(self._z_choice(small, rate)).reshape(small), rate)
         decoded = np.zeros(shape, np.int32)
-        for step, turn in zip(self._steps, turns(shape), strict=True):
+        for step, turn in zip(self._steps, turns(shape, len(self._steps)), strict=True):
             mean, choice = self._predict(step, features, decoded, turn)
             decoded.ravel()[turn] = decoder.take(choice) * MEAN_UNITS + mean
         decoder.close()
@@ -167,16 +167,16 @@ class HyperCodec:
         return mean, self._tables.scale_numbers[np.clip(raw, *SIGNED) - SIGNED[0]]
 
 
-def turns(shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:
-    """For each step, the flat indices in a (latent, h, w) volume of the symbols that it codes.
-
-    A quarter of the channels at each place, a quarter of the places in each channel.
+def turns(shape: tuple[int, ...], steps: int) -> Iterator[NDArray[np.intp]]:
+    """For each of two or four steps, the flat indices in a (latent, h, w) volume of the symbols
+    that it codes: a half or a quarter of the channels at each place, and of the places in each
+    channel.
     """
     channels, height, width = shape
-    place = np.array(ORDER)[np.arange(height)[:, None] % 2, np.arange(width) % 2]
-    quarter = np.arange(channels) * STEPS // channels
-    turn = place[None] ^ quarter[:, None, None]
-    return (np.flatnonzero(turn == step) for step in range(STEPS))
+    place = np.array(ORDER[steps])[np.arange(height)[:, None] % 2, np.arange(width) % 2]
+    group = np.arange(channels) * steps // channels
+    turn = place[None] ^ group[:, None, None]
+    return (np.flatnonzero(turn == step) for step in range(steps))
 
 
 def _integers(values: NDArray[np.floating]) -> Integers:

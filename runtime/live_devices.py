@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.video_file import quiet_opencv
+from dsin.runtime.quiet_opencv import quiet_opencv
 
 V4L2, GSTREAMER = "camera:", "gst:"
 

@@ -21,9 +21,9 @@ from dsin.runtime.frames import (
     images_by_stem,
     limited,
     paired_images,
-    read_image,
     regular_times,
 )
+from dsin.runtime.picture_files import read_image
 from dsin.runtime.video_file import VIDEO_SUFFIXES, VideoFile
 
 LAYOUTS = (

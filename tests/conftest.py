@@ -80,7 +80,7 @@ def original() -> Dsin:
 def kitti_pair(shared: Path | None) -> tuple[Image, Image]:
     """Left and right view of one scene, RGB, about 1242×375: KITTI's, or the synthetic rig's."""
     if shared is not None:
-        from dsin.runtime.frames import read_image
+        from dsin.runtime.picture_files import read_image
 
         root = shared / "data" / "kitti"
         left, right = (root / "val.txt").read_text().split()[:2]

@@ -14,7 +14,7 @@ from command_line import Outcome, Run, command_line
 from dsin.runtime import Decoder, Encoder, demo
 from dsin.runtime.bitstream import MAX_PAYLOAD, parse_packet
 from dsin.runtime.errors import DsinError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 
 
 @pytest.fixture
@@ -98,14 +98,24 @@ class TestEncodeAndDecode:
 
     def test_images_that_cannot_be_used(self, dsin: Run, folder: Path, bundle: Path) -> None:
         color = np.zeros((40, 48, 3), np.uint8)
-        cv2.imwrite(str(folder / "grey.png"), color[:, :, 0])
         cv2.imwrite(str(folder / "deep.png"), color.astype(np.uint16))
         (folder / "text.png").write_text("text")
         (folder / "cut.png").write_bytes((folder / "left.png").read_bytes()[:200])
-        for name in ("grey.png", "deep.png", "text.png", "cut.png", "absent.png", "."):
+        for name in ("deep.png", "text.png", "cut.png", "absent.png", "."):
             done = dsin("encode", folder / name, "-o", folder / "out", "--bundle", bundle)
             user_error(done, folder / name)
             assert not (folder / "out").exists()
+
+    def test_a_grey_picture_is_coded_as_one_of_colour(
+        self, dsin: Run, folder: Path, bundle: Path
+    ) -> None:
+        grey = cv2.imread(str(folder / "left.png"), cv2.IMREAD_GRAYSCALE)
+        assert cv2.imwrite(str(folder / "grey.png"), grey)
+        assert cv2.imwrite(str(folder / "same.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+        for name in ("grey", "same"):
+            assert dsin("encode", folder / f"{name}.png", "--bundle", bundle).status == 0
+        packets = [(folder / f"{name}.dsin").read_bytes() for name in ("grey", "same")]
+        assert packets[0] == packets[1]
 
     def test_a_side_image_of_another_size(self, dsin: Run, folder: Path, bundle: Path) -> None:
         cv2.imwrite(str(folder / "small.png"), np.zeros((40, 48, 3), np.uint8))

@@ -21,7 +21,7 @@ from rig_drive import write_drive
 from dsin.runtime import cli
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.runtime.recording import read_recording
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.synthetic_rig import SyntheticRig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import CheckpointError, FrameError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.training.data import CentredPairs, Pair, RandomPairs, centre_crop, read_pair_list
 from dsin.training.presets import (
     Preset,

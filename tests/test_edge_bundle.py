@@ -1,5 +1,8 @@
 """The `edge` model from checkpoint to bundle, packets and pictures."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 from conftest import SMALL, textured_pair
 
+from dsin.export.restore import restore_checkpoint
 from dsin.export.write_bundle import write_bundle
 from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.bitstream import parse_packet
@@ -17,7 +21,7 @@ from dsin.runtime.errors import BundleError, CheckpointError, DsinError, ExportE
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.side_fusion import LEAST_SCORE
-from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint
+from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint, save_checkpoint
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.presets import EdgePreset, preset_from_dict, preset_to_dict
 
@@ -139,3 +143,36 @@ def test_tables_that_name_no_scale_are_refused(bundle: Bundle, name: str) -> Non
         HyperTables.from_arrays({**arrays, name: np.full_like(arrays[name], 255)})
     with pytest.raises(BundleError, match=name):
         HyperTables.from_arrays({k: v for k, v in arrays.items() if k != name})
+
+
+def test_two_steps_and_a_pointwise_last_layer(tmp_path: Path) -> None:
+    """The second generation's sizes, through bytes and back to a checkpoint."""
+    torch.manual_seed(5)
+    codec = replace(SMALL, entropy_steps=2, out_kernel=1)
+    model = EdgeDsin(EdgePreset(name="two", codec=codec)).eval()
+    save_checkpoint(tmp_path / "two.pt", model)
+    frames = textured_pair(128, 192, 0)
+    assert all(write_bundle(tmp_path / "two.pt", tmp_path / "two", calibration_frames=frames))
+    bundle = open_bundle(tmp_path / "two")
+    assert bundle.entropy_graphs == ("hyper", "step0", "step1")
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        packet = encoder.encode(frames[0], rate=1)
+        expected = decoder.decode_latent(encoder.latent(frames[0], rate=1), None, 128, 192, rate=1)
+        np.testing.assert_array_equal(decoder.decode(packet, None), expected.image)
+    restore_checkpoint(tmp_path / "two", tmp_path / "again.pt")
+    again, _ = load_edge_checkpoint(tmp_path / "again.pt")
+    torch.testing.assert_close(again.decoder.out.weight, model.decoder.out.weight)
+
+
+@pytest.mark.parametrize("kept", [{"step0"}, {"step0", "step1", "step2"}, {"step1", "step2"}])
+def test_steps_that_are_no_order_of_coding_are_refused(
+    edge_bundle: Path, tmp_path: Path, kept: set[str]
+) -> None:
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(edge_bundle, spoiled)
+    manifest = json.loads((spoiled / "bundle.json").read_text())
+    for name in [n for n in manifest["graphs"] if n.startswith("step") and n not in kept]:
+        del manifest["graphs"][name]
+    (spoiled / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="must have step0 and step1, or step0 to step3"):
+        open_bundle(spoiled)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image
+from dsin.runtime.picture_files import Image
 from dsin.training import edge_crops
 from dsin.training.edge_crops import CropDrawer, PictureBank, PictureStore
 from dsin.training.edge_data import Picture, PicturePair, TrainingPictures
@@ -151,22 +151,22 @@ def test_a_phase_of_pairs_needs_pairs() -> None:
 
 
 def unusable() -> Image:
-    raise FrameError("grey.png is 5x5 uint8: an 8-bit colour image is needed")
+    raise FrameError("deep.png is 5x5 uint16: an 8-bit colour image is needed")
 
 
 def test_photographs_that_cannot_be_used_are_counted() -> None:
     """At the start, and not when they are drawn."""
     said: list[str] = []
-    data = TrainingPictures([], [Picture("grey.png", unusable), picture(7, 9, 9)], [])
+    data = TrainingPictures([], [Picture("deep.png", unusable), picture(7, 9, 9)], [])
     bank = PictureBank(data, CPU, said.append)
     assert bank.photos == 1
     assert said == [
         "left out 1 pictures that cannot be used: "
-        "grey.png is 5x5 uint8: an 8-bit colour image is needed"
+        "deep.png is 5x5 uint16: an 8-bit colour image is needed"
     ]
 
 
 def test_a_pair_that_cannot_be_used_is_refused() -> None:
-    pair = PicturePair(picture(1, 9, 9), Picture("grey.png", unusable))
-    with pytest.raises(FrameError, match=r"grey.png is 5x5"):
+    pair = PicturePair(picture(1, 9, 9), Picture("deep.png", unusable))
+    with pytest.raises(FrameError, match=r"deep.png is 5x5"):
         PictureBank(TrainingPictures([pair], [], []), CPU, NOBODY)

@@ -62,14 +62,25 @@ def test_shapes() -> None:
     assert features.shape == (2, SMALL.fine, 16, 24)
 
 
-def test_every_symbol_is_coded_once_and_each_step_sees_every_place() -> None:
-    masks = torch.cat(turns(torch.zeros(1, 8, 6, 10)))
+@pytest.mark.parametrize("steps", [2, 4])
+def test_every_symbol_is_coded_once_and_each_step_sees_every_place(steps: int) -> None:
+    masks = torch.cat(turns(torch.zeros(1, 8, 6, 10), steps))
     assert torch.equal(masks.sum(0), torch.ones(8, 6, 10, dtype=torch.long))
     for mask in masks:
-        assert torch.equal(mask.sum(0), torch.full((6, 10), 2))
-    # No two quarters have the same turn at one place.
+        assert torch.equal(mask.sum(0), torch.full((6, 10), 8 // steps))
+    # No two groups of channels have the same turn at one place.
     first = masks.float().argmax(0)
-    assert first[:, 0, 0].unique().numel() == 4
+    assert first[:, 0, 0].unique().numel() == steps
+
+
+def test_two_steps_are_chequered() -> None:
+    """The first half of the channels begins where row and column are both even or both odd."""
+    first, second = turns(torch.zeros(1, 2, 2, 4), 2)
+    assert first[0].int().tolist() == [
+        [[1, 0, 1, 0], [0, 1, 0, 1]],
+        [[0, 1, 0, 1], [1, 0, 1, 0]],
+    ]
+    assert torch.equal(second, ~first)
 
 
 def test_no_step_sees_what_it_codes() -> None:
@@ -82,7 +93,7 @@ def test_no_step_sees_what_it_codes() -> None:
     with torch.no_grad():
         model(y, rate)
     decoded = torch.zeros_like(y, dtype=torch.bool)
-    for context, turn in zip(seen, turns(y), strict=True):
+    for context, turn in zip(seen, turns(y, len(model.steps)), strict=True):
         assert not context[~decoded].any()
         decoded |= turn
 

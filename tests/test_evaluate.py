@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dsin.runtime.errors import DsinError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.training.evaluate import FIGURES, evaluate_list
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import FolderPair, KittiRawDrive, open_source, read_image
+from dsin.runtime.frames import FolderPair, KittiRawDrive, open_source
 from dsin.runtime.synthetic_rig import SyntheticRig
 
 COUNT = 3
@@ -129,20 +129,6 @@ def test_bad_timestamps_are_located(drive: Path, text: str, complaint: str) -> N
 def test_a_frame_that_is_not_there(drive: Path, number: int) -> None:
     with pytest.raises(FrameError, match=f"no frame {number}: the source has 3"):
         KittiRawDrive(drive).view(number, "left")
-
-
-def test_pictures_that_are_not_8_bit_colour(tmp_path: Path) -> None:
-    for name, picture in {
-        "grey.png": np.zeros((8, 8), np.uint8),
-        "deep.png": np.zeros((8, 8, 3), np.uint16),
-        "clear.png": np.zeros((8, 8, 4), np.uint8),
-    }.items():
-        assert cv2.imwrite(str(tmp_path / name), picture)
-        with pytest.raises(FrameError, match="an 8-bit colour image is needed"):
-            read_image(tmp_path / name)
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(FrameError, match="is not an image that OpenCV reads"):
-        read_image(tmp_path / "text.png")
 
 
 def test_without_a_drive_there_is_the_synthetic_rig(drive: Path) -> None:

@@ -84,5 +84,8 @@ def test_damaged_payloads_are_refused(model: EntropyModel, codec: HyperCodec) ->
 
 def test_both_sides_take_turns_as_in_training() -> None:
     y = torch.zeros(1, 8, 6, 10)
-    for mask, indices in zip(edge_entropy.turns(y), turns((8, 6, 10)), strict=True):
-        np.testing.assert_array_equal(np.flatnonzero(mask[0].numpy()), indices)
+    for steps in (2, 4):
+        masks, indices = edge_entropy.turns(y, steps), list(turns((8, 6, 10), steps))
+        assert len(masks) == len(indices) == steps
+        for mask, places in zip(masks, indices, strict=True):
+            np.testing.assert_array_equal(np.flatnonzero(mask[0].numpy()), places)

@@ -74,7 +74,7 @@ def test_ms_ssim_of_jpeg_is_what_the_rivals_were_measured_with(shared):
         pytest.skip("the validation images lie in ../shared, which is absent")
     import json
 
-    from dsin.runtime.frames import read_image
+    from dsin.runtime.picture_files import read_image
     from dsin.training.data import centre_crop, to_tensor
 
     root = shared / "data" / "kitti"

@@ -9,7 +9,7 @@ import pytest
 
 from dsin.export.write_bundle import export_model
 from dsin.runtime.files import write_image
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 
 
 def dsin(*arguments: str | Path) -> None:

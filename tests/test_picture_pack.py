@@ -14,7 +14,7 @@ from command_line import Run, command_line
 from conftest import textured_pair
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.training.picture_pack import MIB, Entry, open_pack, write_pack
 
 MOST = 30 * 1024
@@ -159,10 +159,19 @@ def test_pictures_that_cannot_be_read_are_named(sources: Path, tmp_path: Path) -
     (folder / "photo_1.jpg").write_bytes(b"\xff\xd8\xff nothing")
     with pytest.raises(FrameError, match=r"photo_1.jpg is not an image"):
         write_pack(entries(folder), LICENCES, tmp_path / "a")
-    cv2.imwrite(str(folder / "photo_1.jpg"), np.zeros((64, 96), np.uint8))
-    with pytest.raises(FrameError, match=r"photo_1.jpg is 64x96 uint8: an 8-bit colour image"):
+    cv2.imwrite(str(folder / "0_left.png"), np.zeros((64, 96, 3), np.uint16))
+    with pytest.raises(FrameError, match=r"0_left.png is 64x96x3 uint16: an 8-bit colour image"):
         write_pack(entries(folder), LICENCES, tmp_path / "b")
     assert not (tmp_path / "a" / "pack.json").exists()
+
+
+def test_grey_pictures_become_colour(sources: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sources"
+    shutil.copytree(sources, folder)
+    cv2.imwrite(str(folder / "photo_1.jpg"), np.full((64, 96), 77, np.uint8))
+    write_pack(entries(folder), LICENCES, tmp_path / "p")
+    grey = open_pack(tmp_path / "p", print).photos[1].read()
+    np.testing.assert_array_equal(grey, np.full((64, 96, 3), 77))
 
 
 def test_folders_with_something_in_them_and_names_given_twice(

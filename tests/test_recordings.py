@@ -2,11 +2,14 @@
 
 import contextlib
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -274,24 +277,19 @@ def test_increasing_numbers_decode_a_video_once(
     assert len(opened) == 2
 
 
-def count_openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    opened: list[str] = []
-    original = cv2.VideoCapture
+def count_openings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    opened: list[object] = []
+    original = av.open
 
-    def capture(path: str, *rest: object) -> object:
-        opened.append(path)
-        return original(path, *rest)  # type: ignore[call-overload]
+    def counting(file: object, *rest: object) -> object:
+        opened.append(file)
+        return original(file, *rest)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    monkeypatch.setattr(av, "open", counting)
     return opened
 
 
 def test_times_of_a_video_with_an_uneven_rate_and_b_frames(tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
-    if not hasattr(cv2, "CAP_PROP_PTS"):
-        pytest.skip("OpenCV before 4.11 does not tell the times of frames that it has not decoded")
-    from fractions import Fraction
-
     times = [0, 40, 85, 135, 175, 220, 270, 310, 355, 405]
     with av.open(str(tmp_path / "uneven.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "3"})
@@ -308,31 +306,110 @@ def test_times_of_a_video_with_an_uneven_rate_and_b_frames(tmp_path: Path) -> No
     assert numbers(recording) == list(range(10))
 
 
-class NoTimes:
-    """OpenCV's view of a container that says 0 for each frame's time."""
+def write_coded(path: Path, **options: str) -> Path:
+    """20 frames of H.264 at 10 a second; the red channel is ten times the frame's number."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(20):
+            pixels = np.full((48, 64, 3), (10 * number, 60, 7), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
-    def __init__(self, capture: cv2.VideoCapture) -> None:
-        self._capture = capture
 
-    def get(self, option: int) -> float:
-        return 0.0 if option == cv2.CAP_PROP_POS_MSEC else self._capture.get(option)
+def remuxed(old: Path, new: Path, *, later_ms: int) -> Path:
+    """The same packets, shown later by so much; what comes before 0 is left out by an edit list."""
+    keep = {"avoid_negative_ts": "disabled"}
+    with av.open(str(old)) as source, av.open(str(new), "w", options=keep) as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is None or packet.pts is None:
+                continue
+            shift = round(later_ms / 1000 / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+            target.mux(packet)
+    return new
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._capture, name)
+
+def test_a_container_without_times_has_those_of_its_rate(tmp_path: Path) -> None:
+    """AVI numbers packets as they are decoded, which B-frames make another order."""
+    recording = VideoFile(write_coded(tmp_path / "street.avi", bf="2"))
+    assert np.allclose(times_ms(recording), [100 * n for n in range(20)])
+    assert numbers(recording) == list(range(20))
 
 
-def test_a_video_without_times_has_those_of_its_rate(
+def test_a_video_that_begins_within_a_group_of_pictures(tmp_path: Path) -> None:
+    """Nothing can be decoded before the next key frame, and that keeps its own time."""
+    data = write_coded(tmp_path / "whole.ts", g="8", bf="0").read_bytes()
+    (tmp_path / "cut.ts").write_bytes(data[len(data) // 188 // 4 * 188 :])
+    recording = VideoFile(tmp_path / "cut.ts")
+    first, *later = numbers(recording)
+    assert first in (8, 16)
+    assert later == list(range(first + 1, 20))
+    assert times_ms(recording)[0] > 0
+    assert np.allclose(np.diff(times_ms(recording)), 100)
+
+
+def test_an_edit_list_leaves_frames_out(tmp_path: Path) -> None:
+    whole = write_coded(tmp_path / "whole.mp4")
+    recording = VideoFile(remuxed(whole, tmp_path / "edited.mp4", later_ms=-500))
+    assert numbers(recording) == list(range(5, 20))
+    assert np.allclose(times_ms(recording), [100 * n for n in range(15)])
+
+
+def test_sound_that_lasts_longer_is_no_loss(tmp_path: Path) -> None:
+    path = tmp_path / "loud.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for _ in range(10):
+            container.mux(video.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(video.encode(None))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 40_000), np.int16), layout="mono")
+        samples.sample_rate = 8000
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    assert len(VideoFile(path)) == 10
+
+
+def test_interlaced_video_is_refused(tmp_path: Path) -> None:
+    path = write_coded(
+        tmp_path / "fields.mp4", flags="+ildct+ilme", **{"x264-params": "tff=1"}
+    )  # fmt: skip
+    with pytest.raises(FrameError, match=r"is interlaced: make whole pictures .*bwdif"):
+        VideoFile(path)
+
+
+def test_parts_that_were_joined_carelessly_are_refused(tmp_path: Path) -> None:
+    part = write_coded(tmp_path / "part.ts", bf="0").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(part + part)
+    with pytest.raises(FrameError, match="was joined from parts whose clocks do not go on"):
+        VideoFile(tmp_path / "joined.ts")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"stra\xdfe.mp4")
+    write_coded(tmp_path / "plain.mp4").rename(named)
+    assert len(VideoFile(named)) == 20
+
+
+def test_without_pyav_the_error_says_what_to_install(
     video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: NoTimes(original(*arguments)))
-    assert np.allclose(times_ms(VideoFile(video)), [80 * n for n in range(12)], atol=1.0)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(FrameError, match=r"pip install 'dsin\[video\]'"):
+        VideoFile(video)
 
 
 @pytest.mark.parametrize(
     ("codec", "suffix", "complaint"),
     [
-        ("mp4v", ".mp4", "is not a video that OpenCV's FFmpeg reads, or was cut off"),
+        ("mp4v", ".mp4", "is not a video that FFmpeg reads, or was cut off"),
         ("FFV1", ".mkv", r"promises 12 frames and holds \d: it was cut off"),
         ("MJPG", ".avi", r"promises 12 frames and holds \d: it was cut off"),
     ],
@@ -371,7 +448,7 @@ def frame_starts(avi: bytes) -> list[int]:
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 4096])
 def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "street.mp4").write_bytes(content)
-    with pytest.raises(FrameError, match="is not a video that OpenCV's FFmpeg reads"):
+    with pytest.raises(FrameError, match="is not a video that FFmpeg reads"):
         open_recording(str(tmp_path / "street.mp4"), "left")
 
 

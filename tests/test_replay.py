@@ -17,8 +17,8 @@ from rig_frames import INTERVAL_NS, SECOND_CAMERA_LATE_NS, make_frames
 
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import DsinError, PacketError, RecordingError
-from dsin.runtime.frames import read_image
 from dsin.runtime.mcap_sink import McapSink
+from dsin.runtime.picture_files import read_image
 from dsin.runtime.recorded_frames import (
     TOLERANCE_NS,
     RecordedPacket,

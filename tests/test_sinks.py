@@ -18,9 +18,9 @@ from block_bundle import write_block_bundle
 from rig_frames import make_frames
 
 from dsin.runtime.errors import DsinError, RecordingError
-from dsin.runtime.frames import read_image
 from dsin.runtime.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.outputs import Outputs
+from dsin.runtime.picture_files import read_image
 from dsin.runtime.picture_sink import PictureSink
 from dsin.runtime.rerun_sink import RerunSink
 from dsin.runtime.rig_frame import RigFrame

@@ -103,7 +103,8 @@ class EdgeDecoder(nn.Module):
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.fine_gain = RateGain(config.rates, fine)
         self.fine = blocks(config.decoder_blocks[0], fine)
-        self.out = nn.Conv2d(fine, 3 * PIXELS**2, 3, padding=1)
+        kernel = config.out_kernel
+        self.out = nn.Conv2d(fine, 3 * PIXELS**2, kernel, padding=kernel // 2)
 
     def forward(self, y_hat: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         x = precise(self.stem, y_hat * self.log_steps[rate].exp()[:, :, None, None])

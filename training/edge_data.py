@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image, read_image
+from dsin.runtime.picture_files import Image, read_image
 from dsin.training.data import Pair
 
 

@@ -1,13 +1,13 @@
-"""The entropy model of the `edge` codecs: a hyperprior and four parallel context steps.
+"""The entropy model of the `edge` codecs: a hyperprior and two or four parallel context steps.
 
     y ─► hyper-encoder ─► z ─► round ──► priors by channel and rate ──► bits of z
                                  └─► hyper-decoder ─► h
-    step k = 0..3:  (h, what is decoded so far) ─► mean, scale ─► bits of round(y - mean)
+    step k:  (h, what is decoded so far) ─► mean, scale ─► bits of round(y - mean)
 
-Each step codes a quarter of the channels at every position, so that all see all places (quadtree
-partition, Li et al., "Neural Video Compression with Diverse Contexts", CVPR 2023; hyperprior after
-Ballé et al., ICLR 2018). The networks are pointwise and depthwise with plain ReLU, small enough to
-be replaced by exact integers.
+Of four steps each codes a quarter of the channels at every position, so that all see all places
+(quadtree partition, Li et al., "Neural Video Compression with Diverse Contexts", CVPR 2023); of
+two, half of them in a chequered pattern. The hyperprior is after Ballé et al., ICLR 2018. The
+networks are pointwise and depthwise with plain ReLU, small enough to be replaced by exact integers.
 """
 
 import math
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from dsin.training.edge_codec import Block, RateGain, precise
 from dsin.training.presets import EdgeConfig
 
-STEPS = 4
 HYPER_STRIDE = 4
 """Latent positions per position of z, each way."""
 SMALLEST, LARGEST = 0.11, 32.0
@@ -100,7 +99,7 @@ class EntropyModel(nn.Module):
         super().__init__()
         self.encoder = HyperEncoder(config)
         self.decoder = HyperDecoder(config)
-        self.steps = nn.ModuleList(ContextStep(config) for _ in range(STEPS))
+        self.steps = nn.ModuleList(ContextStep(config) for _ in range(config.entropy_steps))
         self.log_z_scale = nn.Parameter(torch.zeros(config.rates, config.hyper))
         self.hyper_gain = RateGain(config.rates, config.context)
 
@@ -115,7 +114,7 @@ class EntropyModel(nn.Module):
         z_bits = gaussian_bits(self._sample(z), scale).sum((1, 2, 3))
         hyper = self.hyper_gain(self.decoder(straight_through(z)), rate)
         y_hat, y_bits = torch.zeros_like(y), torch.zeros_like(z_bits)
-        for step, turn in zip(self.steps, turns(y), strict=True):
+        for step, turn in zip(self.steps, turns(y, len(self.steps)), strict=True):
             mean, raw = step(hyper, y_hat)
             residual = y - mean
             bits = gaussian_bits(self._sample(residual), scale_of(raw))
@@ -146,15 +145,19 @@ def gaussian_bits(values: Tensor, scale: Tensor) -> Tensor:
     return -torch.log2((upper - lower).clamp_min(LEAST_PROBABILITY))
 
 
-def turns(y: Tensor) -> list[Tensor]:
-    """For each step, which symbols of y (N, channels, h, w) it codes: bool (1, channels, h, w).
+def turns(y: Tensor, steps: int) -> list[Tensor]:
+    """For each of two or four steps, which symbols of y (N, channels, h, w) it codes: bool
+    (1, channels, h, w).
 
-    At the places of a 2×2 square the turns of the first quarter of the channels are 0 2 and, below,
-    3 1. Computed, since a table would have to come from the host.
+    At the places of a 2×2 square the turns of the first half of the channels are 0 1 and, below,
+    1 0; of the first quarter they are 0 2 and 3 1. Computed, since a table would have to come from
+    the host.
     """
     _, channels, height, width = y.shape
     rows, cols = (torch.arange(length, device=y.device) % 2 for length in (height, width))
-    place = 2 * (rows[:, None] ^ cols) + rows[:, None]
-    quarter = torch.arange(channels, device=y.device) * STEPS // channels
-    turn = place[None] ^ quarter[:, None, None]
-    return [(turn == step)[None] for step in range(STEPS)]
+    place = rows[:, None] ^ cols
+    if steps == 4:
+        place = 2 * place + rows[:, None]
+    group = torch.arange(channels, device=y.device) * steps // channels
+    turn = place[None] ^ group[:, None, None]
+    return [(turn == step)[None] for step in range(steps)]

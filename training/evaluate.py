@@ -24,8 +24,8 @@ from dsin.runtime.decoder import Decoded, Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.files import write_image, write_json
-from dsin.runtime.frames import read_image
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.picture_files import read_image
 from dsin.training.comparison import Point, bd_rates, plot_comparison, print_comparison, rival_curve
 from dsin.training.crops import beside_rivals
 from dsin.training.data import Pair, centre_crop, read_pair_list, to_tensor

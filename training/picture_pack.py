@@ -25,8 +25,7 @@ import numpy as np
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.files import write_bytes_atomically, write_json
-from dsin.runtime.frames import Image, read_image
-from dsin.runtime.pictures import check_frame
+from dsin.runtime.picture_files import Image, decode_image, read_bytes
 from dsin.training.edge_data import Picture, PicturePair, TrainingPictures
 
 MANIFEST = "pack.json"
@@ -150,7 +149,7 @@ def open_pack(folder: Path, say: Callable[[str], None]) -> TrainingPictures:
         data = present[entry["part"]].get(entry["name"])
         if data is None:
             raise FrameError(f"{name} is not in that part: make the pack again")
-        return Picture(name, partial(_decoded, data, name))
+        return Picture(name, partial(decode_image, data, name))
 
     there = {e["name"]: e for e in manifest["pictures"] if e["part"] in present}
     pairs = {
@@ -211,8 +210,8 @@ def _members(folder: Path, part: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _as_jpeg(path: Path, quality: int) -> tuple[bytes, Image]:
     """The bytes of a JPEG file, and what they show."""
-    image = read_image(path)
-    data = path.read_bytes()
+    data = read_bytes(path)
+    image = decode_image(data, path)
     if data[:3] == b"\xff\xd8\xff":
         return data, image
     full_colour = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
@@ -222,14 +221,6 @@ def _as_jpeg(path: Path, quality: int) -> tuple[bytes, Image]:
     ]  # fmt: skip
     _, coded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), options)
     return coded.tobytes(), image
-
-
-def _decoded(data: bytes, name: str) -> Image:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise FrameError(f"{name} is not a picture that OpenCV reads")
-    check_frame(np.asarray(image), name)
-    return np.ascontiguousarray(image[:, :, ::-1], np.uint8)
 
 
 def _tar(members: Sequence[tuple[str, bytes]]) -> bytes:

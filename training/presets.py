@@ -67,6 +67,10 @@ class EdgeConfig:
     hyper_width: int = 160
     context: int = 128
     step_width: int = 192
+    entropy_steps: Literal[2, 4] = 4
+    """Parts that a latent is coded in, one after the other."""
+    out_kernel: Literal[1, 3] = 3
+    """Side of the decoder's last kernel."""
     fusion: int = 192
     fusion_blocks: int = 5
 

@@ -17,7 +17,7 @@ import numpy as np
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.training.data import centre_crop, read_pair_list
 
 CROP = (320, 1224)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.runtime.synthetic_rig import SyntheticRig
 
 Image = np.ndarray[Any, Any]

@@ -13,7 +13,7 @@ from dsin.calibration.integer_context import float_bits
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import read_image
+from dsin.runtime.picture_files import read_image
 from dsin.training.checkpoint import load_checkpoint
 from dsin.training.data import centre_crop, read_pair_list
 

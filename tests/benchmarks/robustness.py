@@ -18,8 +18,9 @@ from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import open_source, read_image
+from dsin.runtime.frames import open_source
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.picture_files import read_image
 from dsin.training.data import centre_crop, read_pair_list
 
 Image = npt.NDArray[np.uint8]
