@@ -65,7 +65,7 @@ class BlockKernels:
         _, _, height, width = planes.shape
         made = self._tensor(planes.shape, np.float32)
         job = _Job(x=planes.address, y_syn=made.address, height=height, width=width)
-        self._launch("level", (-(-width // THREADS), height), job, stream)
+        self._launch("level", (-(-width // THREADS), height), job, stream.handle)
         return made
 
     def side_planes(
@@ -83,23 +83,45 @@ class BlockKernels:
             self._tensor(x_dec.shape, np.float32), self._tensor(x_dec.shape, np.float32),
             self._tensor((1, 1, *grid), np.float32),
         )  # fmt: skip
-        job = _Job(
+        self.launch(
             x=x_dec.address, y_dec=y_dec.address, y=y.address, y_dec_syn=made.y_dec_syn.address,
             y_syn=made.y_syn.address, row=row.address, col=col.address, down=down, right=right,
             cost=made.cost.address, height=height, width=width,
-            patch_rows=row.shape[0], patch_columns=row.shape[1],
+            patch_rows=row.shape[0], patch_columns=row.shape[1], stream=stream.handle,
         )  # fmt: skip
-        self._launch("refine", (grid[1], grid[0]), job, stream)
-        self._launch("paste", (-(-width // THREADS), height), job, stream)
         return made
+
+    def prepare(self) -> None:
+        """Compile and load what calls need: while a CUDA graph is captured they could not."""
+        _ = self._functions
+
+    def launch(
+        self, *, x: int, y_dec: int, y: int, y_syn: int, y_dec_syn: int, row: int, col: int,
+        down: int, right: int, cost: int, height: int, width: int, patch_rows: int,
+        patch_columns: int, stream: Any,
+    ) -> None:  # fmt: skip
+        """Refine and paste; returns before it is done.
+
+        All of `x` to `cost` are device addresses: x, y_dec and y, whole levels as float32, and
+        y_syn and y_dec_syn, of (3, height, width), multiples of BLOCK; the patches' row and col,
+        int32 (patch rows, patch columns); down and right (int32) and cost (float32) of (height / 8,
+        width / 8). `stream` is a CUstream.
+        """
+        job = _Job(
+            x=x, y_dec=y_dec, y=y, y_dec_syn=y_dec_syn, y_syn=y_syn, row=row, col=col, down=down,
+            right=right, cost=cost, height=height, width=width, patch_rows=patch_rows,
+            patch_columns=patch_columns,
+        )  # fmt: skip
+        self._launch("refine", (width // BLOCK, height // BLOCK), job, stream)
+        self._launch("paste", (-(-width // THREADS), height), job, stream)
 
     def _tensor(self, shape: tuple[int, ...], kind: Any) -> DeviceTensor:
         return DeviceTensor(self._device, shape, kind)
 
-    def _launch(self, kernel: str, blocks: tuple[int, int], job: _Job, stream: Stream) -> None:
+    def _launch(self, kernel: str, blocks: tuple[int, int], job: _Job, stream: Any) -> None:
         # The driver copies the argument before it returns.
         arguments = (ctypes.c_void_p * 1)(ctypes.addressof(job))
-        call = self._functions[kernel], *blocks, 1, THREADS, 1, 1, 0, stream.handle
+        call = self._functions[kernel], *blocks, 1, THREADS, 1, 1, 0, stream
         checked(cuda_driver().cuLaunchKernel(*call, ctypes.addressof(arguments), 0))
 
     @cached_property

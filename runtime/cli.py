@@ -273,41 +273,53 @@ def train(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET", help="Name of a shipped preset, or a .toml file.")
     ],
-    pairs: PairsOption,
-    validation: Annotated[
-        Path, typer.Option("--val", metavar="LIST", help="Pair list to validate on.")
-    ],
-    root: RootOption,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run [runs/PRESET].")
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", metavar="LIST", help="Pair list to train on.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    validation: Annotated[
+        Path | None, typer.Option("--val", metavar="LIST", help="Pair list to validate on.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where paths in lists start.")
+    ] = None,
     photos: Annotated[
         Path | None,
         typer.Option("--photos", metavar="DIR", help="Pictures without a side image, for edge."),
     ] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            "--pack", metavar="DIR", help="A pack of pictures, for edge, instead of all lists."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run [runs/PRESET].")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     start_from: Annotated[
         Path | None, typer.Option("--start-from", metavar="CKPT", help="Weights to start from.")
     ] = None,
+    budget_s: Annotated[
+        float | None,
+        typer.Option("--budget-s", min=1, metavar="S", help="Save all and stop after S seconds."),
+    ] = None,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write steps, speed and losses of the run."),
+    ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs/--no-graphs", help="On a GPU, capture steps and replay them.")
+    ] = True,
     devices: Annotated[int, typer.Option(min=1, help="Processors or GPUs of each machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
 ) -> None:
     """Train a model in the phases of its preset."""
-    training = _load("dsin.training.train", "train", "train")
-    presets = _load("dsin.training.presets", "train", "train")
-    data = _load("dsin.training.data", "train", "train")
-    loaded = presets.load_preset(preset)
-    best = training.train(
-        loaded,
-        data.read_pair_list(pairs, root),
-        data.read_pair_list(validation, root),
-        out or Path("runs") / loaded.name,
-        photos=data.list_photos(photos) if photos else (),
-        start_from=start_from,
-        resume=resume,
-        devices=devices,
-        nodes=nodes,
+    module = _load("dsin.training.train_command", "train", "train")
+    options = _load("dsin.training.edge_train", "train", "train").EdgeOptions(
+        start_from, resume, devices, nodes, budget_s, json_path, graphs, say=typer.echo
     )
+    pictures = module.PictureOptions(pairs, validation, root, photos, pack)
+    best = module.train_preset(preset, pictures, out, options)
     typer.echo(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
 
 

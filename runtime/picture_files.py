@@ -25,14 +25,18 @@ def read_image(path: Path) -> Image:
     """
     # OpenCV is given bytes, not a name: it decodes half a JPEG file without complaint, and crashes
     # on names that are not UTF-8.
-    content = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(content: bytes, name: Path | str) -> Image:
+    """What `read_image` makes of a file's content; `name` is what its errors call it."""
     data = np.frombuffer(content, np.uint8)
-    image = _decoded(data, cv2.IMREAD_UNCHANGED, path)
+    image = _decoded(data, cv2.IMREAD_UNCHANGED, name)
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] != 3):
         shape = "x".join(map(str, image.shape))
-        raise FrameError(f"{path} is {shape} {image.dtype}: an 8-bit colour image is needed")
+        raise FrameError(f"{name} is {shape} {image.dtype}: an 8-bit colour image is needed")
     if any(mark in content for mark in _TURNED):
-        image = _decoded(data, cv2.IMREAD_COLOR, path)
+        image = _decoded(data, cv2.IMREAD_COLOR, name)
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image[:, :, ::-1])
@@ -48,14 +52,14 @@ def read_bytes(path: Path) -> bytes:
         raise FrameError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _decoded(data: Image, how: int, path: Path) -> npt.NDArray[Any]:
+def _decoded(data: Image, how: int, name: Path | str) -> npt.NDArray[Any]:
     with quiet_opencv():
         try:
             image = cv2.imdecode(data, how) if data.size else None
         except cv2.error as error:
             raise FrameError(
-                f"{path} is not an image that OpenCV reads, or has too many pixels"
+                f"{name} is not an image that OpenCV reads, or has too many pixels"
             ) from error
     if image is None:
-        raise FrameError(f"{path} is not an image that OpenCV reads, or was cut off")
+        raise FrameError(f"{name} is not an image that OpenCV reads, or was cut off")
     return image

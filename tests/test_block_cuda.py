@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import textured_pair
 from cuda_emulation import gpu, worker
 
@@ -16,7 +17,10 @@ from dsin.runtime.cuda_driver import Stream, chosen_device
 from dsin.runtime.device_tensor import on_device, on_host
 from dsin.runtime.errors import BackendError
 from dsin.runtime.patch_correlation import Matches, match
+from dsin.runtime.patch_cuda import PatchCorrelationKernel
 from dsin.runtime.pictures import to_planes
+from dsin.training.edge_side import SideKernels, side_input, side_input_on_device
+from dsin.training.presets import SearchConfig
 
 PATCH = (20, 24)
 Image = np.ndarray[Any, Any]
@@ -101,3 +105,31 @@ def test_the_kernels_compile(architecture: int) -> None:
     code = cuda_compiler.compile_source(block_cuda.source(PATCH), architecture)
     for name in block_cuda._KERNELS:
         assert name.encode() in code
+
+
+def side_input_of_tensors(x_dec: Image, y_dec: Image, y: Image) -> list[Image]:
+    """What training's fusion is given, found on the GPU where the tensors lie."""
+    device = chosen_device()
+    kernels = SideKernels(PatchCorrelationKernel(device), BlockKernels(device, PATCH))
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    pictures = [torch.from_numpy(planes).to(where) for planes in (x_dec, y_dec, y)]
+    pictures[0] = pictures[0].to(memory_format=torch.channels_last)
+    with device.current():
+        found = side_input_on_device(kernels, 0, tuple(pictures), SearchConfig())
+        if where == "cuda":
+            torch.cuda.synchronize()
+    return [tensor.cpu().numpy() for tensor in found]
+
+
+def test_training_sees_on_a_gpu_what_it_sees_on_the_host(machine: Executor) -> None:
+    """A batch of pictures between whole levels and beyond their range."""
+    rng = np.random.default_rng(0)
+    pairs = [textured_pair(64, 128, seed) for seed in (7, 8)]
+    x, y = (np.stack([pair[n] for pair in pairs]).transpose(0, 3, 1, 2) for n in (0, 1))
+    x_dec = (x + rng.uniform(-30, 30, x.shape)).astype(np.float32)
+    y_dec = (y + rng.uniform(-4, 4, y.shape)).astype(np.float32)
+    y = np.ascontiguousarray(y, np.float32)
+    found = machine.submit(side_input_of_tensors, x_dec, y_dec, y).result()
+    expected = side_input(*map(torch.from_numpy, (x_dec, y_dec, y)), SearchConfig())
+    for name, mine, theirs in zip(expected._fields, found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs.numpy(), err_msg=name)

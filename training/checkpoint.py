@@ -15,17 +15,21 @@ FORMAT = 1
 
 
 def save_checkpoint(
-    path: Path, model: Dsin | EdgeDsin, *, notes: dict[str, Any] | None = None
+    path: Path, model: Dsin | EdgeDsin, *, notes: dict[str, Any] | None = None, half: bool = False
 ) -> None:
     """Write weights, preset and `notes` (plain data: training data, metrics, licence).
 
-    The file appears whole or not at all.
+    With `half` floating-point weights are rounded to float16, which halves the file. It appears
+    whole or not at all.
     """
+    weights = model.state_dict()
+    if half:
+        weights = {k: w.half() if w.is_floating_point() else w for k, w in weights.items()}
     content = {
         "dsin_checkpoint": FORMAT,
         "preset": preset_to_dict(model.preset),
         "notes": notes or {},
-        "model": model.state_dict(),
+        "model": weights,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -25,8 +25,6 @@ HYPER_STRIDE = 4
 SMALLEST, LARGEST = 0.11, 32.0
 """Range of the scales, in quantiser steps."""
 LEAST_PROBABILITY = 1e-9
-_ORDER = {2: ((0, 1), (1, 0)), 4: ((0, 2), (3, 1))}
-"""Turn of the first half or quarter of the channels at the places of a 2×2 square."""
 
 
 class Entropy(NamedTuple):
@@ -149,11 +147,17 @@ def gaussian_bits(values: Tensor, scale: Tensor) -> Tensor:
 
 def turns(y: Tensor, steps: int) -> list[Tensor]:
     """For each of two or four steps, which symbols of y (N, channels, h, w) it codes: bool
-    (1, channels, h, w)."""
+    (1, channels, h, w).
+
+    At the places of a 2×2 square the turns of the first half of the channels are 0 1 and, below,
+    1 0; of the first quarter they are 0 2 and 3 1. Computed, since a table would have to come from
+    the host.
+    """
     _, channels, height, width = y.shape
-    order = torch.tensor(_ORDER[steps], device=y.device)
     rows, cols = (torch.arange(length, device=y.device) % 2 for length in (height, width))
-    place = order[rows[:, None], cols]
+    place = rows[:, None] ^ cols
+    if steps == 4:
+        place = 2 * place + rows[:, None]
     group = torch.arange(channels, device=y.device) * steps // channels
     turn = place[None] ^ group[:, None, None]
     return [(turn == step)[None] for step in range(steps)]

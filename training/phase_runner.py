@@ -21,9 +21,8 @@ from dsin.runtime.errors import CheckpointError
 from dsin.runtime.files import write_json
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.curves import plot_curves
-from dsin.training.edge_model import EdgeDsin
 from dsin.training.model import Dsin
-from dsin.training.presets import EdgePhase, PhaseConfig
+from dsin.training.presets import PhaseConfig
 
 UNWANTED_ADVICE = (
     "Checkpoint directory .* exists and is not empty",  # it has the phase's logs
@@ -35,7 +34,7 @@ UNWANTED_ADVICE = (
 class PhaseModule(L.LightningModule):  # type: ignore[misc]
     """What every phase has: `val_loss` is to be logged in `validation_step`."""
 
-    def __init__(self, model: Dsin | EdgeDsin, phase: PhaseConfig | EdgePhase) -> None:
+    def __init__(self, model: Dsin, phase: PhaseConfig) -> None:
         super().__init__()
         self.model = model
         self.phase = phase
@@ -93,7 +92,7 @@ def is_done(out: Path, *, resume: bool) -> bool:
 
 def run_phase(
     module: PhaseModule, out: Path, *, start_notes: Mapping[str, Any], resume: bool, devices: int,
-    nodes: int, callbacks: tuple[Callback, ...] = (), gradient_clip: float | None = None,
+    nodes: int,
 ) -> Path:  # fmt: skip
     """Train to the phase's last step; returns `final.pt`, whose notes have those of the weights
     that it started from too. Raises KeyboardInterrupt when stopped before, with `last.ckpt` saved.
@@ -109,7 +108,6 @@ def run_phase(
         logger=CSVLogger(out, name="", version=f"log_{len(list(out.glob('log*')))}"),
         callbacks=[
             KeepBest(out / "best.pt"),
-            *callbacks,
             ModelCheckpoint(
                 out, filename="last", enable_version_counter=False,
                 train_time_interval=timedelta(minutes=phase.checkpoint_every_minutes),
@@ -117,7 +115,6 @@ def run_phase(
             ),
             RichProgressBar(),
         ],
-        gradient_clip_val=gradient_clip,
         val_check_interval=phase.validate_every_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,

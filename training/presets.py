@@ -178,8 +178,8 @@ class EdgePhase:
     learning_rate: float = 3e-4
     average: float = 0.9995
     validate_every_steps: int = 2000
-    checkpoint_every_minutes: float = 5.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    checkpoint_every_minutes: float = 1.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Training in phases: the paper's model here, that of edge in `dsin.training.edge_train`."""
+"""Training the paper's model in phases; `dsin.training.edge_train` has the other model."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dsin.training.data import CentredPairs, Pair, RandomPairs
 from dsin.training.losses import Loss, loss_of, psnr_db
 from dsin.training.model import Coded, Dsin, inference_mode_of
 from dsin.training.phase_runner import PhaseModule, is_done, run_phase
-from dsin.training.presets import AnyPreset, EdgePreset, PhaseConfig, Preset
+from dsin.training.presets import PhaseConfig, Preset
 
 VALIDATION_CROP = (320, 1200)
 """Validation crop, (height, width): multiples of the patch and of the stride."""
@@ -116,12 +115,11 @@ class Phase(PhaseModule):
 
 
 def train(
-    preset: AnyPreset,
+    preset: Preset,
     pairs: list[Pair],
     validation: list[Pair],
     out: Path,
     *,
-    photos: Sequence[Path] = (),
     start_from: Path | None = None,
     resume: bool = False,
     devices: int = 1,
@@ -132,15 +130,11 @@ def train(
 
     `out/<phase>/` gets what `dsin.training.phase_runner` says. With `resume` finished phases are
     skipped and the unfinished one goes on; an interrupt or SIGTERM loses nothing, a kill what came
-    after the last `checkpoint_every_minutes`. `photos` are pictures without a side image, which
-    only the edge model trains on.
-    Raises CheckpointError where `out` has a run already and `resume` is off, or for photos that the
-    preset has no use for.
+    after the last `checkpoint_every_minutes`.
+    Raises CheckpointError where `out` has a run already and `resume` is off.
     """
     if not preset.phases:
         raise CheckpointError(f"preset {preset.name} has no phases to train")
-    if photos and isinstance(preset, Preset):
-        raise CheckpointError(f"preset {preset.name} trains on pairs only: leave out the pictures")
     best = start_from
     for phase in preset.phases:
         folder = out / phase.name
@@ -148,15 +142,6 @@ def train(
             best = folder / "final.pt"
             continue
         L.seed_everything(preset.seed, workers=True, verbose=False)
-        if isinstance(preset, EdgePreset):
-            from dsin.training.edge_train import run_edge_phase
-
-            assert not isinstance(phase, PhaseConfig)
-            best = run_edge_phase(preset, phase, pairs, photos, validation, folder, best,
-                                  resume=resume, devices=devices, nodes=nodes,
-                                  workers=workers)  # fmt: skip
-            continue
-        assert isinstance(phase, PhaseConfig)
         model, notes = load_checkpoint(best, preset=preset) if best else (Dsin(preset), {})
         module = Phase(model.train(), phase, pairs, validation, workers)
         best = run_phase(module, folder, start_notes=notes, resume=resume, devices=devices,

@@ -1,0 +1,78 @@
+"""`dsin train`: finds the preset and the pictures, and trains with the loop of its family."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsin.runtime.errors import DsinError
+from dsin.training.data import Pair, list_photos, read_pair_list
+from dsin.training.edge_data import TrainingPictures, pictures_of_files
+from dsin.training.edge_train import EdgeOptions, train_edge
+from dsin.training.picture_pack import open_pack
+from dsin.training.presets import EdgePreset, Preset, load_preset
+from dsin.training.train import train
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Where pictures come from: a pack, or lists of pairs below `root`, and a folder of
+    photographs."""
+
+    pairs: Path | None = None
+    validation: Path | None = None
+    root: Path | None = None
+    photos: Path | None = None
+    pack: Path | None = None
+
+
+def train_preset(
+    preset: str, pictures: PictureOptions, out: Path | None, options: EdgeOptions
+) -> Path:
+    """Train a preset, by its name or file; `out` is runs/<its name> unless given. Returns the
+    checkpoint to go on with.
+
+    Raises DsinError for a combination of options that makes no sense, and whatever the loop of the
+    family raises.
+    """
+    loaded = load_preset(preset)
+    if not loaded.phases:
+        raise DsinError(f"preset {loaded.name} has no phases to train")
+    folder = out or Path("runs") / loaded.name
+    if isinstance(loaded, EdgePreset):
+        return train_edge(loaded, _edge_pictures(pictures, options.say), folder, options)
+    _check_paper(loaded, pictures, options)
+    pairs, validation = _lists(pictures)
+    return train(
+        loaded, pairs, validation, folder, start_from=options.start_from, resume=options.resume,
+        devices=options.devices, nodes=options.nodes,
+    )  # fmt: skip
+
+
+def _edge_pictures(pictures: PictureOptions, say: Callable[[str], None]) -> TrainingPictures:
+    if pictures.pack is None:
+        pairs, validation = _lists(pictures)
+        photos = list_photos(pictures.photos) if pictures.photos else []
+        return pictures_of_files(pairs, photos, validation)
+    given = [pictures.pairs, pictures.validation, pictures.root, pictures.photos]
+    if any(path is not None for path in given):
+        raise DsinError("--pack brings all pictures: leave out --pairs, --val, --root and --photos")
+    return open_pack(pictures.pack, say)
+
+
+def _lists(pictures: PictureOptions) -> tuple[list[Pair], list[Pair]]:
+    if pictures.pairs is None or pictures.validation is None or pictures.root is None:
+        raise DsinError("training needs --pairs, --val and --root, or for edge presets --pack")
+    lists = pictures.pairs, pictures.validation
+    pairs, validation = (read_pair_list(path, pictures.root) for path in lists)
+    return pairs, validation
+
+
+def _check_paper(preset: Preset, pictures: PictureOptions, options: EdgeOptions) -> None:
+    """Raise for options that only the loop of edge knows."""
+    if pictures.photos is not None:
+        raise DsinError(f"preset {preset.name} trains on pairs only: leave out --photos")
+    for name, given in {
+        "--pack": pictures.pack, "--budget-s": options.budget_s, "--json": options.json_path,
+    }.items():  # fmt: skip
+        if given is not None:
+            raise DsinError(f"preset {preset.name} is not of edge, which alone knows {name}")
