@@ -141,8 +141,9 @@ def test_what_the_sanitizer_says(status: int, output: str, expected: tuple[bool,
     assert verdict(status, output) == expected
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def emulated() -> Iterator[Any]:
+    # For one test at a time: child processes of others would inherit the driver.
     with worker() as pool:
         yield pool
 
