@@ -1,6 +1,6 @@
-"""Every CUDA kernel against its definition: the project's tests on the GPU, then real frames.
+"""Every CUDA kernel against its definition: on real frames, then in the project's tests.
 
-The tests have the adversarial inputs: ties, flat pictures, noise, repeated texture, NaN, bands.
+Those have the adversarial inputs: ties, flat pictures, noise, repeated texture, NaN, bands.
 """
 
 from collections.abc import Callable
