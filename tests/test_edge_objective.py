@@ -140,6 +140,12 @@ def test_the_learning_rate_rises_and_falls_to_three_percent(step: int, rate: flo
     assert learning_rate(phase, step) == pytest.approx(rate, rel=1e-3)
 
 
+def test_the_learning_rate_rises_again_without_moments() -> None:
+    phase = EdgePhase("p", steps=10_000, learning_rate=3e-4)
+    assert learning_rate(phase, 5000, begun=5000) == pytest.approx(1.545e-6, rel=1e-3)
+    assert learning_rate(phase, 5099, begun=5000) == pytest.approx(1.500e-4, rel=1e-3)
+
+
 class Slope(nn.Module):
     """A loss whose gradient is `slope`, whatever the weight."""
 

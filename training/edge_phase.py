@@ -108,9 +108,10 @@ class PhaseRun:
         seed = [setting.preset.seed, self._step]
         torch.manual_seed(_seed([*seed, setting.fabric.global_rank]))
         coin = np.random.default_rng(seed)
+        begun = self._step if self._start.moments is None else 0
         while self._step < phase.steps and not self._must_stop():
             kind: Kind = "photos" if coin.random() < phase.photo_share else "pairs"
-            self._learner.set_rate(learning_rate(phase, self._step))
+            self._learner.set_rate(learning_rate(phase, self._step, begun))
             self._clock.begin()
             self._stepper.step(kind)
             self._clock.end()

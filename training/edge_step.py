@@ -29,10 +29,10 @@ EAGER_STEPS = 8
 kernels, make the optimiser's state and are timed."""
 
 
-def learning_rate(phase: EdgePhase, step: int) -> float:
-    """A short rise, then a cosine."""
+def learning_rate(phase: EdgePhase, step: int, begun: int = 0) -> float:
+    """A short rise from step `begun` on, and a cosine over all steps."""
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps)))
-    rise = min(1.0, (step + 1) / WARM_UP)
+    rise = min(1.0, (step - begun + 1) / WARM_UP)
     return phase.learning_rate * rise * (LEAST_RATE + (1 - LEAST_RATE) * fall)
 
 
