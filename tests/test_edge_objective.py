@@ -240,6 +240,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(cuda, "graph", Capture)
     monkeypatch.setattr(cuda, "current_stream", lambda: None)
     monkeypatch.setattr(cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(edge_step, "_renew_generator", lambda: seen.log.append("renew"))
     seen.learner = SimpleNamespace(
         step=seen.log.append, optimiser=SimpleNamespace(zero_grad=lambda set_to_none: None)
     )
@@ -265,7 +266,7 @@ def test_a_capture_that_fails_is_said_and_steps_go_on(no_gpu: SimpleNamespace) -
     stepper = edge_step.GraphStepper(no_gpu.learner, said.append)
     for _ in range(10):
         stepper.step("photos")
-    assert no_gpu.log == ["photos"] * 8 + ["capture", "photos", "photos", "photos"]
+    assert no_gpu.log == ["photos"] * 8 + ["capture", "photos", "renew", "photos", "photos"]
     assert stepper.mode == "eager"
     assert said == [
         "a step on photos cannot be captured, and runs without a graph: "
