@@ -140,6 +140,12 @@ def test_the_learning_rate_rises_and_falls_to_three_percent(step: int, rate: flo
     assert learning_rate(phase, step) == pytest.approx(rate, rel=1e-3)
 
 
+def test_the_learning_rate_rises_again_without_moments() -> None:
+    phase = EdgePhase("p", steps=10_000, learning_rate=3e-4)
+    assert learning_rate(phase, 5000, begun=5000) == pytest.approx(1.545e-6, rel=1e-3)
+    assert learning_rate(phase, 5099, begun=5000) == pytest.approx(1.500e-4, rel=1e-3)
+
+
 class Slope(nn.Module):
     """A loss whose gradient is `slope`, whatever the weight."""
 
@@ -234,6 +240,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(cuda, "graph", Capture)
     monkeypatch.setattr(cuda, "current_stream", lambda: None)
     monkeypatch.setattr(cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(edge_step, "_renew_generator", lambda: seen.log.append("renew"))
     seen.learner = SimpleNamespace(
         step=seen.log.append, optimiser=SimpleNamespace(zero_grad=lambda set_to_none: None)
     )
@@ -259,7 +266,7 @@ def test_a_capture_that_fails_is_said_and_steps_go_on(no_gpu: SimpleNamespace) -
     stepper = edge_step.GraphStepper(no_gpu.learner, said.append)
     for _ in range(10):
         stepper.step("photos")
-    assert no_gpu.log == ["photos"] * 8 + ["capture", "photos", "photos", "photos"]
+    assert no_gpu.log == ["photos"] * 8 + ["capture", "photos", "renew", "photos", "photos"]
     assert stepper.mode == "eager"
     assert said == [
         "a step on photos cannot be captured, and runs without a graph: "

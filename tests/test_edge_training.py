@@ -240,6 +240,31 @@ def test_a_resumed_run_has_lost_nothing(
             assert torch.equal(after["moments"][number][name], value), name
 
 
+def test_best_is_the_lowest_validation_loss_of_all_runs(
+    small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.5, 0.7])
+    monkeypatch.setattr(
+        EdgeObjective, "validate", lambda self, x, y: {"val_loss": torch.tensor(next(losses))}
+    )
+    run = preset(phase("codec", steps=6, validate_every_steps=1))
+    with monkeypatch.context() as patched:
+        stops_before(3, patched)
+        train(run, small_pairs, small_pairs[:1], tmp_path)
+
+    def best() -> tuple[int, float]:
+        notes = load_edge_checkpoint(tmp_path / "codec" / "best.pt")[1]
+        return notes["step"], notes["validation"]["val_loss"]
+
+    assert best() == (2, 1.0)
+    with monkeypatch.context() as patched:
+        stops_before(4, patched)
+        train(run, small_pairs, small_pairs[:1], tmp_path, resume=True)
+    assert best() == (2, 1.0)
+    train(run, small_pairs, small_pairs[:1], tmp_path, resume=True)
+    assert best() == (5, 0.5)
+
+
 def test_time_is_shared_out(
     small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

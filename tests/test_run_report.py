@@ -31,8 +31,10 @@ def test_steps_and_what_lies_between_them(now: list[float]) -> None:
         clock.end()
     clock.pause()
     now[0] += 30
+    within = clock.figures()
     clock.go_on()
-    assert clock.figures() == {
+    assert clock.figures() == within
+    assert within == {
         "steps": 3,
         "training_s": 12.0,
         "validation_and_files_s": 30.0,

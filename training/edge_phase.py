@@ -108,9 +108,10 @@ class PhaseRun:
         seed = [setting.preset.seed, self._step]
         torch.manual_seed(_seed([*seed, setting.fabric.global_rank]))
         coin = np.random.default_rng(seed)
+        begun = self._step if self._start.moments is None else 0
         while self._step < phase.steps and not self._must_stop():
             kind: Kind = "photos" if coin.random() < phase.photo_share else "pairs"
-            self._learner.set_rate(learning_rate(phase, self._step))
+            self._learner.set_rate(learning_rate(phase, self._step, begun))
             self._clock.begin()
             self._stepper.step(kind)
             self._clock.end()
@@ -179,12 +180,7 @@ class PhaseRun:
         row = {name: total / taken for name, total in zip(SHOWN[:3], totals, strict=False)}
         if self._counts["pairs"]:
             row[SHOWN[3]] = sums["pairs"][3] / self._counts["pairs"]
-        if not math.isfinite(row["loss"]):
-            raise CheckpointError(
-                f"phase {self._setting.phase.name} lost its way by step {self._step}: its loss is "
-                f"{row['loss']}. What was saved before is whole: go on from it with a lower "
-                "learning_rate"
-            )
+        self._check(row["loss"])
         self._log.add(self._step, row)
         for kind in KINDS:
             self._learner.sums[kind].zero_()
@@ -200,6 +196,7 @@ class PhaseRun:
         views = [(x.float(), y.float()) for x, y in self._setting.validation]
         scores = [self._validator.validate(x, y) for x, y in views]
         row = {name: float(torch.stack([s[name] for s in scores]).mean()) for name in scores[0]}
+        self._check(row["val_loss"])
         self._log.add(self._step, row)
         self._setting.say(f"{self._where()}  validated: loss {row['val_loss']:.4f}")
         if row["val_loss"] < self._best:
@@ -238,6 +235,14 @@ class PhaseRun:
             plot_curves(logs, setting.folder / "curves.png")
             write_json(setting.folder / "done.json", asdict(setting.phase))
         setting.fabric.barrier()  # the next phase reads what the first process has just written
+
+    def _check(self, loss: float) -> None:
+        """Before weights that are worth nothing take the place of good ones."""
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                f"phase {self._setting.phase.name} lost its way by step {self._step}: its loss is "
+                f"{loss}. What was saved before is whole: go on from it with a lower learning_rate"
+            )
 
     def _notes(self) -> dict[str, Any]:
         notes = {"phase": self._setting.phase.name, "step": self._step, **self._setting.data_notes}

@@ -29,10 +29,10 @@ EAGER_STEPS = 8
 kernels, make the optimiser's state and are timed."""
 
 
-def learning_rate(phase: EdgePhase, step: int) -> float:
-    """A short rise, then a cosine."""
+def learning_rate(phase: EdgePhase, step: int, begun: int = 0) -> float:
+    """A short rise from step `begun` on, and a cosine over all steps."""
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / phase.steps)))
-    rise = min(1.0, (step + 1) / WARM_UP)
+    rise = min(1.0, (step - begun + 1) / WARM_UP)
     return phase.learning_rate * rise * (LEAST_RATE + (1 - LEAST_RATE) * fall)
 
 
@@ -148,6 +148,7 @@ class GraphStepper:
             self._failed = True
             reason = str(error).splitlines()[0]
             self._say(f"a step on {kind} cannot be captured, and runs without a graph: {reason}")
+            _renew_generator()
             self._learner.step(kind)
             return
         took = time.perf_counter() - start
@@ -167,3 +168,12 @@ class GraphStepper:
         took = time.perf_counter() - start
         self._seen[kind].append(took)
         return took
+
+
+def _renew_generator() -> None:
+    """A capture that failed leaves the device's generator of random numbers believing that it goes
+    on: give it a state that knows of none, with other numbers than before."""
+    fresh = torch.Generator(device="cuda")
+    fresh.manual_seed(torch.initial_seed() % 2**62 + 1)
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(fresh.graphsafe_get_state())

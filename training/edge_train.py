@@ -75,6 +75,8 @@ def train_edge(preset: EdgePreset, data: TrainingPictures, out: Path, options: E
         else "ddp_find_unused_parameters_true",
     )  # fmt: skip
     fabric.launch()
+    # Sizes are few and stay: the fastest kernels are worth looking for.
+    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"
     say = options.say if fabric.is_global_zero else _silent
     with _stream_of(fabric.device), Interrupts() as interrupts:
         bank = PictureBank(data, fabric.device, say)

@@ -30,7 +30,7 @@ class StepClock:
         self._steps = 0
         self._begin: Any = None
         self._started = time.perf_counter()
-        self._rest = 0.0
+        self._rest: float | None = None
 
     def begin(self) -> None:
         """Before a step."""
@@ -50,7 +50,8 @@ class StepClock:
 
     def go_on(self) -> None:
         """See `pause`."""
-        self._resting_s += time.perf_counter() - self._rest
+        self._resting_s += self._pause_s()
+        self._rest = None
 
     def collect(self) -> None:
         """Take in the steps so far; waits for the device."""
@@ -63,15 +64,20 @@ class StepClock:
     def figures(self) -> dict[str, Any]:
         """Steps, seconds of training (without pauses) and of pauses, steps a second, the median of
         a step in ms, and the share of training that was outside of steps."""
-        training_s = max(time.perf_counter() - self._started - self._resting_s, 1e-9)
+        resting_s = self._resting_s + self._pause_s()
+        training_s = max(time.perf_counter() - self._started - resting_s, 1e-9)
         return {
             "steps": self._steps,
             "training_s": training_s,
-            "validation_and_files_s": self._resting_s,
+            "validation_and_files_s": resting_s,
             "steps_per_s": self._steps / training_s,
             "step_ms_p50": 1e3 * statistics.median(self._recent) if self._recent else None,
             "share_outside_step": max(0.0, 1 - self._inside_s / training_s),
         }
+
+    def _pause_s(self) -> float:
+        """Of the pause that goes on."""
+        return 0.0 if self._rest is None else time.perf_counter() - self._rest
 
     def _now(self) -> Any:
         if not self._on_gpu:
