@@ -14,7 +14,6 @@ from dsin.runtime.mcap_file import McapFile, check_mcap
 from dsin.runtime.output_names import unused_path
 from dsin.runtime.recording_messages import (
     Outgoing,
-    PictureFormat,
     packet_message,
     result_message,
     side_message,
@@ -35,10 +34,10 @@ LEAST_FREE_BYTES = 64 * 2**20
 class McapSink:
     """Records frames at `path`.
 
-    Side images are stored without loss unless `side_format` is "jpeg", each once however many
-    frames use it; `result_format` None leaves the results out, since `dsin replay` makes them
-    again. An existing file is never touched: then, and after PART_BYTES or PART_FRAMES, recording
-    goes on in PATH.2.mcap and so on. Each part can be read alone.
+    Side images are stored without loss, each once however many frames use it, and results as JPEG,
+    since `dsin replay` makes them again. An existing file is never touched: then, and after
+    PART_BYTES or PART_FRAMES, recording goes on in PATH.2.mcap and so on. Each part can be read
+    alone.
 
     Every frame is a whole number of chunks (of 64 KiB, or of one message if that is larger) which
     are with the system when `take` returns: a kill loses at most the frame that is being written.
@@ -53,16 +52,12 @@ class McapSink:
         self,
         path: Path,
         *,
-        side_format: PictureFormat = "png",
-        result_format: PictureFormat | None = "jpeg",
         part_bytes: int = PART_BYTES,
         part_frames: int = PART_FRAMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_mcap()
         self._base = path
-        self._side_format = side_format
-        self._result_format = result_format
         self._limits = part_bytes, part_frames
         self._clock = clock
         self._last_side: dict[str, tuple[int, int]] = {}
@@ -97,11 +92,13 @@ class McapSink:
         messages = []
         side = frame.side
         if side is not None and self._last_side.get(frame.rig) != (side.number, side.timestamp_ns):
-            messages.append(side_message(frame.rig, side, self._side_format))
-        messages += [packet_message(frame), status_message(frame)]
-        if self._result_format is not None:
-            messages.append(result_message(frame, self._result_format, captured_ns))
-        return messages
+            messages.append(side_message(frame.rig, side))
+        return [
+            *messages,
+            packet_message(frame),
+            status_message(frame),
+            result_message(frame, captured_ns),
+        ]
 
     def _begin(self) -> McapFile:
         self._last_side.clear()

@@ -8,7 +8,7 @@ import numpy as np
 from dsin.runtime.errors import RecordingError
 from dsin.runtime.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.pictures import Image
-from dsin.runtime.recording_messages import QUALITY
+from dsin.runtime.recording_messages import RESULT_QUALITY
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.side_pictures import encode_picture
 
@@ -66,6 +66,6 @@ class RerunSink:
         self._stream.disconnect()
 
     def _picture(self, entity: str, image: Image) -> None:
-        data = encode_picture(image, QUALITY["jpeg"])
+        data = encode_picture(image, RESULT_QUALITY)
         encoded = self._rerun.EncodedImage(contents=data, media_type="image/jpeg")
         self._stream.log(entity, encoded)

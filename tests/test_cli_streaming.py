@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from block_bundle import write_block_bundle
 from certificates import Authority
+from command_line import interruptible
 from rig_drive import write_drive
 
 from dsin.runtime import cli
@@ -66,10 +67,8 @@ class Process:
     def __init__(self, *arguments: object) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [*DSIN, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            interruptible(*DSIN, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
-            # A shell lets what it starts in the background ignore this signal, tests included.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

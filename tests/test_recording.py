@@ -122,12 +122,6 @@ class TestWhatIsInIt:
         error = decoded(result.data).astype(float) - frames[0].decoded.image
         assert np.abs(error).mean() < 5
 
-    def test_options(self, frames: list[RigFrame], tmp_path: Path) -> None:
-        path = record(tmp_path / "a.mcap", frames, side_format="jpeg", result_format=None)
-        found = independent(path)
-        assert "/car/result" not in found
-        assert found["/car/side"][0][1].format == "jpeg"
-
     def test_topics_of_rigs_with_odd_names_and_times(
         self, frames: list[RigFrame], tmp_path: Path
     ) -> None:

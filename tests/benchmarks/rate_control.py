@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsin.runtime.bitstream import FRAME_HEADER_BYTES
+from dsin.runtime.bitstream import PACKET_HEADER_BYTES
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.frames import open_source
@@ -30,7 +30,7 @@ def main() -> None:
             frame = source.view(number, "left")
             for rate in range(len(points)):
                 sizes[number, rate] = len(encoder.encode_payload(frame, rate=rate).payload)
-    sizes += FRAME_HEADER_BYTES
+    sizes += PACKET_HEADER_BYTES
     for target in targets:
         control = RateController(points, pixels=height * width, target_kbps=target, fps=FPS)
         spent = []
