@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-from dsin.runtime.clocks import now_ns
+from dsin.runtime.clocks import Offset, now_ns
 from dsin.runtime.decode_worker import DecodeWorker
 from dsin.runtime.decoder import Decoded
 from dsin.runtime.errors import DsinError, FrameError, StreamError
@@ -143,14 +143,40 @@ class DecodePool:
             rig.sides.clear()
             self._changed.notify()
 
-    def change(self, rig: Rig, **attributes: object) -> None:
-        """Set attributes of a rig, such as `side_connected`."""
+    def camera_joined(self, rig: Rig, clock: Callable[[], Offset | None]) -> None:
+        """Camera x is there. `clock` tells how far its clock is from the server's, once known."""
         with self._changed:
-            for name, value in attributes.items():
-                setattr(rig, name, value)
-            if not rig.connected:
-                rig.sides.clear()
+            rig.camera_connected, rig.clock = True, clock
             self._changed.notify()
+
+    def camera_left(self, rig: Rig) -> None:
+        """Camera x is gone."""
+        with self._changed:
+            rig.camera_connected = False
+            self._forget_if_alone(rig)
+
+    def side_joined(self, rig: Rig) -> None:
+        """Camera y is there: frames may wait for its pictures."""
+        with self._changed:
+            rig.side_connected = True
+            self._changed.notify()
+
+    def side_left(self, rig: Rig) -> None:
+        """Camera y is gone: frames that wait for its pictures do so no longer."""
+        with self._changed:
+            rig.side_connected = False
+            self._forget_if_alone(rig)
+
+    def device_reported(self, rig: Rig, figures: dict[str, float]) -> None:
+        """The device told how it fares: `RigStatus.device` from now on."""
+        with self._changed:
+            rig.device = figures
+
+    def _forget_if_alone(self, rig: Rig) -> None:
+        """Side images are let go of once both cameras are gone."""
+        if not rig.connected:
+            rig.sides.clear()
+        self._changed.notify()
 
     def reject(self, rig: Rig) -> None:
         """Count a frame that was no packet of the rig's codec and size."""

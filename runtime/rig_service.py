@@ -71,14 +71,14 @@ class RigService:
         if replaced is not None:
             replaced.end(*_REPLACED)
         self._cameras[key] = camera
-        camera.connected(True)
+        camera.join()
         LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
         try:
             await self._run(camera, context)
         finally:
             if self._cameras.get(key) is camera:
                 del self._cameras[key]
-                camera.connected(False)
+                camera.leave()
             LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
 
     def _log_refusal(self, peer: str, reason: str) -> None:
@@ -169,7 +169,7 @@ class RigService:
             return
         if (hello.rig, 3 - hello.camera) not in self._cameras:
             before.end(*_REPLACED)
-            before.connected(False)
+            before.leave()
             del self._cameras[hello.rig, before.kind]
 
     def _check_name(self, rig: str, context: Context) -> None:
