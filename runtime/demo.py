@@ -39,7 +39,8 @@ from dsin.runtime.demo_processes import (
 )
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_json
-from dsin.runtime.frames import frames_per_second, open_source
+from dsin.runtime.frames import frames_per_second
+from dsin.runtime.recordings import open_stereo
 
 STALL_S = 120.0
 """A demo of which nothing is heard for so many seconds is given up."""
@@ -166,7 +167,7 @@ def _checked(
     web: int | None,
 ) -> Settings:
     """Find a user's mistakes before any process starts."""
-    source = open_source(kitti, frames)
+    source = open_stereo(kitti, frames)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
     if web is not None and fps is None:

@@ -21,10 +21,10 @@ from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_image
-from dsin.runtime.frames import FrameSource, frames_per_second, open_source
+from dsin.runtime.frames import frames_per_second
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.rate_control import RateController
-from dsin.runtime.recordings import open_recording
+from dsin.runtime.recordings import StereoRecording, open_recording, open_stereo
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.serve import ServeOptions, serving
 from dsin.runtime.viewer import Panel, side_by_side
@@ -56,11 +56,11 @@ class Settings:
         """Whether the frames come again and again, to be looked at in a browser."""
         return self.web is not None
 
-    def source(self) -> FrameSource:
+    def source(self) -> StereoRecording:
         """The frames; both processes open them for themselves."""
-        return open_source(self.kitti, self.frames)
+        return open_stereo(self.kitti, self.frames)
 
-    def controller(self, bundle: Bundle, source: FrameSource) -> RateController | None:
+    def controller(self, bundle: Bundle, source: StereoRecording) -> RateController | None:
         """What keeps the stream at `kbps`, if that is asked for."""
         if self.kbps is None:
             return None
@@ -179,7 +179,7 @@ def run_server(pipe: Connection, settings: Settings) -> None:
 class _Gallery:
     """Measures and draws decoded frames in a thread, while the next one is decoded."""
 
-    def __init__(self, pipe: Connection, out: Path, source: FrameSource) -> None:
+    def __init__(self, pipe: Connection, out: Path, source: StereoRecording) -> None:
         self._pipe = pipe
         self._out = out
         self._source = source

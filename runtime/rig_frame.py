@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dsin.runtime.decoder import Decoded
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 
 
 class SideUse(enum.Enum):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"

@@ -14,7 +14,7 @@ from dsin.runtime.camera import Camera, open_camera
 from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, SideCamera
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError
-from dsin.runtime.frames import Side
+from dsin.runtime.frames import StereoSide
 from dsin.runtime.rate_control import RateController
 from dsin.runtime.rpc import Certificates, check_camera
 from dsin.runtime.warm_up import warm_up_encoder
@@ -54,7 +54,7 @@ class StreamOptions:
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or SIGINT or SIGTERM. Raises DsinError."""
     check_camera(options.address, options.certificates)
-    side: Side = "left" if options.camera == "x" else "right"
+    side: StereoSide = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
         every=options.every, start_s=_start_s(options.start),

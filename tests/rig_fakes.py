@@ -22,7 +22,7 @@ from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, MadeFrame
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.side_buffer import PairingPolicy

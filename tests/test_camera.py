@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from dsin.runtime.camera import Camera, CapturedFrame, PlayedRecording, open_camera
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image
 from dsin.runtime.live_camera import LiveCamera, to_rgb
 from dsin.runtime.live_devices import (
     CameraSpec,
@@ -25,6 +24,7 @@ from dsin.runtime.live_devices import (
     open_device,
     parse_camera_spec,
 )
+from dsin.runtime.pictures import Image
 
 SECOND_NS = 1_000_000_000
 LONG_S = 30.0

@@ -33,7 +33,7 @@ from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import PacketError, StreamError
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 from dsin.runtime.rig import ArrivedFrame
 from dsin.runtime.rig_frame import SideView
 from dsin.runtime.server_side import RecordedSide, ServerSides

@@ -18,7 +18,6 @@ from pathlib import Path
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import FrameSource
 from dsin.runtime.health import Health
 from dsin.runtime.http_server import LOOPBACK, HttpServer
 from dsin.runtime.prometheus_metrics import Metrics
@@ -27,7 +26,7 @@ from dsin.runtime.synthetic_rig import SyntheticRig
 from dsin.runtime.web_page import WebPage
 
 
-def code(source: FrameSource, bundle: Path | str, threads: int | None = None) -> list[RigFrame]:
+def code(source: SyntheticRig, bundle: Path | str, threads: int | None = None) -> list[RigFrame]:
     """Encode and decode every frame of a source."""
     frames: list[RigFrame] = []
     with Encoder(bundle, threads=threads) as encoder, Decoder(bundle, threads=threads) as decoder:

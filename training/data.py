@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import SUFFIXES
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.picture_folders import SUFFIXES
 
 Image = npt.NDArray[np.uint8]
 
