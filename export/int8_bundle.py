@@ -37,12 +37,11 @@ from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.patch_correlation import match
-from dsin.runtime.pictures import from_planes, to_planes, to_uint8
+from dsin.runtime.pictures import Image, from_planes, to_planes, to_uint8
 from dsin.training.comparison import bd_rates
 from dsin.training.data import Pair, centre_crop
 from dsin.training.evaluate import curve, means_of_rates
 
-Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 LEAST_FRAMES = 8

@@ -223,8 +223,8 @@ def open_camera(
     `loop`, `every` and `start_s` are PlayedRecording's and only for recordings. Raises FrameError
     for what cannot be opened.
     """
+    from dsin.runtime.capture_device import is_live
     from dsin.runtime.live_camera import LiveCamera
-    from dsin.runtime.live_devices import is_live
 
     if not is_live(spec):
         # What is repeated may have fewer frames than are wanted.

@@ -2,7 +2,7 @@
 
     streams ─► Rig.waiting (two at most) ─┐
     side cameras ─► Rig.sides ────────────┴► worker: decode; when idle, prepare side images
-                                               └─► answer to the camera, RigFrame to the sinks
+                                               └─► answer to the camera, DecodedFrame to the sinks
 
 A worker decodes before it prepares: under load, side images of frames that are dropped anyway are
 never prepared.
@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 from dsin.runtime.clocks import Offset, now_ns
 from dsin.runtime.decode_worker import DecodeWorker
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoded
 from dsin.runtime.errors import DsinError, FrameError, StreamError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, LocalSide, Rig
-from dsin.runtime.rig_frame import RigFrame, RigStatus, SideUse, SideView
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.side_buffer import PairingPolicy, StoredSide
 
 LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class DecodePool:
         self,
         workers: Sequence[DecodeWorker],
         policy: PairingPolicy,
-        on_frame: Callable[[RigFrame], None],
+        on_frame: Callable[[DecodedFrame], None],
         *,
         budget_mib: float | None = None,
     ) -> None:
@@ -271,7 +272,7 @@ class DecodePool:
 
     def _decoded(
         self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame, waited_ms: float
-    ) -> RigFrame:
+    ) -> DecodedFrame:
         side, use = job.side, job.use
         if job.rig.local is not None and use is not SideUse.PAIRED:
             side, use = self._fetch(job.rig, frame.paired_ns)
@@ -284,7 +285,7 @@ class DecodePool:
                 side.prepared, side.fresh = now_prepared, False
         elif side is not None:
             side, use = None, SideUse.MISSING
-        return RigFrame(
+        return DecodedFrame(
             rig=job.rig.name,
             number=frame.header.frame_number,
             timestamp_ns=frame.header.timestamp_ns,

@@ -17,6 +17,7 @@ from types import TracebackType
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.camera import PlayedRecording
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, StreamError
@@ -25,7 +26,6 @@ from dsin.runtime.frames import frames_per_second
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.rate_control import RateController
 from dsin.runtime.recordings import StereoRecording, open_recording, open_stereo
-from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.serve import ServeOptions, serving
 from dsin.runtime.viewer import Panel, side_by_side
 from dsin.runtime.warm_up import warm_up_encoder
@@ -202,12 +202,12 @@ class _Gallery:
     ) -> None:
         self._thread.shutdown()
 
-    def show(self, frame: RigFrame) -> None:
+    def show(self, frame: DecodedFrame) -> None:
         """Draw a frame soon; at most one waits."""
         self.finish()
         self._last = self._thread.submit(self._guarded, frame)
 
-    def _guarded(self, frame: RigFrame) -> None:
+    def _guarded(self, frame: DecodedFrame) -> None:
         """What a person can mend ends the demo."""
         try:
             if frame.side is None:
@@ -218,7 +218,7 @@ class _Gallery:
         except DsinError as error:
             self._pipe.send(Failed(type(error).__name__, str(error)))
 
-    def _measure_and_draw(self, frame: RigFrame) -> None:
+    def _measure_and_draw(self, frame: DecodedFrame) -> None:
         original = self._source.view(frame.number % len(self._source), "left")
         decoded = frame.decoded
         with_side = psnr_db(decoded.image, original)

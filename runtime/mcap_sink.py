@@ -1,6 +1,6 @@
 """Decoded frames as an MCAP recording, with all that is needed to decode them again.
 
-What is in it is listed in dsin.runtime.recording_messages; `read_recording` reads it, cut off or
+What is in it is listed in dsin.runtime.recording_messages; `McapReader` reads it, cut off or
 not, and so do the tools of mcap.dev.
 """
 
@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import RecordingError
-from dsin.runtime.mcap_file import McapFile, check_mcap
+from dsin.runtime.mcap_writer import McapWriter, check_mcap
 from dsin.runtime.output_names import unused_path
 from dsin.runtime.recording_messages import (
     Outgoing,
@@ -19,7 +20,6 @@ from dsin.runtime.recording_messages import (
     side_message,
     status_message,
 )
-from dsin.runtime.rig_frame import RigFrame
 
 PART_BYTES = 2 * 2**30
 PART_FRAMES = 2000
@@ -64,9 +64,9 @@ class McapSink:
         self._resume_at_s = 0.0
         self._failure = ""
         self.paths: list[Path] = []
-        self._part: McapFile | None = self._begin()
+        self._part: McapWriter | None = self._begin()
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Record a frame. Raises RecordingError."""
         try:
             if self._part is None:
@@ -88,7 +88,7 @@ class McapSink:
         except OSError as error:
             raise self._stopped(error) from error
 
-    def _messages(self, frame: RigFrame, captured_ns: int) -> list[Outgoing]:
+    def _messages(self, frame: DecodedFrame, captured_ns: int) -> list[Outgoing]:
         messages = []
         side = frame.side
         if side is not None and self._last_side.get(frame.rig) != (side.number, side.timestamp_ns):
@@ -100,11 +100,11 @@ class McapSink:
             result_message(frame, captured_ns),
         ]
 
-    def _begin(self) -> McapFile:
+    def _begin(self) -> McapWriter:
         self._last_side.clear()
         path = unused_path(self._base)
         try:
-            part = McapFile(path)
+            part = McapWriter(path)
         except OSError as error:
             raise RecordingError(f"cannot write {path}: {error.strerror}") from error
         if path not in self.paths:  # as after a part that was removed, since it had no frame
@@ -120,7 +120,7 @@ class McapSink:
             self._part.finish()
         self._part = None
 
-    def _resume(self) -> McapFile:
+    def _resume(self) -> McapWriter:
         if self._clock() < self._resume_at_s:
             raise RecordingError(self._failure)
         self._resume_at_s = self._clock() + RESUME_S

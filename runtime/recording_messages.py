@@ -19,8 +19,8 @@ from google.protobuf import descriptor_pb2
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import foxglove_messages
+from dsin.runtime.decoded_frame import DecodedFrame, SideView
 from dsin.runtime.output_names import rig_name_in_paths
-from dsin.runtime.rig_frame import RigFrame, SideView
 from dsin.runtime.side_pictures import encode_picture
 
 RESULT_QUALITY = 90
@@ -85,7 +85,7 @@ def side_message(rig: str, side: SideView) -> Outgoing:
     return Outgoing(topic(rig, SIDE_TOPIC), IMAGE_SCHEMA, side.number, message)
 
 
-def packet_message(frame: RigFrame) -> Outgoing:
+def packet_message(frame: DecodedFrame) -> Outgoing:
     """What came over the link."""
     message = dsin_v1.EncodedFrame(
         packet=frame.packet, timestamp_ns=frame.timestamp_ns, frame_number=frame.number
@@ -93,7 +93,7 @@ def packet_message(frame: RigFrame) -> Outgoing:
     return Outgoing(topic(frame.rig, PACKET_TOPIC), PACKET_SCHEMA, frame.number, message)
 
 
-def status_message(frame: RigFrame) -> Outgoing:
+def status_message(frame: DecodedFrame) -> Outgoing:
     """How the frame was decoded."""
     height, width = frame.decoded.image.shape[:2]
     content = {
@@ -114,7 +114,7 @@ def status_message(frame: RigFrame) -> Outgoing:
     return Outgoing(topic(frame.rig, STATUS_TOPIC), STATUS_SCHEMA, frame.number, data)
 
 
-def result_message(frame: RigFrame, captured_ns: int) -> Outgoing:
+def result_message(frame: DecodedFrame, captured_ns: int) -> Outgoing:
     """The decoded picture."""
     data = encode_picture(frame.decoded.image, RESULT_QUALITY)
     message = foxglove_messages.pack_image(data, "jpeg", captured_ns, f"{frame.rig}/x")

@@ -22,8 +22,8 @@ from rig_drive import write_drive
 from dsin.runtime import cli
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
+from dsin.runtime.mcap_reader import McapReader
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.recording import read_recording
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.synthetic_rig import SyntheticRig
 
@@ -251,7 +251,7 @@ class TestTwoCommands:
         assert server.lines[-3] == "stopping"
         assert server.lines[-2].startswith(f"rig rig: {count} decoded (side image: {count} paired)")
         assert server.lines[-1] == f"mcap: {recording}"
-        whole = read_recording(recording)
+        whole = McapReader(recording)
         assert 0 < len([m for m in whole if m.topic == "/rig/x/packet"]) <= count
         assert whole.complete
 
@@ -270,7 +270,7 @@ def packets(recording: Path) -> int:
     """Packets that can be read by now."""
     if not recording.exists() or not recording.stat().st_size:
         return 0
-    return sum(message.topic.endswith("/x/packet") for message in read_recording(recording))
+    return sum(message.topic.endswith("/x/packet") for message in McapReader(recording))
 
 
 def metric(url: str, name: str) -> float:

@@ -9,9 +9,10 @@ from rig_fakes import SIZE, FakeDecoder
 from dsin.runtime.clocks import Offset
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.rig import Rig
-from dsin.runtime.rig_frame import RigStatus, SideView
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.side_buffer import PairingPolicy
 
 

@@ -15,12 +15,12 @@ from rig_fakes import (
 )
 
 from dsin.runtime.camera import open_camera
+from dsin.runtime.decoded_frame import SideUse
 from dsin.runtime.device import AnsweredFrame, SideCamera
 from dsin.runtime.errors import StreamError
 from dsin.runtime.files import write_image
-from dsin.runtime.rig_frame import SideUse
-from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_cameras import SideCameras
 
 
 def test_every_frame_of_a_recording_is_decoded_in_order() -> None:
@@ -158,7 +158,7 @@ def test_a_recording_is_paired_with_the_servers_own_side_of_it_round_after_round
     recorded_rig: Path,
 ) -> None:
     with (
-        ServerSides([str(recorded_rig)]) as sides,
+        SideCameras([str(recorded_rig)]) as sides,
         fake_server(sides=sides) as server,
     ):
         camera = open_camera(str(recorded_rig), "left", fps=100, loop=True)
@@ -173,7 +173,7 @@ def test_a_recording_is_paired_with_the_servers_own_side_of_it_round_after_round
 
 def test_another_recording_than_the_servers_is_refused(recorded_rig: Path) -> None:
     with (
-        ServerSides([f"front={recorded_rig}"]) as sides,
+        SideCameras([f"front={recorded_rig}"]) as sides,
         fake_server(sides=sides) as server,
     ):
         other = FakeCamera(50, 10, clock="recording")

@@ -35,14 +35,14 @@ from rig_server_process import ServerProcess, free_port
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.camera import CapturedFrame
+from dsin.runtime.camera_session import CameraSession, RefusedError
 from dsin.runtime.clocks import now_ns
-from dsin.runtime.connected_camera import ConnectedCamera, RefusedError
 from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.device import AnsweredFrame, MadeFrame, SideCamera
-from dsin.runtime.rig_frame import RigFrame, SideUse
 from dsin.runtime.rpc import CREDITS
-from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_cameras import SideCameras
 from dsin.runtime.stream_client import Greeting
 
 SECOND = 1_000_000_000
@@ -174,7 +174,7 @@ class TrueCamera(FakeCamera):
         return frame
 
 
-def assert_never_wrong(frames: list[RigFrame], x: TrueCamera, y: TrueCamera) -> None:
+def assert_never_wrong(frames: list[DecodedFrame], x: TrueCamera, y: TrueCamera) -> None:
     """What is flagged as paired was captured at the same moment, whatever the clocks said: within
     half an interval, and what a step may be too small to be noticed at once."""
     for frame in frames:
@@ -363,7 +363,7 @@ def test_a_camera_that_never_reads_its_answers_is_ended() -> None:
 
     async def flood(pool: DecodePool) -> None:
         rig = pool.open_rig("flood", SIZE)
-        camera = ConnectedCamera(pool, ServerSides(), rig, hello, asyncio.get_running_loop())
+        camera = CameraSession(pool, SideCameras(), rig, hello, asyncio.get_running_loop())
         for _ in range(CREDITS):
             await camera.take(damaged)
         with pytest.raises(RefusedError, match="under way"):

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.picture_folders import SUFFIXES
-
-Image = npt.NDArray[np.uint8]
+from dsin.runtime.pictures import Image
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image
 from dsin.training.data import Pair, to_tensor
 from dsin.training.presets import EdgePhase
 from dsin.training.side_alteration import altered
 
-Image = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
+from dsin.runtime.pictures import Image
 
 UNALTERED = 0.5
 """Share of side images that stay as they are."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.bundle import open_bundle
@@ -20,10 +19,10 @@ from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image
 from dsin.runtime.recordings import open_stereo
 from dsin.training.data import centre_crop, read_pair_list
 
-Image = npt.NDArray[np.uint8]
 Pairs = list[tuple[Image, Image]]
 RATES = 1, 3, 6
 EARLIER = 10

@@ -11,11 +11,11 @@ from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.clocks import CameraClock, now_ns
 from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, Outcome, Rig
-from dsin.runtime.rig_frame import SideView
 from dsin.runtime.rpc import CREDITS
-from dsin.runtime.server_side import ServerSides
+from dsin.runtime.side_cameras import SideCameras
 from dsin.runtime.side_pictures import decode_picture
 
 MOST_PROBES = 16
@@ -31,13 +31,13 @@ class RefusedError(Exception):
         self.reason = reason
 
 
-class ConnectedCamera:
+class CameraSession:
     """A camera that was admitted. `outgoing` holds what is to be sent to it."""
 
     def __init__(
         self,
         pool: DecodePool,
-        sides: ServerSides,
+        sides: SideCameras,
         rig: Rig,
         hello: dsin_v1.Hello,
         loop: asyncio.AbstractEventLoop,
