@@ -18,7 +18,7 @@ from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.camera import PlayedRecording
 from dsin.runtime.decoded_frame import DecodedFrame
-from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
+from dsin.runtime.device import AnsweredFrame, Device, PacketMaker
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_image
@@ -128,7 +128,7 @@ def run_device(pipe: Connection, settings: Settings) -> None:
     """Encode and send the left views. Waits in `pipe` for the server's address."""
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
-        maker = EncodedCamera(encoder, settings.rate, settings.controller(encoder.bundle, source))
+        maker = PacketMaker(encoder, settings.rate, settings.controller(encoder.bundle, source))
         warm_up_encoder(encoder, source.size)
         address: str = pipe.recv()
         recording = open_recording(settings.spec, "left", settings.frames)

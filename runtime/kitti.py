@@ -12,7 +12,7 @@ from dsin.runtime.errors import FrameError
 from dsin.runtime.frames import StereoSide, limited, regular_times
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.picture_folders import Pictures, image_size, numbered_pictures, one_side
-from dsin.runtime.pictures import Image
+from dsin.runtime.pictures import Image, centre_crop
 
 STEREO_MOMENT = "_10"
 """How KITTI's stereo data names the picture of each scene that both cameras' data are about."""
@@ -72,13 +72,12 @@ class Scenes(Pictures):
     def image(self, number: int) -> Image:
         path = self.paths[self._checked(number)]
         picture, (height, width) = read_image(path), self.size
-        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-        if top < 0 or left < 0:
+        if picture.shape[0] < height or picture.shape[1] < width:
             raise FrameError(
                 f"{path} is {picture.shape[1]}x{picture.shape[0]}, smaller than the "
                 f"{width}x{height} of its source's smallest"
             )
-        return np.ascontiguousarray(picture[top : top + height, left : left + width])
+        return np.ascontiguousarray(centre_crop(picture, self.size))
 
 
 def open_odometry_or_stereo(

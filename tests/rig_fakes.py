@@ -22,7 +22,7 @@ from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
 from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
-from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, MadeFrame
+from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
 from dsin.runtime.pictures import Image
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.side_buffer import PairingPolicy
@@ -136,7 +136,7 @@ class FakeEncoder:
         stages = {"capture": frame.capture_ms}
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, packet, 0, stages)
 
-    message = EncodedCamera.message
+    message = PacketMaker.message
 
 
 class Running:

@@ -19,9 +19,9 @@ from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.pictures import Image
+from dsin.runtime.pictures import Image, centre_crop
 from dsin.runtime.recordings import open_stereo
-from dsin.training.data import centre_crop, read_pair_list
+from dsin.training.data import read_pair_list
 
 Pairs = list[tuple[Image, Image]]
 RATES = 1, 3, 6
