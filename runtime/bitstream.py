@@ -25,11 +25,10 @@ import zlib
 from dataclasses import dataclass
 
 from dsin.runtime.errors import PacketError
+from dsin.runtime.pictures import MAX_PIXELS
 
 VERSION = 1
 """Version of packets and of the coding of symbols."""
-MAX_PIXELS = 2**23
-"""Largest picture, about 8.4 million pixels: 3840×2160 fits."""
 MAX_PAYLOAD = 2**24 - 1
 """Largest payload in bytes."""
 PACKET_HEADER_BYTES = 32

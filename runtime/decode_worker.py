@@ -1,16 +1,12 @@
-"""What the threads of a DecodePool work with: a decoder here, or a fleet of them elsewhere."""
+"""What the threads of a DecodePool work with: a decoder here, or one elsewhere."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
-from dsin.runtime.errors import StreamError
 from dsin.runtime.rig import ArrivedFrame
-
-if TYPE_CHECKING:
-    from dsin.runtime.fleet import BlockingFleet
 
 
 @dataclass(frozen=True)
@@ -65,27 +61,3 @@ class LocalWorker:
         if view is not None and (features is None or features.rate not in (None, frame.rate)):
             features = self._decoder.prepare_side(view.image, rate=frame.rate)
         return Work(self._decoder.decode_parts(frame.header, frame.payload, features), features)
-
-
-class FleetWorker:
-    """Has a fleet decode: each rig's side images and frames go to the same replica."""
-
-    def __init__(self, bundle: Bundle, fleet: "BlockingFleet") -> None:
-        self.bundle = bundle
-        self._fleet = fleet
-
-    def prepare(self, rig: str, view: SideView, rate: int | None) -> SidePreparation:
-        answer = self._fleet.side(rig, view.image, view.number, rate)
-        return RemoteSide(rate, answer.stage_ms)
-
-    def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
-    ) -> Work:
-        number = None if view is None else view.number
-        image = None if view is None else view.image
-        answer = self._fleet.frame(rig, frame.packet, number, image)
-        if answer.decoded is None:
-            raise StreamError("the fleet was started without pictures: its decoders keep them")
-        if view is None or not answer.side_known:
-            return Work(answer.decoded, None)
-        return Work(answer.decoded, prepared or RemoteSide(frame.rate, {}))

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsin.runtime.bitstream import MAX_PIXELS
 from dsin.runtime.errors import FrameError
+
+MAX_PIXELS = 2**23
+"""Largest picture, about 8.4 million pixels: 3840×2160 fits."""
 
 Image = npt.NDArray[np.uint8]
 """RGB, H×W×3."""

@@ -16,10 +16,10 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import MAX_PIXELS
 from dsin.runtime.camera_session import CameraSession, RefusedError
 from dsin.runtime.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.errors import StreamError
+from dsin.runtime.pictures import MAX_PIXELS
 from dsin.runtime.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
 from dsin.runtime.side_cameras import RecordedSideCamera, SideCameras
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.decode_pool import DecodePool
-from dsin.runtime.decode_worker import DecodeWorker, FleetWorker, LocalWorker
+from dsin.runtime.decode_worker import DecodeWorker, LocalWorker
 from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
@@ -226,6 +226,7 @@ def _open_workers(
         raise StreamError(f"{options.workers} workers: at least one has to decode")
     if options.fleet is not None:
         from dsin.runtime.fleet import BlockingFleet, start_fleet
+        from dsin.runtime.fleet_worker import FleetWorker
 
         fleet = BlockingFleet(stack.enter_context(start_fleet(options.fleet)))
         stack.callback(fleet.close)

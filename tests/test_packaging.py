@@ -23,6 +23,13 @@ ALLOWED = {
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "lightning")
 
 
+def modules_of(room: str) -> list[Path]:
+    """Every module of a top folder, those in folders within it too."""
+    found = [p for p in (ROOT / room).rglob("*.py") if "__pycache__" not in p.parts]
+    assert found
+    return found
+
+
 def imports(path: Path) -> list[tuple[str, bool]]:
     """Every absolute import of a module: its name, and whether it is at module level."""
     tree = ast.parse(path.read_text())
@@ -38,16 +45,16 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_depend_in_one_direction_only(room: str) -> None:
-    for path in (ROOT / room).glob("*.py"):
+    for path in modules_of(room):
         for name, _ in imports(path):
             if name.startswith("dsin."):
-                assert name.split(".")[1] in ALLOWED[room], f"{path.name} imports {name}"
+                assert name.split(".")[1] in ALLOWED[room], f"{path} imports {name}"
 
 
 def test_the_runtime_imports_no_framework_at_module_level() -> None:
-    for path in (ROOT / "runtime").glob("*.py"):
+    for path in modules_of("runtime"):
         for name, at_top in imports(path):
-            assert not (at_top and name.split(".")[0] in HEAVY), f"{path.name} imports {name}"
+            assert not (at_top and name.split(".")[0] in HEAVY), f"{path} imports {name}"
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -58,22 +65,33 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_runtime_loads_neither_torch_nor_tensorrt() -> None:
-    modules = ", ".join(f"dsin.runtime.{p.stem}" for p in (ROOT / "runtime").glob("[!_]*.py"))
-    assert loaded_by(f"import {modules}").isdisjoint(HEAVY)
+    paths = [path for path in modules_of("runtime") if path.name != "__init__.py"]
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    assert loaded_by("import " + ", ".join(f"dsin.{name}" for name in names)).isdisjoint(HEAVY)
 
 
 def test_the_test_above_can_fail() -> None:
     assert "torch" in loaded_by("import dsin.training.autoencoder")
 
 
+def packages_in_tree(root: Path) -> set[str]:
+    folders = {path.parent for room in ROOMS for path in (root / room).rglob("*.py")}
+    return {
+        ".".join(("dsin", *folder.relative_to(root).parts))
+        for folder in folders
+        if "__pycache__" not in folder.parts
+    }
+
+
 def test_every_package_of_the_tree_is_listed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    in_tree = {f"dsin.{p.parent.name}" for p in ROOT.glob("*/__init__.py")}
-    assert set(listed) == in_tree - {"dsin.tests"}
+    assert set(listed) == packages_in_tree(ROOT)
     for room in ROOMS:
         assert (ROOT / room / "py.typed").is_file()
 
 
-def test_folders_are_flat() -> None:
-    for room in ROOMS:
-        assert not [p for p in (ROOT / room).glob("*/**/*.py") if "__pycache__" not in p.parts]
+def test_a_room_that_is_not_listed_would_be_noticed(tmp_path: Path) -> None:
+    (tmp_path / "runtime" / "cellar" / "corner").mkdir(parents=True)
+    for folder in ("runtime", "runtime/cellar/corner"):
+        (tmp_path / folder / "module.py").touch()
+    assert packages_in_tree(tmp_path) == {"dsin.runtime", "dsin.runtime.cellar.corner"}
