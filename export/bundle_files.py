@@ -18,12 +18,12 @@ from torch import nn
 from dsin.export.verify import Comparison
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.manifest import MANIFEST
+from dsin.runtime.pictures import Image, centre_crop, to_planes
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.model import Dsin
 from dsin.training.presets import Preset, Quirks, preset_to_dict
 
 Precision = Literal["float32", "float16"]
-Frame = npt.NDArray[np.uint8]
 
 
 @contextmanager
@@ -68,6 +68,12 @@ def file_table(directory: Path) -> dict[str, dict[str, Any]]:
         }
         for path in sorted(directory.iterdir())
     }
+
+
+def write_tables(path: Path, tables: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write integer tables as a compressed .npz file without pickles."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **tables)
 
 
 def model_id(model: nn.Module) -> str:
@@ -121,7 +127,7 @@ def manifest_of(
     return manifest
 
 
-def whole_frames(frames: Sequence[Frame], multiple: tuple[int, int]) -> list[torch.Tensor]:
+def whole_frames(frames: Sequence[Image], multiple: tuple[int, int]) -> list[torch.Tensor]:
     """The middles of frames, cropped to whole multiples: float32 (1, 3, H, W).
 
     Raises FrameError for frames that are too small or not 8-bit colour.
@@ -129,15 +135,13 @@ def whole_frames(frames: Sequence[Frame], multiple: tuple[int, int]) -> list[tor
     return [_whole(frame, multiple) for frame in frames]
 
 
-def _whole(frame: Frame, multiple: tuple[int, int]) -> torch.Tensor:
+def _whole(frame: Image, multiple: tuple[int, int]) -> torch.Tensor:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise FrameError("a calibration frame is not RGB of 8 bits: give colour images")
     height, width = (size // step * step for size, step in zip(frame.shape, multiple, strict=False))
     if not height or not width:
         raise FrameError(f"calibration frames must be at least {multiple[1]}x{multiple[0]}")
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    middle = frame[top : top + height, left : left + width].transpose(2, 0, 1)
-    return torch.from_numpy(middle[None].astype(np.float32))
+    return torch.from_numpy(to_planes(centre_crop(frame, (height, width))))
 
 
 def some_pairs(

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.picture_files import read_image
-
-Image = npt.NDArray[np.uint8]
+from dsin.runtime.pictures import Image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MOST_FRAMES = 16

@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from dsin.calibration.integer_entropy import IntegerEntropy, integer_bits, quantise_entropy
 from dsin.export import edge_graphs
 from dsin.export.bundle_files import (
-    Frame,
     Precision,
     manifest_of,
     new_bundle,
     some_pairs,
     whole_frames,
+    write_tables,
 )
 from dsin.export.calibration_frames import synthetic_pictures
 from dsin.export.edge_verify import verify_edge
 from dsin.export.integer_graph import hyper_graph, step_graph
 from dsin.export.verify import Comparison, require
-from dsin.export.weights import WeightsFile, store_as_half
+from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.bundle import HYPERPRIOR
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
+from dsin.runtime.pictures import Image
 from dsin.training.edge_codec import STRIDE
 from dsin.training.edge_model import MULTIPLE, EdgeDsin
 
@@ -48,7 +48,7 @@ def export_edge_model(
     out: Path,
     *,
     weights: Precision,
-    calibration_frames: Sequence[Frame] | None,
+    calibration_frames: Sequence[Image] | None,
     name: str,
     notes: Mapping[str, Any],
 ) -> list[Comparison]:
@@ -96,17 +96,10 @@ def write_edge_graphs(
     # Half of a float32 has no use for the exact graphs: their weights have up to 13 bits.
     entropy = {"hyper": hyper_graph(integer.hyper)}
     entropy |= {f"step{n}": step_graph(layers) for n, layers in enumerate(integer.steps)}
-    for weights, graphs in (
-        (WeightsFile("encoder.weights"), {"encoder": networks.pop("encoder")}),
-        (WeightsFile("decoder.weights"), networks),
-        (WeightsFile("entropy.weights"), entropy),
-    ):
-        for name, graph in graphs.items():
-            weights.take(graph)
-            onnx.save(graph, directory / f"{name}.onnx")
-        weights.write(directory)
-    with (directory / "entropy.npz").open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **integer.tables.to_arrays())
+    weights = {"encoder.weights": {"encoder": networks.pop("encoder")}}
+    weights |= {"decoder.weights": networks, "entropy.weights": entropy}
+    save_graphs(directory, weights)
+    write_tables(directory / "entropy.npz", integer.tables.to_arrays())
 
 
 @torch.no_grad()

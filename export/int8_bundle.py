@@ -23,7 +23,7 @@ from dsin.export.bundle_files import file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
-from dsin.export.weights import WeightsFile, store_as_half
+from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.backend import open_session
 from dsin.runtime.block_refinement import BLOCK, side_planes
 from dsin.runtime.bundle import Bundle, open_bundle
@@ -37,12 +37,11 @@ from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.patch_correlation import match
-from dsin.runtime.pictures import from_planes, to_planes, to_uint8
+from dsin.runtime.pictures import Image, centre_crop, from_planes, to_planes, to_uint8
 from dsin.training.comparison import bd_rates
-from dsin.training.data import Pair, centre_crop
+from dsin.training.data import Pair
 from dsin.training.evaluate import curve, means_of_rates
 
-Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 LEAST_FRAMES = 8
@@ -174,14 +173,12 @@ def _copy_rest(bundle: Bundle, directory: Path) -> None:
 
 
 def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:
-    files = {name: WeightsFile(name) for name in dict.fromkeys(GRAPHS.values())}
+    files: dict[str, dict[str, onnx.ModelProto]] = {file: {} for file in GRAPHS.values()}
     for name, graph in graphs.items():
         # Kernels of layers that stay in float: what float16 loses is far below what 8 bits do.
         store_as_half(graph)
-        files[GRAPHS[name]].take(graph)
-        onnx.save(graph, directory / f"{name}.onnx")
-    for file in files.values():
-        file.write(directory)
+        files[GRAPHS[name]][name] = graph
+    save_graphs(directory, files)
 
 
 def _write_manifest(bundle: Bundle, directory: Path, calibration: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from dsin.runtime.backend import BACKENDS, Backend
 from dsin.runtime.bundle import Bundle
@@ -23,10 +22,8 @@ from dsin.runtime.codecs import Latent, PictureDecoder, PictureEncoder, open_pic
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.pictures import Planes, from_planes, to_planes, to_uint8
+from dsin.runtime.pictures import Image, Planes, centre_crop, from_planes, to_planes, to_uint8
 from dsin.runtime.stopwatch import Stopwatch
-
-Image = npt.NDArray[np.uint8]
 
 LEAST_EQUAL = 0.98
 """Share of the latent's values that an encoder finds as the reference does. Float16 and other
@@ -124,8 +121,7 @@ def _middle(frame: Image, multiple: tuple[int, int]) -> Image:
     height, width = (n // step * step for n, step in zip(frame.shape, multiple, strict=False))
     if not height or not width:
         raise ExportError(f"frames to verify on must be at least {multiple[1]}x{multiple[0]}")
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    return np.ascontiguousarray(frame[top : top + height, left : left + width])
+    return np.ascontiguousarray(centre_crop(frame, (height, width)))
 
 
 def _onnx_runner(bundle: Bundle, backend: Backend, threads: int | None, stack: ExitStack) -> Runner:

@@ -1,6 +1,7 @@
 """Weights of graphs as files beside them: each tensor once, float32 or float16."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,19 @@ class WeightsFile:
     def write(self, directory: Path) -> None:
         """Write the file into `directory`."""
         (directory / self.name).write_bytes(self._data)
+
+
+def save_graphs(
+    directory: Path, weights_files: Mapping[str, Mapping[str, onnx.ModelProto]]
+) -> None:
+    """Write NAME.onnx of each graph, and its large tensors into the weights file that it is listed
+    under. The graphs are changed in place."""
+    for file_name, graphs in weights_files.items():
+        weights = WeightsFile(file_name)
+        for name, graph in graphs.items():
+            weights.take(graph)
+            onnx.save(graph, directory / f"{name}.onnx")
+        weights.write(directory)
 
 
 def store_as_half(graph: onnx.ModelProto) -> None:

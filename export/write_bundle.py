@@ -11,30 +11,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from dsin.calibration.integer_context import quantise_context
 from dsin.export import graphs
 from dsin.export.bundle_files import (
-    Frame,
     Precision,
     manifest_of,
     new_bundle,
     some_pairs,
     whole_frames,
+    write_tables,
 )
 from dsin.export.calibration_frames import synthetic_pictures
 from dsin.export.context_graph import context_graph
 from dsin.export.edge_bundle import export_edge_model
 from dsin.export.verify import Comparison, Frames, require, verify
-from dsin.export.weights import WeightsFile, store_as_half
+from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.bundle import CAUSAL
 from dsin.runtime.context_model import IntegerContextModel
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
+from dsin.runtime.pictures import Image
 from dsin.training.autoencoder import STRIDE
 from dsin.training.checkpoint import load_model
 from dsin.training.edge_model import EdgeDsin
@@ -53,7 +53,7 @@ def write_bundle(
     out: Path,
     *,
     weights: Precision = "float32",
-    calibration_frames: Sequence[Frame] | None = None,
+    calibration_frames: Sequence[Image] | None = None,
     name: str | None = None,
     licence: str | None = None,
 ) -> list[Comparison]:
@@ -85,7 +85,7 @@ def export_model(
     out: Path,
     *,
     weights: Precision,
-    calibration_frames: Sequence[Frame] | None,
+    calibration_frames: Sequence[Image] | None,
     name: str,
     notes: Mapping[str, Any],
 ) -> list[Comparison]:
@@ -128,18 +128,10 @@ def write_graphs(
         for graph in (encoder, x_decoder, fusion):
             store_as_half(graph)
     decoder = graphs.decoder_graph(x_decoder, fusion, folded.preset)
-    shared = WeightsFile("decoder.weights")
-    for weights, parts in (
-        (WeightsFile("encoder.weights"), {"encoder": encoder}),
-        (shared, {"x_decoder": x_decoder, "fusion": fusion, "decoder": decoder}),
-    ):
-        for name, graph in parts.items():
-            weights.take(graph)
-            onnx.save(graph, directory / f"{name}.onnx")
-        weights.write(directory)
+    decoders = {"x_decoder": x_decoder, "fusion": fusion, "decoder": decoder}
+    save_graphs(directory, {"encoder.weights": {"encoder": encoder}, "decoder.weights": decoders})
     onnx.save(context_graph(context), directory / "context.onnx")
-    with (directory / "context.npz").open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **context.to_arrays())
+    write_tables(directory / "context.npz", context.to_arrays())
 
 
 def _check_exportable(preset: Preset) -> None:

@@ -22,7 +22,7 @@ from dsin.runtime.errors import (
 )
 
 if TYPE_CHECKING:
-    from dsin.runtime.bitstream import PacketHeader, StreamHeader, StreamReader
+    from dsin.runtime.bitstream import PacketHeader
     from dsin.runtime.bundle import Bundle, open_bundle
     from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
     from dsin.runtime.encoder import EncodedFrame, Encoder
@@ -43,8 +43,6 @@ __all__ = [
     "PacketHeader",
     "SideFeatures",
     "StreamError",
-    "StreamHeader",
-    "StreamReader",
     "open_bundle",
 ]
 
@@ -56,8 +54,6 @@ _MODULES = {
     "Encoder": "encoder",
     "PacketHeader": "bitstream",
     "SideFeatures": "decoder",
-    "StreamHeader": "bitstream",
-    "StreamReader": "bitstream",
     "open_bundle": "bundle",
 }
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from dsin.runtime.compiled import entry_point, kernel, thread_pool
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation import Matches
-from dsin.runtime.pictures import Planes, to_planes
+from dsin.runtime.pictures import Image, Planes, to_planes
 
 BLOCK = 8
 """Side of a block in pixels."""
@@ -35,7 +35,6 @@ FORGIVEN = 0.9
 MOVED, FOREIGN = 0.002, 0.01
 NEIGHBOURS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
-Image = npt.NDArray[np.uint8]
 Shifts = npt.NDArray[np.int32]
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image, Side, frames_per_second
+from dsin.runtime.frames import StereoSide, frames_per_second
+from dsin.runtime.pictures import Image
 from dsin.runtime.recordings import Recording, open_recording
 
 Clock = Literal["live", "recording"]
@@ -207,7 +208,7 @@ class PlayedRecording:
 
 def open_camera(
     spec: str,
-    side: Side = "left",
+    side: StereoSide = "left",
     *,
     fps: float | None = None,
     frames: int | None = None,
@@ -222,8 +223,8 @@ def open_camera(
     `loop`, `every` and `start_s` are PlayedRecording's and only for recordings. Raises FrameError
     for what cannot be opened.
     """
+    from dsin.runtime.capture_device import is_live
     from dsin.runtime.live_camera import LiveCamera
-    from dsin.runtime.live_devices import is_live
 
     if not is_live(spec):
         # What is repeated may have fewer frames than are wanted.

@@ -46,10 +46,10 @@ def replay(
     backend: BackendOption = BackendName.cpu,
 ) -> None:
     """Decode a recording again, with better settings if wanted."""
+    from dsin.runtime.decoded_frame import DecodedFrame
     from dsin.runtime.decoder import Decoder
     from dsin.runtime.outputs import Outputs
     from dsin.runtime.replay import replay_recordings
-    from dsin.runtime.rig_frame import RigFrame
 
     outputs = Outputs(
         pictures=output, panels=panels, video=video, fps=fps, mcap=mcap, rerun=rerun
@@ -60,7 +60,7 @@ def replay(
         for sink in sinks:
             stack.callback(sink.close)
 
-        def show(frame: RigFrame) -> None:
+        def show(frame: DecodedFrame) -> None:
             for sink in sinks:
                 sink.take(frame)
 

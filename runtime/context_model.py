@@ -256,12 +256,6 @@ def cross_entropy_bits(model: IntegerContextModel, symbols: Symbols) -> float:
     return float(counts[values] @ (rans.FREQUENCY_BITS - np.log2(values)))
 
 
-def warm_up(model: IntegerContextModel) -> None:
-    """Compile the kernels, or load them from numba's cache, before the first frame."""
-    symbols = np.zeros((1, 1, 1), np.uint8)
-    decode_symbols(model, encode_symbols(model, symbols), (1, 1, 1))
-
-
 def _shape(symbols: Symbols) -> tuple[int, int, int]:
     if symbols.ndim != 3 or min(symbols.shape) < 1:
         raise ValueError(f"expected symbols (C, h, w), not {symbols.shape}")

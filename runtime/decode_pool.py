@@ -2,7 +2,7 @@
 
     streams ─► Rig.waiting (two at most) ─┐
     side cameras ─► Rig.sides ────────────┴► worker: decode; when idle, prepare side images
-                                               └─► answer to the camera, RigFrame to the sinks
+                                               └─► answer to the camera, DecodedFrame to the sinks
 
 A worker decodes before it prepares: under load, side images of frames that are dropped anyway are
 never prepared.
@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-from dsin.runtime.clocks import now_ns
+from dsin.runtime.clocks import Offset, now_ns
 from dsin.runtime.decode_worker import DecodeWorker
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoded
 from dsin.runtime.errors import DsinError, FrameError, StreamError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, LocalSide, Rig
-from dsin.runtime.rig_frame import RigFrame, RigStatus, SideUse, SideView
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.side_buffer import PairingPolicy, StoredSide
 
 LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class DecodePool:
         self,
         workers: Sequence[DecodeWorker],
         policy: PairingPolicy,
-        on_frame: Callable[[RigFrame], None],
+        on_frame: Callable[[DecodedFrame], None],
         *,
         budget_mib: float | None = None,
     ) -> None:
@@ -143,14 +144,40 @@ class DecodePool:
             rig.sides.clear()
             self._changed.notify()
 
-    def change(self, rig: Rig, **attributes: object) -> None:
-        """Set attributes of a rig, such as `side_connected`."""
+    def camera_joined(self, rig: Rig, clock: Callable[[], Offset | None]) -> None:
+        """Camera x is there. `clock` tells how far its clock is from the server's, once known."""
         with self._changed:
-            for name, value in attributes.items():
-                setattr(rig, name, value)
-            if not rig.connected:
-                rig.sides.clear()
+            rig.camera_connected, rig.clock = True, clock
             self._changed.notify()
+
+    def camera_left(self, rig: Rig) -> None:
+        """Camera x is gone."""
+        with self._changed:
+            rig.camera_connected = False
+            self._forget_if_alone(rig)
+
+    def side_joined(self, rig: Rig) -> None:
+        """Camera y is there: frames may wait for its pictures."""
+        with self._changed:
+            rig.side_connected = True
+            self._changed.notify()
+
+    def side_left(self, rig: Rig) -> None:
+        """Camera y is gone: frames that wait for its pictures do so no longer."""
+        with self._changed:
+            rig.side_connected = False
+            self._forget_if_alone(rig)
+
+    def device_reported(self, rig: Rig, figures: dict[str, float]) -> None:
+        """The device told how it fares: `RigStatus.device` from now on."""
+        with self._changed:
+            rig.device = figures
+
+    def _forget_if_alone(self, rig: Rig) -> None:
+        """Side images are let go of once both cameras are gone."""
+        if not rig.connected:
+            rig.sides.clear()
+        self._changed.notify()
 
     def reject(self, rig: Rig) -> None:
         """Count a frame that was no packet of the rig's codec and size."""
@@ -245,7 +272,7 @@ class DecodePool:
 
     def _decoded(
         self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame, waited_ms: float
-    ) -> RigFrame:
+    ) -> DecodedFrame:
         side, use = job.side, job.use
         if job.rig.local is not None and use is not SideUse.PAIRED:
             side, use = self._fetch(job.rig, frame.paired_ns)
@@ -258,7 +285,7 @@ class DecodePool:
                 side.prepared, side.fresh = now_prepared, False
         elif side is not None:
             side, use = None, SideUse.MISSING
-        return RigFrame(
+        return DecodedFrame(
             rig=job.rig.name,
             number=frame.header.frame_number,
             timestamp_ns=frame.header.timestamp_ns,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from dsin.runtime.bundle import Bundle
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.rig import ArrivedFrame
-from dsin.runtime.rig_frame import SideView
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RemoteSide:
     stage_ms: dict[str, float]
 
 
-Prepared = SideFeatures | RemoteSide
+SidePreparation = SideFeatures | RemoteSide
 
 
 class Work(NamedTuple):
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     or the decoder did not have it."""
 
     decoded: Decoded
-    prepared: Prepared | None
+    prepared: SidePreparation | None
 
 
 class DecodeWorker(Protocol):
@@ -35,11 +35,11 @@ class DecodeWorker(Protocol):
     def bundle(self) -> Bundle:
         """Whose packets it decodes."""
 
-    def prepare(self, rig: str, view: SideView, rate: int | None) -> Prepared:
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> SidePreparation:
         """All that depends on a side image alone. Raises DsinError."""
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: Prepared | None
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
     ) -> Work:
         """Decode a frame beside a side image, prepared or not. Raises DsinError."""
 
@@ -51,11 +51,11 @@ class LocalWorker:
         self.bundle = decoder.bundle
         self._decoder = decoder
 
-    def prepare(self, rig: str, view: SideView, rate: int | None) -> Prepared:
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> SidePreparation:
         return self._decoder.prepare_side(view.image, rate=rate)
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: Prepared | None
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
     ) -> Work:
         features = prepared if isinstance(prepared, SideFeatures) else None
         if view is not None and (features is None or features.rate not in (None, frame.rate)):

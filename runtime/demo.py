@@ -10,7 +10,6 @@ server process of the demo also reads the originals.
 
 import multiprocessing
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,7 +38,9 @@ from dsin.runtime.demo_processes import (
 )
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_json
-from dsin.runtime.frames import frames_per_second, open_source
+from dsin.runtime.frames import frames_per_second
+from dsin.runtime.progress import ProgressLine
+from dsin.runtime.recordings import open_stereo
 
 STALL_S = 120.0
 """A demo of which nothing is heard for so many seconds is given up."""
@@ -131,8 +132,8 @@ def run_demo(
     used or written, StreamError if a process fails.
     """
     settings = _checked(kitti, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
-    results = _Results(settings)
-    with _started(settings) as children:
+    with ProgressLine(settings.frames) as progress, _started(settings) as children:
+        results = _Results(settings, progress)
         device, server = children
         for child, message in _messages(children, stoppable=settings.repeats):
             if isinstance(message, Failed):
@@ -166,7 +167,7 @@ def _checked(
     web: int | None,
 ) -> Settings:
     """Find a user's mistakes before any process starts."""
-    source = open_source(kitti, frames)
+    source = open_stereo(kitti, frames)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
     if web is not None and fps is None:
@@ -185,7 +186,7 @@ def _checked(
 class _Results:
     """Gathers what the processes tell, and shows how far they are."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, progress: ProgressLine) -> None:
         source = settings.source()
         height, width = source.size
         self._settings = settings
@@ -195,7 +196,8 @@ class _Results:
         self._sent: dict[int, SentFrame] = {}
         self._served: dict[int, Served] = {}
         self._device = Finished()
-        self._progress = _Progress(settings.frames, f"{width}x{height}")
+        self._progress = progress
+        progress.show(f"streaming {settings.frames} frames of {width}x{height}")
 
     def add(self, message: Message) -> None:
         """Take in a message."""
@@ -206,7 +208,7 @@ class _Results:
         elif isinstance(message, Finished) and message.seconds:
             self._device = message
         both = self._sent.keys() & self._served.keys()
-        self._progress.show(len(both), self._figures() if both else "starting")
+        self._progress.show(self._figures() if both else "starting", len(both))
 
     def _figures(self) -> str:
         return f"{self._bpp():.4f} bpp, {_mean([s.psnr_db for s in self._served.values()]):.2f} dB"
@@ -238,7 +240,6 @@ class _Results:
 
     def report(self) -> DemoReport:
         """The figures at the end. Raises StreamError if frames are missing."""
-        self._progress.end()
         self._forget_unanswered()
         served = self._served.values()
         stages: dict[str, list[float]] = {}
@@ -270,34 +271,6 @@ class _Results:
             )
         self._sent = {number: self._sent[number] for number in both}
         self._served = {number: self._served[number] for number in both}
-
-
-class _Progress:
-    """One line on stderr: redrawn on a terminal, elsewhere once at the start."""
-
-    def __init__(self, total: int, size: str) -> None:
-        self._total = total
-        self._terminal = sys.stderr.isatty()
-        self._started = time.monotonic()
-        if self._terminal:
-            self.show(0, "starting")
-        else:
-            print(f"streaming {total} frames of {size}", file=sys.stderr)
-
-    def show(self, done: int, figures: str) -> None:
-        """Redraw the line with the number of frames done."""
-        if not self._terminal:
-            return
-        filled = round(24 * done / self._total)
-        bar = "█" * filled + "░" * (24 - filled)
-        seconds = time.monotonic() - self._started
-        line = f"{bar} {done}/{self._total}  {figures}  {seconds:.0f} s"
-        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line for the table."""
-        if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class _Child(NamedTuple):

@@ -17,15 +17,15 @@ from types import TracebackType
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.camera import PlayedRecording
-from dsin.runtime.device import AnsweredFrame, Device, EncodedCamera
+from dsin.runtime.decoded_frame import DecodedFrame
+from dsin.runtime.device import AnsweredFrame, Device, PacketMaker
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_image
-from dsin.runtime.frames import FrameSource, frames_per_second, open_source
+from dsin.runtime.frames import frames_per_second
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.rate_control import RateController
-from dsin.runtime.recordings import open_recording
-from dsin.runtime.rig_frame import RigFrame
+from dsin.runtime.recordings import StereoRecording, open_recording, open_stereo
 from dsin.runtime.serve import ServeOptions, serving
 from dsin.runtime.viewer import Panel, side_by_side
 from dsin.runtime.warm_up import warm_up_encoder
@@ -56,11 +56,11 @@ class Settings:
         """Whether the frames come again and again, to be looked at in a browser."""
         return self.web is not None
 
-    def source(self) -> FrameSource:
+    def source(self) -> StereoRecording:
         """The frames; both processes open them for themselves."""
-        return open_source(self.kitti, self.frames)
+        return open_stereo(self.kitti, self.frames)
 
-    def controller(self, bundle: Bundle, source: FrameSource) -> RateController | None:
+    def controller(self, bundle: Bundle, source: StereoRecording) -> RateController | None:
         """What keeps the stream at `kbps`, if that is asked for."""
         if self.kbps is None:
             return None
@@ -128,7 +128,7 @@ def run_device(pipe: Connection, settings: Settings) -> None:
     """Encode and send the left views. Waits in `pipe` for the server's address."""
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
-        maker = EncodedCamera(encoder, settings.rate, settings.controller(encoder.bundle, source))
+        maker = PacketMaker(encoder, settings.rate, settings.controller(encoder.bundle, source))
         warm_up_encoder(encoder, source.size)
         address: str = pipe.recv()
         recording = open_recording(settings.spec, "left", settings.frames)
@@ -179,7 +179,7 @@ def run_server(pipe: Connection, settings: Settings) -> None:
 class _Gallery:
     """Measures and draws decoded frames in a thread, while the next one is decoded."""
 
-    def __init__(self, pipe: Connection, out: Path, source: FrameSource) -> None:
+    def __init__(self, pipe: Connection, out: Path, source: StereoRecording) -> None:
         self._pipe = pipe
         self._out = out
         self._source = source
@@ -202,12 +202,12 @@ class _Gallery:
     ) -> None:
         self._thread.shutdown()
 
-    def show(self, frame: RigFrame) -> None:
+    def show(self, frame: DecodedFrame) -> None:
         """Draw a frame soon; at most one waits."""
         self.finish()
         self._last = self._thread.submit(self._guarded, frame)
 
-    def _guarded(self, frame: RigFrame) -> None:
+    def _guarded(self, frame: DecodedFrame) -> None:
         """What a person can mend ends the demo."""
         try:
             if frame.side is None:
@@ -218,7 +218,7 @@ class _Gallery:
         except DsinError as error:
             self._pipe.send(Failed(type(error).__name__, str(error)))
 
-    def _measure_and_draw(self, frame: RigFrame) -> None:
+    def _measure_and_draw(self, frame: DecodedFrame) -> None:
         original = self._source.view(frame.number % len(self._source), "left")
         decoded = frame.decoded
         with_side = psnr_db(decoded.image, original)

@@ -86,7 +86,7 @@ class DeviceCounts:
     statuses: dict[str, int] = field(default_factory=dict)
 
 
-class EncodedCamera:
+class PacketMaker:
     """Makes packets: camera x. `controller` chooses rates, else `rate`, else the bundle does."""
 
     letter = "x"
@@ -128,7 +128,7 @@ class EncodedCamera:
         )
 
 
-class SideCamera:
+class PictureMaker:
     """Sends whole pictures, lossless or as JPEG of a quality (1..100): camera y."""
 
     letter = "y"
@@ -255,7 +255,7 @@ class FrameSlot:
 class Device:
     """One camera of a rig, streaming.
 
-        device = Device(camera, EncodedCamera(encoder), "server:7000", "front", certificates)
+        device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
         counts = device.run()
 
     `every` sends all frames of a recording, however long that takes. `give_up_s` ends the attempts
@@ -269,7 +269,7 @@ class Device:
     def __init__(
         self,
         camera: Camera,
-        maker: EncodedCamera | SideCamera,
+        maker: PacketMaker | PictureMaker,
         address: str,
         rig: str,
         certificates: Certificates | None = None,

@@ -27,7 +27,7 @@ from dsin.runtime.cuda_compiler import cache_folder
 from dsin.runtime.errors import BackendError, BundleError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.manifest import check_plain_name
-from dsin.runtime.onnx_functions import weight_files
+from dsin.runtime.onnx_weight_files import weight_files
 
 Precision = Literal["fp32", "fp16", "int8", "exact"]
 """`int8` are graphs that were calibrated; `exact` are the graphs of entropy models: float32 and

@@ -59,30 +59,20 @@ class FleetOptions:
     pictures: bool = True
 
 
-@dataclass(frozen=True)
-class FleetHealth:
-    """`ready` of `wanted` replicas take calls; `state` is Ray Serve's word for it."""
-
-    ready: int
-    wanted: int
-    state: str
-
-
 class ReplicaLostError(StreamError):
     """A call's replica died or gave no answer in time: the frame is lost, the rig can go on."""
 
 
 class FleetDecoder:
-    """Sends frames and side images to the rig's decoder. Made by `start_fleet` or `join_fleet`.
+    """Sends frames and side images to the rig's decoder. Made by `start_fleet`.
 
     A front has at most one frame and one side image of a rig under way, and drops older ones, as
     for a decoder of its own: nothing here limits how many calls wait.
     """
 
-    def __init__(self, handle: Any, options: FleetOptions, *, owner: bool) -> None:
+    def __init__(self, handle: Any, options: FleetOptions) -> None:
         self._handle = handle
         self._options = options
-        self._owner = owner
 
     def __enter__(self) -> "FleetDecoder":
         return self
@@ -125,14 +115,9 @@ class FleetDecoder:
         alone = await self._call("frame", rig, packet, None)
         return dataclasses.replace(alone, side_known=False)
 
-    async def health(self) -> FleetHealth:
-        """How many replicas can be called."""
-        return await asyncio.to_thread(_health, self._options.replicas)
-
     def close(self) -> None:
-        """Stop what `start_fleet` started; a fleet that was joined stays."""
-        if self._owner:
-            _stop(self._options)
+        """Stop the decoders."""
+        _stop(self._options)
 
     async def _call(self, method: str, rig: str, *arguments: object) -> FleetAnswer:
         handle = self._handle.options(method_name=method, session_id=rig)
@@ -194,24 +179,7 @@ def start_fleet(options: FleetOptions) -> FleetDecoder:
     except BaseException:
         _stop(options)
         raise
-    return FleetDecoder(handle, options, owner=True)
-
-
-def join_fleet(options: FleetOptions) -> FleetDecoder:
-    """Be a further front of decoders that `start_fleet` started, maybe on another machine.
-
-    Both cameras of a rig must come to one front, which pairs their frames. Raises BackendError
-    where there are none.
-    """
-    ray, serve = _connect(options)
-    try:
-        handle = serve.get_app_handle(APPLICATION)
-    except Exception as error:
-        ray.shutdown()
-        if type(error).__name__ != "RayServeException":
-            raise
-        raise BackendError(f"no fleet runs in that Ray: {error}") from error
-    return FleetDecoder(handle, options, owner=False)
+    return FleetDecoder(handle, options)
 
 
 def _connect(options: FleetOptions) -> tuple[Any, Any]:
@@ -281,16 +249,6 @@ def _as_lost(timeout_s: float) -> Iterator[None]:
         raise ReplicaLostError(f"the decoder gave no answer within {timeout_s:g} s") from error
     except (RayActorError, DeploymentUnavailableError) as error:
         raise ReplicaLostError(f"the decoder died: {type(error).__name__}") from error
-
-
-def _health(wanted: int) -> FleetHealth:
-    from ray import serve
-
-    application = serve.status().applications.get(APPLICATION)
-    if application is None:
-        return FleetHealth(0, wanted, "NOT_STARTED")
-    ready = application.deployments["RigDecoder"].replica_states.get("RUNNING", 0)
-    return FleetHealth(ready, wanted, str(application.status.value))
 
 
 def _stop(options: FleetOptions) -> None:

@@ -26,6 +26,7 @@ from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.fleet_router import PLACE
 from dsin.runtime.pictures import Image
 from dsin.runtime.side_pictures import decode_picture, picture_size
+from dsin.runtime.warm_up import TILE, warm_up_decoder
 
 SIDES_KEPT = 2
 """Side images of a rig: the newest, and the one before, since x may come late."""
@@ -110,7 +111,8 @@ class RigDecoder:
         self._decoder = Decoder(
             options.bundle, options.backend, threads=max(1, math.floor(options.cpus))
         )
-        _warm_up(self._decoder)
+        with Encoder(self._decoder.bundle, threads=1) as encoder:
+            warm_up_decoder(self._decoder, encoder, TILE)
         self._store = SideStore(options.side_budget_mib << 20)
         # A thread of its own, so that health checks are answered meanwhile.
         self._worker = ThreadPoolExecutor(1, "decode")
@@ -175,14 +177,6 @@ class RigDecoder:
 
     def _answer(self, **fields: Any) -> FleetAnswer:
         return FleetAnswer(self._place, os.getpid(), **fields)
-
-
-def _warm_up(decoder: Decoder) -> None:
-    """Load the kernels before the first rig waits for them."""
-    view = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    with Encoder(decoder.bundle, threads=1) as encoder:
-        packet = encoder.encode(view)
-    decoder.decode(packet, decoder.prepare_side(view))
 
 
 def stored_bytes(value: object) -> int:

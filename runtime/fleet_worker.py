@@ -1,11 +1,11 @@
 """What the threads of a DecodePool work with where a fleet decodes."""
 
 from dsin.runtime.bundle import Bundle
-from dsin.runtime.decode_worker import Prepared, RemoteSide, Work
+from dsin.runtime.decode_worker import RemoteSide, SidePreparation, Work
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.errors import StreamError
 from dsin.runtime.fleet import BlockingFleet
 from dsin.runtime.rig import ArrivedFrame
-from dsin.runtime.rig_frame import SideView
 
 
 class FleetWorker:
@@ -15,12 +15,12 @@ class FleetWorker:
         self.bundle = bundle
         self._fleet = fleet
 
-    def prepare(self, rig: str, view: SideView, rate: int | None) -> Prepared:
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> SidePreparation:
         answer = self._fleet.side(rig, view.image, view.number, rate)
         return RemoteSide(rate, answer.stage_ms)
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: Prepared | None
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
     ) -> Work:
         number = None if view is None else view.number
         image = None if view is None else view.image

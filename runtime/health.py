@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dsin.runtime.rig_frame import RigStatus
+from dsin.runtime.rig_status import RigStatus
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.camera import CapturedFrame, Clock
+from dsin.runtime.capture_device import CameraSpec, CaptureDevice, open_device, parse_camera_spec
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image
-from dsin.runtime.live_devices import CameraSpec, CaptureDevice, open_device, parse_camera_spec
+from dsin.runtime.pictures import Image
 
 PATIENCE_S = 5.0
 """A camera that gives no picture for so long is reported; the search for it goes on."""

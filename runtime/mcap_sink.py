@@ -1,6 +1,6 @@
 """Decoded frames as an MCAP recording, with all that is needed to decode them again.
 
-What is in it is listed in dsin.runtime.recording_messages; `read_recording` reads it, cut off or
+What is in it is listed in dsin.runtime.recording_messages; `McapReader` reads it, cut off or
 not, and so do the tools of mcap.dev.
 """
 
@@ -9,18 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import RecordingError
-from dsin.runtime.mcap_file import McapFile, check_mcap
+from dsin.runtime.mcap_writer import McapWriter, check_mcap
 from dsin.runtime.output_names import unused_path
 from dsin.runtime.recording_messages import (
     Outgoing,
-    PictureFormat,
     packet_message,
     result_message,
     side_message,
     status_message,
 )
-from dsin.runtime.rig_frame import RigFrame
 
 PART_BYTES = 2 * 2**30
 PART_FRAMES = 2000
@@ -35,10 +34,10 @@ LEAST_FREE_BYTES = 64 * 2**20
 class McapSink:
     """Records frames at `path`.
 
-    Side images are stored without loss unless `side_format` is "jpeg", each once however many
-    frames use it; `result_format` None leaves the results out, since `dsin replay` makes them
-    again. An existing file is never touched: then, and after PART_BYTES or PART_FRAMES, recording
-    goes on in PATH.2.mcap and so on. Each part can be read alone.
+    Side images are stored without loss, each once however many frames use it, and results as JPEG,
+    since `dsin replay` makes them again. An existing file is never touched: then, and after
+    PART_BYTES or PART_FRAMES, recording goes on in PATH.2.mcap and so on. Each part can be read
+    alone.
 
     Every frame is a whole number of chunks (of 64 KiB, or of one message if that is larger) which
     are with the system when `take` returns: a kill loses at most the frame that is being written.
@@ -53,25 +52,21 @@ class McapSink:
         self,
         path: Path,
         *,
-        side_format: PictureFormat = "png",
-        result_format: PictureFormat | None = "jpeg",
         part_bytes: int = PART_BYTES,
         part_frames: int = PART_FRAMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_mcap()
         self._base = path
-        self._side_format = side_format
-        self._result_format = result_format
         self._limits = part_bytes, part_frames
         self._clock = clock
         self._last_side: dict[str, tuple[int, int]] = {}
         self._resume_at_s = 0.0
         self._failure = ""
         self.paths: list[Path] = []
-        self._part: McapFile | None = self._begin()
+        self._part: McapWriter | None = self._begin()
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Record a frame. Raises RecordingError."""
         try:
             if self._part is None:
@@ -93,21 +88,23 @@ class McapSink:
         except OSError as error:
             raise self._stopped(error) from error
 
-    def _messages(self, frame: RigFrame, captured_ns: int) -> list[Outgoing]:
+    def _messages(self, frame: DecodedFrame, captured_ns: int) -> list[Outgoing]:
         messages = []
         side = frame.side
         if side is not None and self._last_side.get(frame.rig) != (side.number, side.timestamp_ns):
-            messages.append(side_message(frame.rig, side, self._side_format))
-        messages += [packet_message(frame), status_message(frame)]
-        if self._result_format is not None:
-            messages.append(result_message(frame, self._result_format, captured_ns))
-        return messages
+            messages.append(side_message(frame.rig, side))
+        return [
+            *messages,
+            packet_message(frame),
+            status_message(frame),
+            result_message(frame, captured_ns),
+        ]
 
-    def _begin(self) -> McapFile:
+    def _begin(self) -> McapWriter:
         self._last_side.clear()
         path = unused_path(self._base)
         try:
-            part = McapFile(path)
+            part = McapWriter(path)
         except OSError as error:
             raise RecordingError(f"cannot write {path}: {error.strerror}") from error
         if path not in self.paths:  # as after a part that was removed, since it had no frame
@@ -123,7 +120,7 @@ class McapSink:
             self._part.finish()
         self._part = None
 
-    def _resume(self) -> McapFile:
+    def _resume(self) -> McapWriter:
         if self._clock() < self._resume_at_s:
             raise RecordingError(self._failure)
         self._resume_at_s = self._clock() + RESUME_S

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dsin.runtime.rig_frame import Sink
+from dsin.runtime.sinks import Sink
 
 
 class FileSink(Sink, Protocol):

@@ -14,7 +14,7 @@ Int32 = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]
 Basis = tuple[Float32, Float32, Indices, Indices, Indices]
 """down, across, plane, u, v: function k lives in plane[k] and is down[u[k]] ⊗ across[v[k]]."""
-Side = tuple[Float32, Float32, Float32, Float32, Float32]
+SideArrays = tuple[Float32, Float32, Float32, Float32, Float32]
 """mixed, image, inverse_norm, doubt and features of a `PreparedSide`."""
 Query = tuple[Float32, Float32]
 """A patch: centred and of norm 1 (height, 3 · width), and its features."""
@@ -374,7 +374,7 @@ def _reach(across: Float32, own: int, least: float) -> tuple[int, int]:
 
 
 @kernel()
-def _score(patch: Float32, side: Side, prior: Prior, r: int, c: int) -> float:
+def _score(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> float:
     """Weighted score of one window, in float32."""
     correlation = _correlate(patch, side[0], r, c) * side[2][r, c]
     # Beyond 1 is an error that doubt does not cover, of a window that is nearly flat.
@@ -382,15 +382,15 @@ def _score(patch: Float32, side: Side, prior: Prior, r: int, c: int) -> float:
 
 
 @kernel()
-def _surely(patch: Float32, side: Side, prior: Prior, r: int, c: int) -> float:
+def _surely(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> float:
     """A score that the window certainly reaches."""
     return float(_score(patch, side, prior, r, c) - side[3][r, c])
 
 
 @kernel()
 def _best_near_own_rows(
-    query: Query, side: Side, prior: Prior, own: tuple[int, int], best: float, across: Float32,
-    line: Float32,
+    query: Query, side: SideArrays, prior: Prior, own: tuple[int, int], best: float,
+    across: Float32, line: Float32,
 ) -> float:  # fmt: skip
     """A good score to begin with: that of the best bound near the own row."""
     down = prior[0]
@@ -428,7 +428,7 @@ def _list_row(
 
 @kernel()
 def _evaluate(
-    query: Query, side: Side, prior: Prior, best: float, margin: float, survivors: Survivors
+    query: Query, side: SideArrays, prior: Prior, best: float, margin: float, survivors: Survivors
 ) -> tuple[Int32, int]:
     """Score survivors, best bounds first, until none can win.
 
@@ -498,7 +498,7 @@ def decide(
 
 @kernel()
 def _settle(
-    query: Query, x: Float32, own: tuple[int, int], side: Side, prior: Prior, affine: Float64,
+    query: Query, x: Float32, own: tuple[int, int], side: SideArrays, prior: Prior, affine: Float64,
     best: float, margin: float, survivors: Survivors, at: tuple[int, int], out: Found,
 ) -> int:  # fmt: skip
     """Evaluate the survivors of patch `at` and fill `out`; the patch's new state."""
@@ -535,7 +535,7 @@ def search_row(
     own: tuple[Int32, Int32],
     x_planes: Float32,
     x: Float32,
-    side: Side,
+    side: SideArrays,
     basis: Basis,
     prior: Prior,
     affine: Float64,
@@ -595,7 +595,7 @@ def search_one(
     own: tuple[int, int],
     x_planes: Float32,
     x: Float32,
-    side: Side,
+    side: SideArrays,
     basis: Basis,
     prior: Prior,
     affine: Float64,

@@ -58,7 +58,7 @@ from dsin.runtime.patch_kernels import (
     TIED,
     Basis,
     Found,
-    Side,
+    SideArrays,
     convert,
     decide,
     describe_windows,
@@ -252,7 +252,7 @@ def _window_sums(plane: Float64, patch: tuple[int, int]) -> Float64:
     return sums
 
 
-def _side(side: PreparedSide) -> Side:
+def _side(side: PreparedSide) -> SideArrays:
     return side.mixed, side.image, side.inverse_norm, side.doubt, side.features
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.pictures import Image
 from dsin.runtime.quiet_opencv import quiet_opencv
-
-Image = npt.NDArray[np.uint8]
 
 _TURNED = (b"Exif\0\0", b"eXIf", b"EXIF", b"II*\0", b"MM\0*")
 """Where one of these is not, there is no orientation: JPEG's, PNG's, WebP's and TIFF's."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import DsinError
 from dsin.runtime.files import write_image
 from dsin.runtime.output_names import rig_name_in_paths
-from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.viewer import Panel, side_by_side
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -35,7 +35,7 @@ class PictureSink:
         self._panels = panels
         _make_folder(folder)
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Write a frame's pictures. Raises DsinError, for a full disk for instance."""
         folder = self._folder / rig_name_in_paths(frame.rig)
         _make_folder(folder)
@@ -49,7 +49,7 @@ class PictureSink:
         """Nothing is pending."""
 
 
-def frame_panels(frame: RigFrame) -> list[Panel]:
+def frame_panels(frame: DecodedFrame) -> list[Panel]:
     """What decoding a frame saw and made, four panels; a picture that is not there is grey."""
     decoded = frame.decoded
     bpp = 8 * len(frame.packet) / (decoded.image.shape[0] * decoded.image.shape[1])

@@ -38,6 +38,18 @@ def pad(frame: Image, multiple: tuple[int, int]) -> Image:
     return np.pad(frame, ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")
 
 
+def centre_crop(image: Image, size: tuple[int, int]) -> Image:
+    """Cut (height, width) from the middle; offsets are rounded down, as in the original.
+
+    Raises FrameError where the image is smaller.
+    """
+    height, width = image.shape[:2]
+    if height < size[0] or width < size[1]:
+        raise FrameError(f"cannot crop {size[0]}x{size[1]} from an image of {height}x{width}")
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return image[top : top + size[0], left : left + size[1]]
+
+
 def to_planes(image: npt.NDArray[Any]) -> Planes:
     """H×W×3 of any dtype to (1, 3, H, W) float32."""
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)

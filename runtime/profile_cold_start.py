@@ -12,7 +12,7 @@ import numpy as np
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.errors import DsinError
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 
 _PROGRAM = """
 import json, sys

@@ -16,8 +16,10 @@ from pathlib import Path
 from dsin.runtime.bitstream import pack_packet
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import FRAME_INTERVAL_NS, FrameSource, Image, open_source
+from dsin.runtime.frames import FRAME_INTERVAL_NS
+from dsin.runtime.pictures import Image
 from dsin.runtime.profile_link import Loopback
+from dsin.runtime.recordings import StereoRecording, open_stereo
 from dsin.runtime.stopwatch import Stopwatch
 
 DISTINCT_FRAMES = 20
@@ -52,7 +54,7 @@ class Frames:
     """
 
     def __init__(self, kitti: Path | None) -> None:
-        self.source: FrameSource = open_source(kitti)
+        self.source: StereoRecording = open_stereo(kitti)
         self.name = "synthetic rig" if kitti is None else kitti.resolve().name
         self.count = min(len(self.source), DISTINCT_FRAMES)
         self._kept: list[tuple[Image, Image]] | None = None

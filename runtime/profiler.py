@@ -1,7 +1,6 @@
 """`dsin profile`: measure a bundle on this machine, and say whether the figures may be believed."""
 
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -55,6 +54,7 @@ from dsin.runtime.profile_statistics import (
     Statistics,
     reasons_against,
 )
+from dsin.runtime.progress import ProgressLine
 
 COLD_STARTS = 3
 """Fresh processes that are started, one after the other."""
@@ -91,9 +91,8 @@ def run_profile(
         # Found out now, not after minutes of measuring.
         if path is not None and not path.absolute().parent.is_dir():
             raise DsinError(f"cannot write {path}: its folder does not exist")
-    progress = _Progress()
-    profile = measure(options, progress)
-    progress.end()
+    with ProgressLine() as progress:
+        profile = measure(options, progress.show)
     print(profile.table())
     if json_path is not None:
         write_json(json_path, profile.to_json())
@@ -347,23 +346,3 @@ def _check(options: Options) -> None:
         raise DsinError(f"{options.warmup} frames to warm up: ask for none or more")
     if options.fps is not None and not 0 < options.fps <= 1000:
         raise DsinError(f"{options.fps:g} frames a second: ask for more than 0 and at most 1000")
-
-
-class _Progress:
-    """On a terminal, one line on stderr that is redrawn; elsewhere only the first."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._told = False
-
-    def __call__(self, line: str) -> None:
-        if self._terminal:
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-        elif not self._told:
-            print(line, file=sys.stderr)
-        self._told = True
-
-    def end(self) -> None:
-        """Clear the line for what follows."""
-        if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

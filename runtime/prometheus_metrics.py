@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import BackendError
-from dsin.runtime.rig_frame import RigFrame, RigStatus
+from dsin.runtime.rig_status import RigStatus
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -63,7 +64,7 @@ class Metrics:
     def name(self) -> str:
         return "metrics"
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Count a frame's age and stages."""
         self._times.add(frame)
 
@@ -114,7 +115,7 @@ class FrameTimes:
         self._decode: dict[str, Histogram] = {}
         self._stages: dict[tuple[str, str], Histogram] = {}
 
-    def add(self, frame: RigFrame) -> None:
+    def add(self, frame: DecodedFrame) -> None:
         """Count one."""
         with self._lock:
             self._age.setdefault(frame.rig, Histogram()).add(frame.age_ms)

@@ -19,7 +19,8 @@ from google.protobuf.message import DecodeError
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import foxglove_messages
-from dsin.runtime.recording import RecordedMessage
+from dsin.runtime.decoded_frame import SideUse
+from dsin.runtime.mcap_reader import RecordedMessage
 from dsin.runtime.recording_messages import (
     IMAGE_SCHEMA,
     PACKET_SCHEMA,
@@ -28,7 +29,6 @@ from dsin.runtime.recording_messages import (
     STATUS_SCHEMA,
     STATUS_TOPIC,
 )
-from dsin.runtime.rig_frame import SideUse
 
 TOLERANCE_NS = 50_000_000
 """A side image that is further from its frame is not of the same moment: half of 10 per second."""

@@ -13,19 +13,18 @@ clock, inside a result that of `captured_ns`.
 """
 
 import json
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf import descriptor_pb2
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import foxglove_messages
+from dsin.runtime.decoded_frame import DecodedFrame, SideView
 from dsin.runtime.output_names import rig_name_in_paths
-from dsin.runtime.rig_frame import RigFrame, SideView
 from dsin.runtime.side_pictures import encode_picture
 
-PictureFormat = Literal["png", "jpeg"]
-QUALITY: dict[PictureFormat, int | None] = {"png": None, "jpeg": 90}
-"""For `encode_picture`."""
+RESULT_QUALITY = 90
+"""JPEG's, of decoded pictures. Side images are PNG, without loss."""
 
 PACKET_TOPIC, SIDE_TOPIC, STATUS_TOPIC, RESULT_TOPIC = "x/packet", "side", "frame", "result"
 PACKET_SCHEMA = "dsin.v1.EncodedFrame"
@@ -78,15 +77,15 @@ def topic(rig: str, name: str) -> str:
     return f"/{rig_name_in_paths(rig)}/{name}"
 
 
-def side_message(rig: str, side: SideView, picture_format: PictureFormat) -> Outgoing:
+def side_message(rig: str, side: SideView) -> Outgoing:
     """A side image."""
-    data = encode_picture(side.image, QUALITY[picture_format])
+    data = encode_picture(side.image)
     frame_id = f"{rig}/y"
-    message = foxglove_messages.pack_image(data, picture_format, side.timestamp_ns, frame_id)
+    message = foxglove_messages.pack_image(data, "png", side.timestamp_ns, frame_id)
     return Outgoing(topic(rig, SIDE_TOPIC), IMAGE_SCHEMA, side.number, message)
 
 
-def packet_message(frame: RigFrame) -> Outgoing:
+def packet_message(frame: DecodedFrame) -> Outgoing:
     """What came over the link."""
     message = dsin_v1.EncodedFrame(
         packet=frame.packet, timestamp_ns=frame.timestamp_ns, frame_number=frame.number
@@ -94,7 +93,7 @@ def packet_message(frame: RigFrame) -> Outgoing:
     return Outgoing(topic(frame.rig, PACKET_TOPIC), PACKET_SCHEMA, frame.number, message)
 
 
-def status_message(frame: RigFrame) -> Outgoing:
+def status_message(frame: DecodedFrame) -> Outgoing:
     """How the frame was decoded."""
     height, width = frame.decoded.image.shape[:2]
     content = {
@@ -115,8 +114,8 @@ def status_message(frame: RigFrame) -> Outgoing:
     return Outgoing(topic(frame.rig, STATUS_TOPIC), STATUS_SCHEMA, frame.number, data)
 
 
-def result_message(frame: RigFrame, picture_format: PictureFormat, captured_ns: int) -> Outgoing:
+def result_message(frame: DecodedFrame, captured_ns: int) -> Outgoing:
     """The decoded picture."""
-    data = encode_picture(frame.decoded.image, QUALITY[picture_format])
-    message = foxglove_messages.pack_image(data, picture_format, captured_ns, f"{frame.rig}/x")
+    data = encode_picture(frame.decoded.image, RESULT_QUALITY)
+    message = foxglove_messages.pack_image(data, "jpeg", captured_ns, f"{frame.rig}/x")
     return Outgoing(topic(frame.rig, RESULT_TOPIC), IMAGE_SCHEMA, frame.number, message)

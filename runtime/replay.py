@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import FrameError, PacketError, RecordingError
+from dsin.runtime.mcap_reader import McapReader
 from dsin.runtime.recorded_frames import (
     Event,
     RecordedPacket,
@@ -20,8 +22,6 @@ from dsin.runtime.recorded_frames import (
     RigTimeline,
     recorded_events,
 )
-from dsin.runtime.recording import read_recording
-from dsin.runtime.rig_frame import RigFrame, SideUse, SideView
 from dsin.runtime.side_pictures import decode_picture
 
 
@@ -74,7 +74,7 @@ def replay_recordings(
     rig: str | None = None,
     use_side: bool = True,
     repair_side: bool = True,
-    on_frame: Callable[[RigFrame], None] = lambda frame: None,
+    on_frame: Callable[[DecodedFrame], None] = lambda frame: None,
 ) -> ReplayReport:
     """Decode what is in recordings (the parts of one, in order), calling `on_frame` with each.
 
@@ -107,7 +107,7 @@ class _Parts:
     """Several files, one after the other."""
 
     def __init__(self, paths: Sequence[Path], rig: str | None) -> None:
-        self._recordings = [read_recording(path) for path in paths]
+        self._recordings = [McapReader(path) for path in paths]
         self._rig = rig
 
     def events(self) -> Iterator[Event]:
@@ -134,7 +134,7 @@ class _Rig:
         decoder: Decoder,
         use_side: bool,
         repair_side: bool,
-        on_frame: Callable[[RigFrame], None],
+        on_frame: Callable[[DecodedFrame], None],
     ) -> None:
         self._frames = timeline.frames
         self._decoder = decoder
@@ -217,7 +217,7 @@ class _Rig:
         else:
             use = SideUse.PAIRED if repaired else frame.side_use or SideUse.PREVIOUS
         self._on_frame(
-            RigFrame(
+            DecodedFrame(
                 rig=packet.rig, number=packet.number, timestamp_ns=packet.timestamp_ns,
                 captured_ns=packet.captured_ns,
                 received_ns=packet.captured_ns if frame.received_ns is None else frame.received_ns,

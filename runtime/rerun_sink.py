@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import RecordingError
 from dsin.runtime.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.pictures import Image
-from dsin.runtime.recording_messages import QUALITY
-from dsin.runtime.rig_frame import RigFrame
+from dsin.runtime.recording_messages import RESULT_QUALITY
 from dsin.runtime.side_pictures import encode_picture
 
 
@@ -44,7 +44,7 @@ class RerunSink:
         except RuntimeError as error:  # all that Rerun raises where a file cannot be made
             raise RecordingError(f"cannot write {self.paths[0]}: {error}") from error
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Log a frame."""
         rig = rig_name_in_paths(frame.rig)
         pixels = frame.decoded.image.shape[0] * frame.decoded.image.shape[1]
@@ -66,6 +66,6 @@ class RerunSink:
         self._stream.disconnect()
 
     def _picture(self, entity: str, image: Image) -> None:
-        data = encode_picture(image, QUALITY["jpeg"])
+        data = encode_picture(image, RESULT_QUALITY)
         encoded = self._rerun.EncodedImage(contents=data, media_type="image/jpeg")
         self._stream.log(entity, encoded)

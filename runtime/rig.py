@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from dsin.runtime.bitstream import PacketHeader
 from dsin.runtime.clocks import Offset, now_ns
-from dsin.runtime.rig_frame import RigStatus, SideUse, SideView
+from dsin.runtime.decoded_frame import SideUse, SideView
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.rpc import CREDITS
 from dsin.runtime.side_buffer import PairingPolicy, SideBuffer
 

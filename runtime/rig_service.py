@@ -16,12 +16,12 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.connected_camera import ConnectedCamera, RefusedError
+from dsin.runtime.camera_session import CameraSession, RefusedError
 from dsin.runtime.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.errors import StreamError
 from dsin.runtime.pictures import MAX_PIXELS
 from dsin.runtime.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
-from dsin.runtime.server_side import RecordedSide, ServerSides
+from dsin.runtime.side_cameras import RecordedSideCamera, SideCameras
 
 LOG = logging.getLogger(__name__)
 HELLO_S = 5.0
@@ -41,12 +41,12 @@ class RigService:
         pool: DecodePool,
         *,
         authenticated: bool,
-        sides: ServerSides | None = None,
+        sides: SideCameras | None = None,
     ) -> None:
         self._pool = pool
         self._authenticated = authenticated
-        self._sides = sides or ServerSides()
-        self._cameras: dict[tuple[str, int], ConnectedCamera] = {}
+        self._sides = sides or SideCameras()
+        self._cameras: dict[tuple[str, int], CameraSession] = {}
         self._refused = 0
         self._told_s = -1.0
 
@@ -71,14 +71,14 @@ class RigService:
         if replaced is not None:
             replaced.end(*_REPLACED)
         self._cameras[key] = camera
-        camera.connected(True)
+        camera.join()
         LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
         try:
             await self._run(camera, context)
         finally:
             if self._cameras.get(key) is camera:
                 del self._cameras[key]
-                camera.connected(False)
+                camera.leave()
             LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
 
     def _log_refusal(self, peer: str, reason: str) -> None:
@@ -89,7 +89,7 @@ class RigService:
             LOG.warning("refused %s: %s (%d refused so far)", peer, reason, self._refused)
             self._told_s = now_s
 
-    async def _run(self, camera: ConnectedCamera, context: Context) -> None:
+    async def _run(self, camera: CameraSession, context: Context) -> None:
         welcome = dsin_v1.Welcome(credits=CREDITS, server_version=_version())
         await context.write(dsin_v1.ServerMessage(welcome=welcome))
         tasks = [
@@ -133,7 +133,7 @@ class RigService:
         hello: dsin_v1.Hello = message.hello
         return hello
 
-    def _admitted(self, hello: dsin_v1.Hello, context: Context) -> ConnectedCamera:
+    def _admitted(self, hello: dsin_v1.Hello, context: Context) -> CameraSession:
         """Check a greeting. Raises RefusedError."""
         if hello.protocol != PROTOCOL:
             raise _unfit(f"this server speaks protocol {PROTOCOL}, not {hello.protocol}")
@@ -159,7 +159,7 @@ class RigService:
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except StreamError as error:
             raise _unfit(str(error)) from error
-        return ConnectedCamera(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
+        return CameraSession(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
 
     def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> None:
         """End this camera's connection from before, if its pictures had another size: it may seem
@@ -169,7 +169,7 @@ class RigService:
             return
         if (hello.rig, 3 - hello.camera) not in self._cameras:
             before.end(*_REPLACED)
-            before.connected(False)
+            before.leave()
             del self._cameras[hello.rig, before.kind]
 
     def _check_name(self, rig: str, context: Context) -> None:
@@ -225,7 +225,7 @@ class RigService:
             raise _unfit(f"the server's side camera is {kinds[0]}, and this camera is {kinds[1]}")
 
 
-def _check_same_recording(hello: dsin_v1.Hello, local: RecordedSide) -> None:
+def _check_same_recording(hello: dsin_v1.Hello, local: RecordedSideCamera) -> None:
     """Times of two recordings mean nothing to each other."""
     if abs(hello.recording_start_ns - local.start_ns) > local.interval_ns // 2:
         raise _unfit(
@@ -234,17 +234,17 @@ def _check_same_recording(hello: dsin_v1.Hello, local: RecordedSide) -> None:
         )
 
 
-async def _read(camera: ConnectedCamera, context: Context) -> None:
+async def _read(camera: CameraSession, context: Context) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         await camera.take(message)
 
 
-async def _write(camera: ConnectedCamera, context: Context) -> None:
+async def _write(camera: CameraSession, context: Context) -> None:
     while True:
         await context.write(await camera.next_message())
 
 
-async def _probe(camera: ConnectedCamera) -> None:
+async def _probe(camera: CameraSession) -> None:
     # Before Python 3.12 `wait_for` swallows a cancellation that comes just when its wait is over.
     while not camera.ended.is_set():
         camera.send_probe()

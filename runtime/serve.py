@@ -2,7 +2,7 @@
 
 cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings, page, metrics
                                ▲
---side ─► ServerSides ─────────┘
+--side ─► SideCameras ─────────┘
 """
 
 import logging
@@ -19,16 +19,17 @@ from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import DecodeWorker, LocalWorker
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import StreamError
 from dsin.runtime.outputs import FileSink, Outputs
-from dsin.runtime.rig_frame import RigFrame, RigStatus, Sink
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.rpc import Certificates, join_address
 from dsin.runtime.serve_checks import check_address, check_http_ports, check_packages
-from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
-from dsin.runtime.sink_runner import SinkRunner
+from dsin.runtime.side_cameras import SideCameras
+from dsin.runtime.sinks import Sink, SinkRunner
 from dsin.runtime.stream_server import StreamServer
 from dsin.runtime.warm_up import warm_up_decoder
 
@@ -47,7 +48,7 @@ class ServeOptions:
     `address` is HOST:PORT of the gRPC server; `web` and `metrics` are ports of HTTP servers at
     `web_host`, the first one with the page. `budget_mib` limits the memory of all rigs together
     (None: half of the machine's). `sides` are the server's own side cameras (dsin.runtime.
-    server_side).
+    side_cameras).
     """
 
     address: str
@@ -89,7 +90,7 @@ class Serving:
 def serving(
     options: ServeOptions,
     bundle: Bundle | None = None,
-    on_frame: Callable[[RigFrame], None] = lambda frame: None,
+    on_frame: Callable[[DecodedFrame], None] = lambda frame: None,
 ) -> Iterator[Serving]:
     """A server while the block lasts. `on_frame` is called by the decoding threads and may make
     them wait, which sinks never do. Raises DsinError for whatever cannot be had."""
@@ -100,12 +101,12 @@ def serving(
     check_http_ports(options.web_host, ports)
     opened = bundle or open_bundle(options.bundle)
     with ExitStack() as stack:
-        sides = ServerSides(options.sides)
+        sides = SideCameras(options.sides)
         sinks = _Sinks()
         stack.callback(sinks.close)
         workers = _open_workers(stack, options, opened, sides.sizes or [USUAL_SIZE])
 
-        def take(frame: RigFrame) -> None:
+        def take(frame: DecodedFrame) -> None:
             on_frame(frame)
             sinks.offer(frame)
 
@@ -166,7 +167,7 @@ class _Sinks:
     def add(self, sinks: Sequence[Sink]) -> None:
         self._runners += [SinkRunner(sink) for sink in sinks]
 
-    def offer(self, frame: RigFrame) -> None:
+    def offer(self, frame: DecodedFrame) -> None:
         for runner in self._runners:
             runner.offer(frame)
 

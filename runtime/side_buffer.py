@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from dsin.runtime.decoded_frame import SideUse, SideView
 from dsin.runtime.errors import StreamError
-from dsin.runtime.rig_frame import SideUse, SideView
 
 if TYPE_CHECKING:
-    from dsin.runtime.decode_worker import Prepared
+    from dsin.runtime.decode_worker import SidePreparation
 
 MOST_WAIT_MS = 60_000.0
 """Nobody waits longer for a side image, and threads cannot be told to wait for ever."""
@@ -57,7 +57,7 @@ class StoredSide:
     captured_ns: int
     clock_in_doubt: bool = False
     """Its camera's clock may just have stepped."""
-    prepared: "Prepared | None" = None
+    prepared: "SidePreparation | None" = None
     preparing: bool = False
     fresh: bool = field(default=True, repr=False)
     """Nobody has tried to prepare it yet."""

@@ -11,10 +11,10 @@ from datetime import time as time_of_day
 from dsin.runtime.backend import Backend
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.camera import Camera, open_camera
-from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, SideCamera
+from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, PacketMaker, PictureMaker
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import DsinError
-from dsin.runtime.frames import Side
+from dsin.runtime.frames import StereoSide
 from dsin.runtime.rate_control import RateController
 from dsin.runtime.rpc import Certificates, check_camera
 from dsin.runtime.warm_up import warm_up_encoder
@@ -54,18 +54,18 @@ class StreamOptions:
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or SIGINT or SIGTERM. Raises DsinError."""
     check_camera(options.address, options.certificates)
-    side: Side = "left" if options.camera == "x" else "right"
+    side: StereoSide = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
         every=options.every, start_s=_start_s(options.start),
     )  # fmt: skip
     try:
         if options.camera == "y":
-            return _run(options, camera, SideCamera(options.quality), announce)
+            return _run(options, camera, PictureMaker(options.quality), announce)
         bundle = open_bundle(options.bundle)
         controller = _controller(options, bundle, camera)
         with Encoder(bundle, options.backend) as encoder:
-            maker = EncodedCamera(encoder, options.rate, controller)
+            maker = PacketMaker(encoder, options.rate, controller)
             warm_up_encoder(encoder, camera.size)
             return _run(options, camera, maker, announce)
     finally:
@@ -98,7 +98,7 @@ def _controller(options: StreamOptions, bundle: Bundle, camera: Camera) -> RateC
 def _run(
     options: StreamOptions,
     camera: Camera,
-    maker: EncodedCamera | SideCamera,
+    maker: PacketMaker | PictureMaker,
     announce: Callable[[str], None],
 ) -> DeviceCounts:
     report = _Report(announce)

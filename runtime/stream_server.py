@@ -23,7 +23,7 @@ from dsin.runtime.rpc import (
     join_address,
     server_credentials,
 )
-from dsin.runtime.server_side import ServerSides
+from dsin.runtime.side_cameras import SideCameras
 
 LOG = logging.getLogger(__name__)
 MAX_STREAMS = 1024
@@ -53,7 +53,7 @@ class StreamServer:
         port: int,
         *,
         certificates: Certificates | None = None,
-        sides: ServerSides | None = None,
+        sides: SideCameras | None = None,
         health: bool = False,
     ) -> None:
         if certificates is None:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from dsin.runtime import synthetic_street as street
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image, Side, StereoFrame
+from dsin.runtime.frames import FRAME_INTERVAL_NS, StereoSide
+from dsin.runtime.pictures import Image
 from dsin.runtime.synthetic_street import FloatImage
 from dsin.runtime.synthetic_surfaces import Face, Strip, Texture, View, paint_face, paint_strip
 
@@ -28,7 +29,6 @@ BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65
 METRES_PER_FRAME = 0.9
 START_M = 20.0
-FRAME_INTERVAL_NS = 100_000_000
 LEFT_WALL_M, RIGHT_WALL_M = -8.6, 8.2
 FURTHEST_M = 95.0
 """Single objects appear at this distance, small and in the haze."""
@@ -36,6 +36,17 @@ SENSOR_NOISE = 1.6
 """Standard deviation of the cameras' noise, in grey levels."""
 RIGHT_CAMERA_GAIN = np.asarray((0.965, 0.975, 0.99), np.float32)
 """The second camera exposes a little shorter, and differs in colour."""
+
+
+class StereoFrame(NamedTuple):
+    """One moment seen by both cameras; images H×W×3 RGB of the same size."""
+
+    number: int
+    timestamp_ns: int
+    left: Image
+    right: Image
+    disparity: npt.NDArray[np.float32]
+    """Of the left view, H×W in pixels."""
 
 
 class _Box(NamedTuple):
@@ -137,11 +148,11 @@ class SyntheticRig:
             left.disparity,
         )
 
-    def view(self, number: int, side: Side) -> Image:
+    def view(self, number: int, side: StereoSide) -> Image:
         """One view of one moment, H×W×3."""
         return self._exposed(self._render(number, side), number, side)
 
-    def disparity(self, number: int, side: Side = "left") -> npt.NDArray[np.float32]:
+    def disparity(self, number: int, side: StereoSide = "left") -> npt.NDArray[np.float32]:
         """True disparity of a view, H×W, in pixels; 0 in the sky.
 
         The point at column c of the left view is at column c - disparity of the right view.
@@ -168,7 +179,7 @@ class SyntheticRig:
         noise *= SENSOR_NOISE
         return noise
 
-    def _render(self, number: int, side: Side) -> View:
+    def _render(self, number: int, side: StereoSide) -> View:
         if not 0 <= number < self.frames:
             raise FrameError(f"there is no frame {number}: the rig has {self.frames}")
         sway = 0.22 * float(np.sin(0.11 * number))
@@ -194,7 +205,7 @@ class SyntheticRig:
         paint_strip(view, textures.left, "left", distance=x - LEFT_WALL_M, origin=top)
         paint_strip(view, textures.right, "right", distance=RIGHT_WALL_M - x, origin=top)
 
-    def _exposed(self, view: View, number: int, side: Side) -> Image:
+    def _exposed(self, view: View, number: int, side: StereoSide) -> Image:
         """What the sensor makes of the light: gain, noise, eight bits."""
         rng = np.random.default_rng([self.seed, 4, number, side == "right"])
         row, col = (int(start) for start in rng.integers(0, 64, 2))

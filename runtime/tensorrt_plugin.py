@@ -9,8 +9,9 @@ the ONNX node become fields of the engine; the work is done by `dsin.runtime.pat
 addresses and the stream that TensorRT passes.
 
 Parsing. The node also has a portable body. Parsers up to 10.1 at least prefer the body to the
-plugin, and all parsers turn to it, without a word, where the plugin is not registered. So parse
-`dsin.runtime.onnx_functions.without_functions(model)`: it leaves them nothing but the plugin.
+plugin, and all parsers turn to it, without a word, where the plugin is not registered. So drop the
+model's local functions before parsing (`del model.functions[:]`, as dsin.export.tensorrt_engine
+does): that leaves them nothing but the plugin.
 
 Errors. TensorRT calls the plugin from C++ and passes no exception on: the call into TensorRT
 returns None or False, and its own message does not say why. So what the user can mend is reported

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image, limited
+from dsin.runtime.frames import limited
+from dsin.runtime.pictures import Image
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
 INSTALL = "pip install 'dsin[video]'"

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import DsinError
 from dsin.runtime.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.pictures import Image, pad
-from dsin.runtime.rig_frame import RigFrame
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 """FourCC that OpenCV's wheels encode without a licence, for each container."""
@@ -50,7 +50,7 @@ class VideoSink:
         self._fps = fps
         self._videos: dict[str, _Video] = {}
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Add a frame. Raises DsinError if the disk is nearly full; the videos so far are whole."""
         self._check_space()
         picture = pad(frame.decoded.image, (2, 2))

@@ -12,6 +12,7 @@ from dsin.runtime.pictures import Image
 from dsin.runtime.synthetic_rig import SyntheticRig
 
 TILE = (160, 240)
+"""Height and width of the scene: the smallest size that is enough to warm up with."""
 
 
 def warm_up_encoder(encoder: Encoder, size: tuple[int, int]) -> None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsin.runtime.rig_frame import RigFrame, RigStatus
+from dsin.runtime.decoded_frame import DecodedFrame
+from dsin.runtime.rig_status import RigStatus
 
 SPAN_S = 60.0
 MOST_POINTS = 4000
@@ -43,7 +44,7 @@ class History:
         self.last = 0
         """Number of the newest point of either kind."""
 
-    def add_frame(self, frame: RigFrame, at_s: float) -> None:
+    def add_frame(self, frame: DecodedFrame, at_s: float) -> None:
         """A frame that was decoded."""
         self.last += 1
         point = FramePoint(at_s, frame.age_ms, len(frame.packet), frame.side_use.value)
@@ -82,7 +83,7 @@ class History:
                 points.popleft()
 
 
-def stages_of(frame: RigFrame) -> dict[str, float]:
+def stages_of(frame: DecodedFrame) -> dict[str, float]:
     """Milliseconds of the way here, of waiting and of the frame's own stages."""
     way_ms = (frame.received_ns - frame.captured_ns) / 1e6
     server = {name: ms for name, ms in frame.stage_ms.items() if name.startswith("server.")}

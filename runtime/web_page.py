@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import DsinError
 from dsin.runtime.http_server import require_aiohttp
-from dsin.runtime.rig_frame import RigFrame, RigStatus
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.web_pictures import VIEWS, FramePictures
 from dsin.runtime.web_state import STATUS_EVERY_S, PageState
 
@@ -80,7 +81,7 @@ class WebPage:
         """How many there are at the moment."""
         return len(self._viewers)
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         """Show a frame to whoever looks at its rig."""
         self._state.add(frame)
         loop = self._loop

@@ -6,9 +6,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.displacement_map import displacement_map, displacements_px, scale_px
 from dsin.runtime.pictures import Image
-from dsin.runtime.rig_frame import RigFrame
 
 VIEWS = ("result", "x_dec", "side", "matches", "y_syn", "positions")
 """`positions` is no picture: for each patch, row by row, column and row where it was found, int16
@@ -24,7 +24,7 @@ class FramePictures:
     `patch` is the search's (rows, columns). Used from one thread.
     """
 
-    def __init__(self, frame: RigFrame, patch: tuple[int, int], workers: Executor) -> None:
+    def __init__(self, frame: DecodedFrame, patch: tuple[int, int], workers: Executor) -> None:
         self.frame = frame
         self._patch = patch
         self._workers = workers

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dsin.runtime.rig_frame import RigFrame, RigStatus
+from dsin.runtime.decoded_frame import DecodedFrame
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.web_history import History
 from dsin.runtime.web_pictures import FramePictures
 
@@ -29,7 +30,7 @@ class PageState:
         self._status: Sequence[RigStatus] = ()
         self._asked_s = -math.inf
 
-    def add(self, frame: RigFrame) -> None:
+    def add(self, frame: DecodedFrame) -> None:
         """A frame was decoded."""
         pictures = FramePictures(frame, self._patch, self._workers)
         with self._lock:

@@ -8,6 +8,20 @@ import pytest
 
 from dsin.runtime import cli
 
+_HEEDS_INTERRUPTS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def interruptible(*command: object) -> list[str]:
+    """That command, but it heeds SIGINT.
+
+    A shell lets what it starts in the background ignore this signal, tests included. The child
+    itself changes that: gRPC may have run here, and then `preexec_fn` can crash the child.
+    """
+    return [sys.executable, "-c", _HEEDS_INTERRUPTS, *map(str, command)]
+
 
 class Outcome(NamedTuple):
     status: int

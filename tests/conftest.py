@@ -12,6 +12,7 @@ import tensorrt_rtx
 import torch
 from golden.weights import original_weights
 
+from dsin.runtime.pictures import Image
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.data import Pair
 from dsin.training.edge_model import EdgeDsin
@@ -25,7 +26,6 @@ from dsin.training.presets import (
 )
 from dsin.training.tf_checkpoint import original_preset, original_to_state_dict
 
-Image = npt.NDArray[np.uint8]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 SMALL = EdgeConfig(

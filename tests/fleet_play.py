@@ -14,7 +14,7 @@ import numpy as np
 from conftest import textured_pair
 
 from dsin.runtime import Encoder
-from dsin.runtime.fleet import FleetDecoder, ReplicaLostError
+from dsin.runtime.fleet import APPLICATION, FleetDecoder, ReplicaLostError
 from dsin.runtime.fleet_replica import FleetAnswer
 
 RIGS = [f"rig-{number}" for number in range(10)]
@@ -162,11 +162,18 @@ async def kill_one(fleet: FleetDecoder, scene: Scene) -> Killing:
     )
 
 
-async def settle(fleet: FleetDecoder, scene: Scene) -> None:
+def ready_replicas() -> int:
+    """How many replicas take calls."""
+    from ray import serve
+
+    deployment = serve.status().applications[APPLICATION].deployments["RigDecoder"]
+    return int(deployment.replica_states.get("RUNNING", 0))
+
+
+async def settle(fleet: FleetDecoder, scene: Scene, replicas: int = 2) -> None:
     """Wait until all replicas get rigs: the front learns of a new one after it is ready."""
-    wanted = (await fleet.health()).wanted
     deadline_s = time.monotonic() + 60
-    while len({(await fleet.frame(rig, scene.packet, None)).process for rig in RIGS}) < wanted:
+    while len({(await fleet.frame(rig, scene.packet, None)).process for rig in RIGS}) < replicas:
         assert time.monotonic() < deadline_s, "some replicas get no rigs"
         await asyncio.sleep(INTERVAL_S)
 

@@ -20,10 +20,10 @@ from dsin.runtime.camera import CapturedFrame
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
-from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, EncodedCamera, MadeFrame
-from dsin.runtime.frames import Image
-from dsin.runtime.rig_frame import RigFrame
+from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
+from dsin.runtime.pictures import Image
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.side_buffer import PairingPolicy
 from dsin.runtime.stream_server import StreamServer
@@ -136,7 +136,7 @@ class FakeEncoder:
         stages = {"capture": frame.capture_ms}
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, packet, 0, stages)
 
-    message = EncodedCamera.message
+    message = PacketMaker.message
 
 
 class Running:
@@ -172,7 +172,7 @@ class Running:
 class FakeServer:
     """A server on loopback whose decoders only take time; `frames` are what it decoded."""
 
-    def __init__(self, pool: DecodePool, server: StreamServer, frames: list[RigFrame]) -> None:
+    def __init__(self, pool: DecodePool, server: StreamServer, frames: list[DecodedFrame]) -> None:
         self.pool, self.server, self.frames = pool, server, frames
         self.address = f"127.0.0.1:{server.port}"
 
@@ -193,7 +193,7 @@ def fake_server(
     **options: Any,
 ) -> Iterator[FakeServer]:
     """A server that runs while the block lasts."""
-    frames: list[RigFrame] = []
+    frames: list[DecodedFrame] = []
     decoders: Sequence[Any] = [FakeDecoder(decode_s, prepare_s) for _ in range(workers)]
     with ExitStack() as stack:
         pool = stack.enter_context(

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dsin.runtime.bitstream import pack_packet, parse_packet
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.mcap_sink import McapSink
-from dsin.runtime.rig_frame import RigFrame, SideUse, SideView
 from dsin.runtime.synthetic_rig import SyntheticRig
 
 SECOND_CAMERA_LATE_NS = 7_000_000_000
@@ -20,7 +20,7 @@ START_NS = 1_700_000_000_000_000_000
 INTERVAL_NS = 100_000_000
 
 
-def make_frames(bundle: Path, count: int = 4, rig: str = "car") -> list[RigFrame]:
+def make_frames(bundle: Path, count: int = 4, rig: str = "car") -> list[DecodedFrame]:
     """Frames of 216×120, all paired."""
     source = SyntheticRig(width=216, height=120, frames=count)
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
@@ -34,7 +34,7 @@ def make_frames(bundle: Path, count: int = 4, rig: str = "car") -> list[RigFrame
             image = source.view(number, "right")
             decoded = decoder.decode_parts(*parse_packet(packet), image)
             frames.append(
-                RigFrame(
+                DecodedFrame(
                     rig=rig, number=number, timestamp_ns=captured_ns + 5, captured_ns=captured_ns,
                     received_ns=captured_ns + 20_000_000, decoded_ns=captured_ns + 60_000_000,
                     packet=packet, decoded=decoded,
@@ -45,7 +45,7 @@ def make_frames(bundle: Path, count: int = 4, rig: str = "car") -> list[RigFrame
     return frames
 
 
-def endless(frames: list[RigFrame]) -> Iterator[RigFrame]:
+def endless(frames: list[DecodedFrame]) -> Iterator[DecodedFrame]:
     """The same frames again and again, with numbers and times that go on."""
     number = 0
     while True:
@@ -65,7 +65,7 @@ def endless(frames: list[RigFrame]) -> Iterator[RigFrame]:
 
 def record_until_killed(frames_file: Path, recording: Path, interval_s: float) -> None:
     """Record at a pace; say on stdout which frame was offered, before it is."""
-    from dsin.runtime.sink_runner import SinkRunner
+    from dsin.runtime.sinks import SinkRunner
 
     runner = SinkRunner(McapSink(recording))
     for frame in endless(pickle.loads(frames_file.read_bytes())):

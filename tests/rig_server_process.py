@@ -16,8 +16,8 @@ from rig_fakes import FakeDecoder
 
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.decoder import Decoder
-from dsin.runtime.rig_frame import RigFrame
 from dsin.runtime.side_buffer import PairingPolicy
 from dsin.runtime.stream_server import StreamServer
 
@@ -64,7 +64,7 @@ def free_port() -> int:
 def main() -> None:
     port, decode_s = int(sys.argv[1]), float(sys.argv[2])
 
-    def show(frame: RigFrame) -> None:
+    def show(frame: DecodedFrame) -> None:
         print(frame.rig, frame.number, flush=True)
 
     decoder = cast(Decoder, FakeDecoder(decode_s))

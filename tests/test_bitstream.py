@@ -1,4 +1,4 @@
-"""Packets and streams: their bytes, their round trip, and everything that must be refused."""
+"""Packets: their bytes, their round trip, and everything that must be refused."""
 
 import dataclasses
 import zlib
@@ -8,19 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsin.runtime.bitstream import (
-    FRAME_HEADER_BYTES,
     MAX_PAYLOAD,
     MAX_PIXELS,
     PACKET_HEADER_BYTES,
-    STREAM_HEADER_BYTES,
     PacketHeader,
-    StreamHeader,
-    StreamReader,
-    pack_frame,
     pack_packet,
-    pack_stream_header,
     parse_packet,
-    parse_stream_header,
 )
 from dsin.runtime.errors import PacketError
 
@@ -28,7 +21,6 @@ CODEC = b"\x01\x02\x03\x04\x05\x06"
 HEADER = PacketHeader(
     CODEC, width=1242, height=375, rate=2, frame_number=7, timestamp_ns=1_600_000_000_123_456_789
 )
-STREAM = StreamHeader(CODEC, width=1242, height=375, start_ns=1_600_000_000_000_000_000)
 
 sizes = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).filter(
     lambda size: size[0] * size[1] <= MAX_PIXELS
@@ -146,124 +138,6 @@ class TestPacket:
         except PacketError:
             return
         assert 1 <= header.width * header.height <= MAX_PIXELS
-
-
-class TestStream:
-    def test_its_bytes_are_these(self) -> None:
-        assert pack_stream_header(STREAM).hex(" ") == (
-            "44 53 4e 53 01 00 01 02 03 04 05 06 da 04 77 01 "  # DSNS, version, 0, codec, size
-            "00 00 a0 d8 85 57 34 16 32 ce f5 db"  # start, CRC-32
-        )
-        assert pack_frame(STREAM, HEADER, b"payload").hex(" ") == (
-            "07 00 00 02 07 00 00 00 40 e2 01 00 6b 25 a3 09 "  # length, rate, number, µs, CRC-32
-            "70 61 79 6c 6f 61 64"
-        )
-
-    def test_a_frame_costs_16_bytes_beside_its_payload(self) -> None:
-        assert len(pack_frame(STREAM, HEADER, bytes(979))) == 979 + 16 == 979 + FRAME_HEADER_BYTES
-
-    @given(
-        st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)), max_size=6),
-        st.integers(1, 50),
-    )
-    def test_frames_come_out_whole_however_the_bytes_arrive(
-        self, frames: list[tuple[int, bytes]], piece: int
-    ) -> None:
-        sent = [
-            (
-                dataclasses.replace(
-                    HEADER, rate=r, frame_number=n, timestamp_ns=STREAM.start_ns + n * 10**8
-                ),
-                payload,
-            )
-            for n, (r, payload) in enumerate(frames)
-        ]
-        data = pack_stream_header(STREAM) + b"".join(pack_frame(STREAM, h, p) for h, p in sent)
-        reader = StreamReader(CODEC)
-        received = []
-        for start in range(0, len(data), piece):
-            received += reader.feed(data[start : start + piece])
-        assert received == sent
-        assert reader.header == STREAM
-        assert reader.at_boundary
-
-    def test_timestamps_go_on_after_71_minutes(self) -> None:
-        reader = StreamReader()
-        reader.feed(pack_stream_header(STREAM))
-        for minute in range(0, 300, 20):
-            time_ns = STREAM.start_ns + minute * 60 * 10**9
-            sent = dataclasses.replace(HEADER, timestamp_ns=time_ns)
-            assert reader.feed(pack_frame(STREAM, sent, b"x")) == [(sent, b"x")]
-
-    def test_timestamps_may_go_back_a_little(self) -> None:
-        reader = StreamReader()
-        reader.feed(pack_stream_header(STREAM))
-        for milliseconds in (100, 50):
-            time_ns = STREAM.start_ns + milliseconds * 10**6
-            sent = dataclasses.replace(HEADER, timestamp_ns=time_ns)
-            assert reader.feed(pack_frame(STREAM, sent, b"")) == [(sent, b"")]
-
-    def test_a_timestamp_before_the_start_is_refused(self) -> None:
-        early = dataclasses.replace(HEADER, timestamp_ns=STREAM.start_ns - 1)
-        with pytest.raises(PacketError, match="older than the start"):
-            pack_frame(STREAM, early, b"")
-        late = dataclasses.replace(HEADER, timestamp_ns=STREAM.start_ns + 2**31 * 1000)
-        with pytest.raises(PacketError, match="before its stream's start"):
-            StreamReader().feed(pack_stream_header(STREAM) + pack_frame(STREAM, late, b""))
-
-    def test_every_single_bit_flip_is_refused_or_waits_for_more(self) -> None:
-        data = pack_stream_header(STREAM) + pack_frame(STREAM, HEADER, b"payload")
-        for bit in range(8 * len(data)):
-            flipped = bytearray(data)
-            flipped[bit // 8] ^= 1 << bit % 8
-            reader = StreamReader(CODEC)
-            try:
-                frames = reader.feed(flipped)
-            except PacketError:
-                continue
-            # Only a length that grew can wait; the stream then ends in the middle of a frame.
-            assert (frames, reader.at_boundary) == ([], False)
-            assert bit // 8 in range(STREAM_HEADER_BYTES, STREAM_HEADER_BYTES + 3)
-
-    def test_a_frame_of_another_stream_is_refused(self) -> None:
-        other = dataclasses.replace(STREAM, start_ns=STREAM.start_ns - 1000)
-        with pytest.raises(PacketError, match="checksum"):
-            StreamReader().feed(pack_stream_header(STREAM) + pack_frame(other, HEADER, b"x"))
-        smaller = dataclasses.replace(HEADER, width=640)
-        with pytest.raises(PacketError, match="differs from its stream"):
-            pack_frame(STREAM, smaller, b"x")
-
-    def test_a_stream_of_another_bundle_is_named(self) -> None:
-        with pytest.raises(PacketError, match="another bundle"):
-            StreamReader(b"other!").feed(pack_stream_header(STREAM))
-
-    def test_another_protocol_is_refused_at_its_first_byte(self) -> None:
-        with pytest.raises(PacketError, match="not a dsin stream"):
-            StreamReader().feed(b"GET / HTTP/1.1")
-
-    def test_a_lost_stream_stays_lost(self) -> None:
-        reader = StreamReader()
-        with pytest.raises(PacketError):
-            reader.feed(b"X")
-        with pytest.raises(PacketError, match="lost before"):
-            reader.feed(pack_stream_header(STREAM))
-
-    @given(st.lists(st.binary(max_size=60), max_size=5), st.booleans())
-    def test_random_bytes_raise_nothing_but_packet_errors(
-        self, pieces: list[bytes], after_a_header: bool
-    ) -> None:
-        reader = StreamReader()
-        if after_a_header:
-            reader.feed(pack_stream_header(STREAM))
-        try:
-            for piece in pieces:
-                reader.feed(piece)
-        except PacketError:
-            pass
-
-    def test_a_header_of_the_wrong_length_is_refused(self) -> None:
-        with pytest.raises(PacketError, match="28 bytes"):
-            parse_stream_header(pack_stream_header(STREAM) + b"x")
 
 
 def test_the_limits_admit_a_4k_frame() -> None:

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsin.runtime.camera import Camera, CapturedFrame, PlayedRecording, open_camera
-from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image
-from dsin.runtime.live_camera import LiveCamera, to_rgb
-from dsin.runtime.live_devices import (
+from dsin.runtime.capture_device import (
     CameraSpec,
     has_gstreamer,
     open_device,
     parse_camera_spec,
 )
+from dsin.runtime.errors import FrameError
+from dsin.runtime.live_camera import LiveCamera, to_rgb
+from dsin.runtime.pictures import Image
 
 SECOND_NS = 1_000_000_000
 LONG_S = 30.0

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from block_bundle import write_block_bundle
 from certificates import Authority
+from command_line import interruptible
 from rig_drive import write_drive
 
 from dsin.runtime import cli
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
+from dsin.runtime.mcap_reader import McapReader
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.recording import read_recording
 from dsin.runtime.rpc import Certificates
 from dsin.runtime.synthetic_rig import SyntheticRig
 
@@ -66,10 +67,8 @@ class Process:
     def __init__(self, *arguments: object) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [*DSIN, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            interruptible(*DSIN, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
-            # A shell lets what it starts in the background ignore this signal, tests included.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -252,7 +251,7 @@ class TestTwoCommands:
         assert server.lines[-3] == "stopping"
         assert server.lines[-2].startswith(f"rig rig: {count} decoded (side image: {count} paired)")
         assert server.lines[-1] == f"mcap: {recording}"
-        whole = read_recording(recording)
+        whole = McapReader(recording)
         assert 0 < len([m for m in whole if m.topic == "/rig/x/packet"]) <= count
         assert whole.complete
 
@@ -271,7 +270,7 @@ def packets(recording: Path) -> int:
     """Packets that can be read by now."""
     if not recording.exists() or not recording.stat().st_size:
         return 0
-    return sum(message.topic.endswith("/x/packet") for message in read_recording(recording))
+    return sum(message.topic.endswith("/x/packet") for message in McapReader(recording))
 
 
 def metric(url: str, name: str) -> float:

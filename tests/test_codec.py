@@ -22,9 +22,7 @@ from dsin.runtime.bundle import Bundle
 from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.errors import BackendError, BundleError, DsinError, FrameError, PacketError
 from dsin.runtime.patch_correlation import match, synthesise
-from dsin.runtime.pictures import pad
-
-Image = npt.NDArray[np.uint8]
+from dsin.runtime.pictures import Image, pad
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 
 from dsin.runtime.errors import CheckpointError, FrameError
 from dsin.runtime.picture_files import read_image
-from dsin.training.data import CentredPairs, Pair, RandomPairs, centre_crop, read_pair_list
+from dsin.runtime.pictures import centre_crop
+from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
 from dsin.training.presets import (
     Preset,
     load_preset,

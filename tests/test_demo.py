@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from block_bundle import write_block_bundle
+from command_line import interruptible
 from rig_drive import write_drive
 
 from dsin.runtime.decoder import Decoder
@@ -169,11 +170,9 @@ def children_of(pid: int) -> list[int]:
 def started_demo(bundle: Path, cwd: Path) -> tuple["subprocess.Popen[str]", list[int]]:
     """A long demo, once both of its processes are there."""
     command = [sys.executable, "-m", "dsin.runtime.cli", "demo", "--bundle", str(bundle)]
-    # A shell starts what it runs in the background with SIGINT ignored, and tests may run there.
     demo = subprocess.Popen(
-        [*command, "--frames", "500"], cwd=cwd, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        interruptible(*command, "--frames", 500), cwd=cwd, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + LONGEST_S
     while len(children := children_of(demo.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 import torch
@@ -24,8 +23,6 @@ from dsin.runtime.side_fusion import LEAST_SCORE
 from dsin.training.checkpoint import load_checkpoint, load_edge_checkpoint, save_checkpoint
 from dsin.training.edge_model import EdgeDsin
 from dsin.training.presets import EdgePreset, preset_from_dict, preset_to_dict
-
-Image = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")

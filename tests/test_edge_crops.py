@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.picture_files import Image
+from dsin.runtime.pictures import Image
 from dsin.training import edge_crops
 from dsin.training.edge_crops import CropDrawer, PictureBank, PictureStore
 from dsin.training.edge_data import Picture, PicturePair, TrainingPictures

@@ -20,7 +20,7 @@ from dsin.runtime.engine_files import (
     read_header,
 )
 from dsin.runtime.errors import BackendError, BundleError, DsinError
-from dsin.runtime.onnx_functions import weight_files
+from dsin.runtime.onnx_weight_files import weight_files
 
 SHIPPED = Path(__file__).resolve().parents[1] / "runtime" / "bundles"
 RANGE = {"x": ((1, 3, 64, 64), (1, 3, 128, 192)), "rate": ((1,), (1,))}

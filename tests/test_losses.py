@@ -75,7 +75,8 @@ def test_ms_ssim_of_jpeg_is_what_the_rivals_were_measured_with(shared):
     import json
 
     from dsin.runtime.picture_files import read_image
-    from dsin.training.data import centre_crop, to_tensor
+    from dsin.runtime.pictures import centre_crop
+    from dsin.training.data import to_tensor
 
     root = shared / "data" / "kitti"
     stored = json.loads((shared / "baselines" / "rate_distortion_val.json").read_text())

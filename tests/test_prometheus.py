@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.decoder import Decoded
 from dsin.runtime.errors import BackendError
 from dsin.runtime.http_server import LOOPBACK, HttpServer
 from dsin.runtime.prometheus_metrics import Metrics, SinkCounts
-from dsin.runtime.rig_frame import RigFrame, RigStatus, SideUse
+from dsin.runtime.rig_status import RigStatus
 
 AWKWARD = 'a"b\\c\nd{},e="f'
 PICTURE = np.zeros((8, 8, 3), np.uint8)
@@ -27,10 +28,10 @@ STATUS = RigStatus(
 )  # fmt: skip
 
 
-def frame(rig: str, age_ms: float, **stage_ms: float) -> RigFrame:
+def frame(rig: str, age_ms: float, **stage_ms: float) -> DecodedFrame:
     decoded = Decoded(PICTURE, PICTURE, None, None, False, None, {})
     captured = 10**18
-    return RigFrame(
+    return DecodedFrame(
         rig, 0, 0, captured, captured, captured + int(1e6 * age_ms), b"", decoded, None,
         SideUse.MISSING, {name.replace("__", "."): ms for name, ms in stage_ms.items()},
     )  # fmt: skip

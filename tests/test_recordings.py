@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsin.runtime.camera_times import read_times
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Side
+from dsin.runtime.frames import StereoSide
+from dsin.runtime.kitti import read_times
 from dsin.runtime.recordings import Recording, open_recording
 from dsin.runtime.synthetic_rig import SyntheticRig
 from dsin.runtime.video_file import VideoFile
@@ -73,7 +73,7 @@ def stereo(root: Path, cameras: tuple[str, str]) -> Path:
 
 @pytest.mark.parametrize(("side", "seen"), [("left", [0, 1, 2]), ("right", [10, 11, 12])])
 def test_both_sides_of_a_raw_drive_have_the_left_cameras_times(
-    raw: Path, side: Side, seen: list[int]
+    raw: Path, side: StereoSide, seen: list[int]
 ) -> None:
     recording = open_recording(str(raw), side)
     assert (recording.size, numbers(recording)) == ((40, 60), seen)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from mcap.writer import Writer
 from rig_frames import INTERVAL_NS, SECOND_CAMERA_LATE_NS, make_frames
 
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import DsinError, PacketError, RecordingError
+from dsin.runtime.mcap_reader import McapReader, RecordedMessage
 from dsin.runtime.mcap_sink import McapSink
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.recorded_frames import (
@@ -26,9 +28,7 @@ from dsin.runtime.recorded_frames import (
     RecordedStatus,
     RigTimeline,
 )
-from dsin.runtime.recording import RecordedMessage, read_recording
 from dsin.runtime.replay import ReplayReport, replay_recordings
-from dsin.runtime.rig_frame import RigFrame, SideUse
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def frames(bundle: Path) -> list[RigFrame]:
+def frames(bundle: Path) -> list[DecodedFrame]:
     return make_frames(bundle, 6)
 
 
-def record(path: Path, frames: list[RigFrame]) -> Path:
+def record(path: Path, frames: list[DecodedFrame]) -> Path:
     sink = McapSink(path)
     for frame in frames:
         sink.take(frame)
@@ -49,7 +49,7 @@ def record(path: Path, frames: list[RigFrame]) -> Path:
     return path
 
 
-def with_y_late(frames: list[RigFrame]) -> list[RigFrame]:
+def with_y_late(frames: list[DecodedFrame]) -> list[DecodedFrame]:
     """As a server has them when y comes after x: frame 1 has nothing that is recent enough, frame 2
     the side image of frame 1, frame 3 its own again; so the recording has all but number 2."""
     frames = list(frames)
@@ -62,14 +62,14 @@ def with_y_late(frames: list[RigFrame]) -> list[RigFrame]:
 
 
 class Replayed(NamedTuple):
-    frames: list[RigFrame]
+    frames: list[DecodedFrame]
     report: ReplayReport
 
 
 @pytest.fixture(scope="module")
 def replay(bundle: Path) -> Callable[..., Replayed]:
     def run(*paths: Path, **options: object) -> Replayed:
-        shown: list[RigFrame] = []
+        shown: list[DecodedFrame] = []
         with Decoder(bundle) as decoder:
             report = replay_recordings(paths, decoder, on_frame=shown.append, **options)  # type: ignore[arg-type]
         return Replayed(shown, report)
@@ -82,7 +82,7 @@ Replay = Callable[..., Replayed]
 
 class TestReplay:
     def test_the_same_pictures_and_times(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         again, report = replay(record(tmp_path / "a.mcap", frames))
         for was, now in zip(frames, again, strict=True):
@@ -101,7 +101,7 @@ class TestReplay:
         )
 
     def test_a_side_image_that_came_late_is_there_now(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         path = record(tmp_path / "a.mcap", with_y_late(frames))
         again, report = replay(path)
@@ -120,7 +120,7 @@ class TestReplay:
         assert report.rigs["car"].repaired == 0
 
     def test_without_side_images(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         again, report = replay(record(tmp_path / "a.mcap", frames), use_side=False)
         for was, now in zip(frames, again, strict=True):
@@ -129,7 +129,7 @@ class TestReplay:
         assert report.rigs["car"].now == 0
 
     def test_one_rig_of_two_and_a_recording_in_parts(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         vans = [replace(frame, rig="the van") for frame in frames]
         both = [frame for pair in zip(frames, vans, strict=True) for frame in pair]
@@ -142,7 +142,7 @@ class TestReplay:
             replay(*parts, rig="bus")
 
     def test_a_camera_that_began_again(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         """Its numbers come twice, with other pictures."""
         second = [replace(f, captured_ns=f.captured_ns + 10**10) for f in frames[:3]]
@@ -160,7 +160,7 @@ class TestReplay:
             assert np.array_equal(was.side.image, now.side.image)
 
     def test_packets_that_do_not_decode_are_counted(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         broken = bytearray(frames[2].packet)
         broken[-1] ^= 1
@@ -170,9 +170,11 @@ class TestReplay:
         assert report.rigs["car"].rejected == 1
         assert "frame rejected: packet is damaged" in report.table()
 
-    def test_another_bundle_of_the_same_codec(self, frames: list[RigFrame], tmp_path: Path) -> None:
+    def test_another_bundle_of_the_same_codec(
+        self, frames: list[DecodedFrame], tmp_path: Path
+    ) -> None:
         """One that truncates where the first one rounds."""
-        again: list[RigFrame] = []
+        again: list[DecodedFrame] = []
         other = write_block_bundle(tmp_path / "other", truncate_to_uint8=True)
         with Decoder(other) as decoder:
             path = record(tmp_path / "a.mcap", frames)
@@ -184,14 +186,14 @@ class TestReplay:
         assert {0, 1} == set(np.unique(differences).tolist())
 
     def test_another_codec_is_refused(
-        self, frames: list[RigFrame], tmp_path: Path, edge_bundle: Path
+        self, frames: list[DecodedFrame], tmp_path: Path, edge_bundle: Path
     ) -> None:
         path = record(tmp_path / "a.mcap", frames)
         with Decoder(edge_bundle) as decoder, pytest.raises(PacketError, match="another bundle"):
             replay_recordings([path], decoder)
 
     def test_a_side_image_of_another_size_is_not_used(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         side = frames[0].side
         assert side is not None
@@ -202,7 +204,7 @@ class TestReplay:
         assert "side image 0 cannot be used" in report.table()
 
     def test_a_recording_that_was_cut_off(
-        self, replay: Replay, frames: list[RigFrame], tmp_path: Path
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         path = record(tmp_path / "a.mcap", frames)
         path.write_bytes(path.read_bytes()[:200_000])
@@ -238,10 +240,10 @@ class TestReplay:
 
 @pytest.fixture(scope="module")
 def hostile_source(
-    frames: list[RigFrame], tmp_path_factory: pytest.TempPathFactory
+    frames: list[DecodedFrame], tmp_path_factory: pytest.TempPathFactory
 ) -> list[RecordedMessage]:
     path = record(tmp_path_factory.mktemp("hostile") / "a.mcap", frames[:3])
-    return list(read_recording(path))
+    return list(McapReader(path))
 
 
 def write_messages(path: Path, messages: list[RecordedMessage]) -> None:
@@ -313,7 +315,7 @@ Run = Callable[..., Outcome]
 
 class TestCommand:
     def test_everything_at_once(
-        self, dsin: Run, bundle: Path, frames: list[RigFrame], tmp_path: Path
+        self, dsin: Run, bundle: Path, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         path = record(tmp_path / "a.mcap", with_y_late(frames))
         done = dsin("replay", path, "--bundle", bundle, "-o", tmp_path / "out",
@@ -340,7 +342,7 @@ class TestCommand:
         assert done.err.count("\n") == 1
 
     def test_a_recording_of_something_else(
-        self, dsin: Run, bundle: Path, frames: list[RigFrame], tmp_path: Path
+        self, dsin: Run, bundle: Path, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         """Topics of the right names hold other schemas, or bytes that do not fit theirs."""
         path = tmp_path / "a.mcap"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsin.runtime.decoded_frame import SideUse, SideView
 from dsin.runtime.errors import StreamError
-from dsin.runtime.rig_frame import SideUse, SideView
 from dsin.runtime.side_buffer import (
     FIRST_INTERVAL_NS,
     KEPT,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 from dsin.runtime.side_pictures import decode_picture, encode_picture, picture_size
 
 SIZE = (16, 24)

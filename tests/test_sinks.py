@@ -17,19 +17,19 @@ import pytest
 from block_bundle import write_block_bundle
 from rig_frames import make_frames
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import DsinError, RecordingError
 from dsin.runtime.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.outputs import Outputs
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.picture_sink import PictureSink
 from dsin.runtime.rerun_sink import RerunSink
-from dsin.runtime.rig_frame import RigFrame
-from dsin.runtime.sink_runner import SinkRunner
+from dsin.runtime.sinks import SinkRunner
 from dsin.runtime.video_sink import VideoSink
 
 
 @pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> list[RigFrame]:
+def frames(tmp_path_factory: pytest.TempPathFactory) -> list[DecodedFrame]:
     return make_frames(write_block_bundle(tmp_path_factory.mktemp("sinks") / "blocks"), 6)
 
 
@@ -38,7 +38,7 @@ class Recorder:
 
     name = "recorder"
 
-    def __init__(self, work: Callable[[RigFrame], None] = lambda frame: None) -> None:
+    def __init__(self, work: Callable[[DecodedFrame], None] = lambda frame: None) -> None:
         self.numbers: list[int] = []
         self.threads: set[int] = set()
         self.closed = 0
@@ -47,7 +47,7 @@ class Recorder:
         self.may_go_on.set()
         self._work = work
 
-    def take(self, frame: RigFrame) -> None:
+    def take(self, frame: DecodedFrame) -> None:
         self.threads.add(threading.get_ident())
         self.busy.set()
         assert self.may_go_on.wait(60)
@@ -60,7 +60,7 @@ class Recorder:
 
 
 class TestSinkRunner:
-    def test_frames_arrive_in_order_in_one_other_thread(self, frames: list[RigFrame]) -> None:
+    def test_frames_arrive_in_order_in_one_other_thread(self, frames: list[DecodedFrame]) -> None:
         sink = Recorder()
         runner = SinkRunner(sink, depth=len(frames))
         for frame in frames:
@@ -72,7 +72,7 @@ class TestSinkRunner:
         assert threading.get_ident() not in sink.threads
         assert sink.closed == 1
 
-    def test_a_slow_sink_misses_the_oldest_frames(self, frames: list[RigFrame]) -> None:
+    def test_a_slow_sink_misses_the_oldest_frames(self, frames: list[DecodedFrame]) -> None:
         sink = Recorder()
         sink.may_go_on.clear()
         runner = SinkRunner(sink, depth=2)
@@ -86,9 +86,9 @@ class TestSinkRunner:
         assert (runner.taken, runner.missed) == (3, 3)
 
     def test_a_failing_sink_is_tried_again_and_logged_once_for_each_message(
-        self, frames: list[RigFrame], caplog: pytest.LogCaptureFixture
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
     ) -> None:
-        def work(frame: RigFrame) -> None:
+        def work(frame: DecodedFrame) -> None:
             if frame.number < 3:
                 raise DsinError("no room\nleft")
             if frame.number == 3:
@@ -109,9 +109,9 @@ class TestSinkRunner:
         assert not any(record.exc_info for record in caplog.records)
 
     def test_a_fault_of_a_sink_is_logged_with_its_traceback(
-        self, frames: list[RigFrame], caplog: pytest.LogCaptureFixture
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
     ) -> None:
-        def work(frame: RigFrame) -> None:
+        def work(frame: DecodedFrame) -> None:
             raise ZeroDivisionError("a fault")
 
         runner = SinkRunner(Recorder(work))
@@ -123,7 +123,7 @@ class TestSinkRunner:
         assert caplog.records[0].exc_info is not None
 
     def test_closing_does_not_wait_for_ever(
-        self, frames: list[RigFrame], caplog: pytest.LogCaptureFixture
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
     ) -> None:
         sink = Recorder()
         sink.may_go_on.clear()
@@ -158,7 +158,7 @@ class TestNames:
 
 
 class TestPictures:
-    def test_a_folder_for_each_rig(self, frames: list[RigFrame], tmp_path: Path) -> None:
+    def test_a_folder_for_each_rig(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
         sink = PictureSink(tmp_path / "out", panels=True)
         sink.take(frames[2])
         sink.take(replace(frames[3], rig="../van"))
@@ -172,7 +172,7 @@ class TestPictures:
         assert np.array_equal(picture, frames[2].decoded.image)
 
     def test_a_frame_without_side_image_has_panels_too(
-        self, frames: list[RigFrame], tmp_path: Path
+        self, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         alone = replace(frames[0].decoded, y_syn=None, matches=None, used_side=False)
         sink = PictureSink(tmp_path, ".jpg", panels=True)
@@ -182,7 +182,7 @@ class TestPictures:
         with_side.take(frames[0])
         assert sheet.shape == read_image(tmp_path / "car" / "panels_000000.png").shape
 
-    def test_what_cannot_be_written(self, frames: list[RigFrame], tmp_path: Path) -> None:
+    def test_what_cannot_be_written(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
         with pytest.raises(DsinError, match=r"\.png, \.jpg"):
             PictureSink(tmp_path, ".gif")
         (tmp_path / "file").touch()
@@ -207,7 +207,7 @@ def count_frames(path: Path) -> tuple[int, tuple[int, ...]]:
 class TestVideo:
     @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
     def test_all_frames_are_in_it(
-        self, frames: list[RigFrame], tmp_path: Path, suffix: str
+        self, frames: list[DecodedFrame], tmp_path: Path, suffix: str
     ) -> None:
         sink = VideoSink(tmp_path / f"drive{suffix}", fps=10)
         for frame in frames:
@@ -221,7 +221,7 @@ class TestVideo:
         assert count_frames(tmp_path / f"drive-van{suffix}")[0] == 1
 
     def test_odd_sizes_are_padded_and_another_size_is_another_file(
-        self, frames: list[RigFrame], tmp_path: Path
+        self, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         sink = VideoSink(tmp_path / "drive.avi")
         cut = replace(frames[1].decoded, image=frames[1].decoded.image[:99, :101])
@@ -232,7 +232,7 @@ class TestVideo:
         assert count_frames(tmp_path / "drive-car.2.avi") == (1, (100, 102, 3))
 
     def test_what_cannot_be_written(
-        self, frames: list[RigFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, frames: list[DecodedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(DsinError, match=r"\.mp4, \.avi, \.mkv"):
             VideoSink(tmp_path / "drive.wmv")
@@ -267,7 +267,7 @@ os.kill(os.getpid(), 9)
 
 
 class TestRerun:
-    def test_frames_can_be_loaded_back(self, frames: list[RigFrame], tmp_path: Path) -> None:
+    def test_frames_can_be_loaded_back(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
         pytest.importorskip("rerun")
         sink = RerunSink(tmp_path / "drive.rrd")
         for frame in frames:
@@ -279,7 +279,7 @@ class TestRerun:
 
     @pytest.mark.filterwarnings("ignore:RRD file has no footer")
     def test_a_killed_process_leaves_what_it_took(
-        self, frames: list[RigFrame], tmp_path: Path
+        self, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
         pytest.importorskip("rerun")
         (tmp_path / "frames").write_bytes(pickle.dumps(frames))

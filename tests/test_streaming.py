@@ -15,12 +15,12 @@ from rig_fakes import (
 )
 
 from dsin.runtime.camera import open_camera
-from dsin.runtime.device import AnsweredFrame, SideCamera
+from dsin.runtime.decoded_frame import SideUse
+from dsin.runtime.device import AnsweredFrame, PictureMaker
 from dsin.runtime.errors import StreamError
 from dsin.runtime.files import write_image
-from dsin.runtime.rig_frame import SideUse
-from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_cameras import SideCameras
 
 
 def test_every_frame_of_a_recording_is_decoded_in_order() -> None:
@@ -37,7 +37,7 @@ def test_every_frame_of_a_recording_is_decoded_in_order() -> None:
 def test_the_side_camera_of_the_same_moment_is_used_where_both_cameras_are_remote() -> None:
     answers: list[AnsweredFrame] = []
     with fake_server() as server:
-        y = fake_device(server.address, fps=20, count=None, maker=SideCamera())
+        y = fake_device(server.address, fps=20, count=None, maker=PictureMaker())
         wait_until(lambda: any(r.side_connected for r in server.pool.status()))
         x = fake_device(server.address, fps=20, count=20, answers=answers)
         x.finish()
@@ -64,7 +64,7 @@ def test_without_a_side_camera_frames_are_decoded_alone_and_say_so() -> None:
 def test_a_side_camera_that_stops_is_used_for_a_while_then_not() -> None:
     policy = PairingPolicy(tolerance_ms=30, wait_ms=0, max_age_ms=250)
     with fake_server(policy=policy) as server:
-        y = fake_device(server.address, fps=20, count=None, maker=SideCamera())
+        y = fake_device(server.address, fps=20, count=None, maker=PictureMaker())
         x = fake_device(server.address, fps=20, count=None)
         wait_until(lambda: any(f.side_use is SideUse.PAIRED for f in server.frames))
         y.device._camera.close()  # the camera is gone, its connection too
@@ -126,7 +126,7 @@ def test_cameras_of_different_sizes_are_refused() -> None:
     with fake_server() as server:
         x = fake_device(server.address, count=None)
         wait_until(lambda: server.frames)
-        y = fake_device(server.address, maker=SideCamera(), camera=Wide(10))
+        y = fake_device(server.address, maker=PictureMaker(), camera=Wide(10))
         with pytest.raises(StreamError, match="24x16, not 48x16"):
             y.finish()
         x.stop()
@@ -137,7 +137,7 @@ def test_a_recording_and_a_live_camera_are_no_pair() -> None:
         x = fake_device(server.address, count=None)
         wait_until(lambda: server.frames)
         y = fake_device(
-            server.address, maker=SideCamera(), camera=FakeCamera(10, clock="recording")
+            server.address, maker=PictureMaker(), camera=FakeCamera(10, clock="recording")
         )
         with pytest.raises(StreamError, match="live and the other"):
             y.finish()
@@ -158,7 +158,7 @@ def test_a_recording_is_paired_with_the_servers_own_side_of_it_round_after_round
     recorded_rig: Path,
 ) -> None:
     with (
-        ServerSides([str(recorded_rig)]) as sides,
+        SideCameras([str(recorded_rig)]) as sides,
         fake_server(sides=sides) as server,
     ):
         camera = open_camera(str(recorded_rig), "left", fps=100, loop=True)
@@ -173,7 +173,7 @@ def test_a_recording_is_paired_with_the_servers_own_side_of_it_round_after_round
 
 def test_another_recording_than_the_servers_is_refused(recorded_rig: Path) -> None:
     with (
-        ServerSides([f"front={recorded_rig}"]) as sides,
+        SideCameras([f"front={recorded_rig}"]) as sides,
         fake_server(sides=sides) as server,
     ):
         other = FakeCamera(50, 10, clock="recording")

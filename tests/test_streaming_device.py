@@ -6,7 +6,7 @@ import pytest
 from rig_fakes import FakeCamera, FakeEncoder, fake_device, fake_server
 
 from dsin.runtime.camera import CapturedFrame
-from dsin.runtime.device import AnsweredFrame, MadeFrame, SideCamera
+from dsin.runtime.device import AnsweredFrame, MadeFrame, PictureMaker
 from dsin.runtime.errors import DsinError, FrameError, StreamError
 from dsin.runtime.rpc import split_address
 
@@ -72,7 +72,7 @@ def test_a_picture_that_no_message_can_hold_is_said_in_words(
 ) -> None:
     monkeypatch.setattr("dsin.runtime.device.MAX_PICTURE_BYTES", 50)
     with fake_server() as server:
-        device = fake_device(server.address, maker=SideCamera())
+        device = fake_device(server.address, maker=PictureMaker())
         with pytest.raises(DsinError, match="--quality"):
             device.finish()
 

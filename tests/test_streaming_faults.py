@@ -35,14 +35,14 @@ from rig_server_process import ServerProcess, free_port
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import PacketHeader, pack_packet
 from dsin.runtime.camera import CapturedFrame
+from dsin.runtime.camera_session import CameraSession, RefusedError
 from dsin.runtime.clocks import now_ns
-from dsin.runtime.connected_camera import ConnectedCamera, RefusedError
 from dsin.runtime.decode_pool import DecodePool
-from dsin.runtime.device import AnsweredFrame, MadeFrame, SideCamera
-from dsin.runtime.rig_frame import RigFrame, SideUse
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse
+from dsin.runtime.device import AnsweredFrame, MadeFrame, PictureMaker
 from dsin.runtime.rpc import CREDITS
-from dsin.runtime.server_side import ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_cameras import SideCameras
 from dsin.runtime.stream_client import Greeting
 
 SECOND = 1_000_000_000
@@ -174,7 +174,7 @@ class TrueCamera(FakeCamera):
         return frame
 
 
-def assert_never_wrong(frames: list[RigFrame], x: TrueCamera, y: TrueCamera) -> None:
+def assert_never_wrong(frames: list[DecodedFrame], x: TrueCamera, y: TrueCamera) -> None:
     """What is flagged as paired was captured at the same moment, whatever the clocks said: within
     half an interval, and what a step may be too small to be noticed at once."""
     for frame in frames:
@@ -207,7 +207,7 @@ def assert_a_step_is_survived(
     ):
         address = f"127.0.0.1:{link.port}" if delay_s else server.address
         clock_x, clock_y = (clocks.get(name, now_ns) for name in "xy")
-        side = fake_device(address, camera=y, maker=SideCamera(), clock=clock_y)
+        side = fake_device(address, camera=y, maker=PictureMaker(), clock=clock_y)
         wait_until(lambda: any(r.side_connected for r in server.pool.status()))
         device = fake_device(server.address, camera=x, clock=clock_x)
         wait_until(lambda: len(server.frames) > 20)
@@ -239,7 +239,7 @@ def test_a_side_image_that_is_late_is_waited_for() -> None:
         fake_server(policy=policy) as server,
         FaultProxy(server.server.port, Faults(delay_s=0.08)) as slow,
     ):
-        y = fake_device(f"127.0.0.1:{slow.port}", fps=10, count=None, maker=SideCamera())
+        y = fake_device(f"127.0.0.1:{slow.port}", fps=10, count=None, maker=PictureMaker())
         wait_until(lambda: any(r.side_connected for r in server.pool.status()))
         time.sleep(0.5)
         start_s = y.device._camera._start_s  # type: ignore[attr-defined]
@@ -253,7 +253,7 @@ def test_a_side_image_that_is_late_is_waited_for() -> None:
     assert uses.count(SideUse.PAIRED) >= 0.8 * len(uses)
 
 
-class OtherSize(SideCamera):
+class OtherSize(PictureMaker):
     """Sends pictures of another size than it greeted with."""
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
@@ -325,7 +325,7 @@ def test_frames_that_come_again_or_out_of_order_are_rejected() -> None:
 
 def test_side_camera_of_another_rig_is_never_used() -> None:
     with fake_server() as server:
-        y = fake_device(server.address, "rear", count=None, maker=SideCamera())
+        y = fake_device(server.address, "rear", count=None, maker=PictureMaker())
         x = fake_device(server.address, "front", count=20)
         x.finish()
         y.stop()
@@ -363,7 +363,7 @@ def test_a_camera_that_never_reads_its_answers_is_ended() -> None:
 
     async def flood(pool: DecodePool) -> None:
         rig = pool.open_rig("flood", SIZE)
-        camera = ConnectedCamera(pool, ServerSides(), rig, hello, asyncio.get_running_loop())
+        camera = CameraSession(pool, SideCameras(), rig, hello, asyncio.get_running_loop())
         for _ in range(CREDITS):
             await camera.take(damaged)
         with pytest.raises(RefusedError, match="under way"):

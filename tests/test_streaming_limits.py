@@ -27,17 +27,17 @@ from rig_fakes import (
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import rig_service
 from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.camera_session import CameraSession
 from dsin.runtime.clocks import CameraClock
-from dsin.runtime.connected_camera import ConnectedCamera
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decode_worker import LocalWorker
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import PacketError, StreamError
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 from dsin.runtime.rig import ArrivedFrame
-from dsin.runtime.rig_frame import SideView
-from dsin.runtime.server_side import RecordedSide, ServerSides
 from dsin.runtime.side_buffer import PairingPolicy
+from dsin.runtime.side_cameras import RecordedSideCamera, SideCameras
 from dsin.runtime.side_pictures import encode_picture
 
 SECOND = 1_000_000_000
@@ -101,7 +101,7 @@ def test_asking_for_the_clock_ends_when_it_is_told_to_at_any_moment(steps: int) 
     """In Python before 3.12 `asyncio.wait_for` can swallow a cancellation."""
 
     async def doubt_then_end() -> bool:
-        camera = cast(ConnectedCamera, ProbedCamera())
+        camera = cast(CameraSession, ProbedCamera())
         probing = asyncio.create_task(rig_service._probe(camera))
         await asyncio.sleep(0.05)
         camera.doubted.set()
@@ -190,13 +190,13 @@ class OneReader:
 def test_a_recording_is_the_side_camera_of_several_rigs_one_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dsin.runtime.server_side.open_recording", lambda *_: OneReader())
-    sides = ServerSides(["recording"])
+    monkeypatch.setattr("dsin.runtime.side_cameras.open_recording", lambda *_: OneReader())
+    sides = SideCameras(["recording"])
     front, rear = sides.recorded("front"), sides.recorded("rear")
     assert front is not None
     assert rear is not None
 
-    def read(side: RecordedSide, first: int) -> list[tuple[int, int]]:
+    def read(side: RecordedSideCamera, first: int) -> list[tuple[int, int]]:
         views = [(n, side.near(n * SECOND // 10)) for n in range(first, 60, 2)]
         return [(n, view.number) for n, view in views if view is not None]
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import interruptible
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,3 +27,21 @@ def test_mypy_strict_is_clean(tmp_path: Path) -> None:
     if shutil.which("mypy", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("mypy is not installed")
     run(sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path))
+
+
+def test_children_run_no_python_between_fork_and_exec() -> None:
+    """gRPC may have run in the parent, and then they crash now and then."""
+    name = "preexec" + "_fn"
+    found = [path.name for path in ROOT.rglob("*.py") if f"{name}=" in path.read_text("utf-8")]
+    assert found == []
+
+
+def test_an_interruptible_child_heeds_interrupts_that_its_parent_ignores() -> None:
+    shown = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    child = interruptible(sys.executable, "-c", shown)
+    program = (
+        "import signal, subprocess; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"subprocess.run({child!r}, check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -19,7 +19,6 @@ from tensorrt_rtx import build, parse
 from dsin.export import patch_correlation_op
 from dsin.runtime import patch_cuda, tensorrt_plugin
 from dsin.runtime.errors import BackendError
-from dsin.runtime.onnx_functions import without_functions
 from dsin.runtime.patch_correlation import Matches, patch_correlation, scores_at, synthesise
 from dsin.runtime.plugin_fields import Attributes
 from dsin.training.presets import Quirks, SearchConfig
@@ -56,6 +55,13 @@ def model(
         shape = [batch, 3, *size]
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, image, shape))
     return made
+
+
+def without_functions(data: bytes) -> bytes:
+    """A serialised model less its local functions, the portable body of PatchCorrelation."""
+    model = onnx.load_model_from_string(data)
+    del model.functions[:]
+    return model.SerializeToString()
 
 
 def bare(*args: Any, **options: Any) -> bytes:

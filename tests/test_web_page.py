@@ -19,11 +19,11 @@ from web_feed import FedRig, code, without_side
 
 from dsin.runtime import web_pictures
 from dsin.runtime.bundle import open_bundle
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.displacement_map import displacement_map, displacements_px, scale_px
 from dsin.runtime.errors import BackendError
 from dsin.runtime.http_server import LOOPBACK, HttpServer
 from dsin.runtime.patch_correlation import Matches
-from dsin.runtime.rig_frame import RigFrame, SideUse
 from dsin.runtime.synthetic_rig import SyntheticRig
 from dsin.runtime.web_history import History
 from dsin.runtime.web_page import FULL, MOST_VIEWERS, WebPage
@@ -42,12 +42,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def coded(bundle: Path) -> list[RigFrame]:
+def coded(bundle: Path) -> list[DecodedFrame]:
     return code(SyntheticRig(width=WIDTH, height=HEIGHT, frames=3), bundle)
 
 
 @pytest.fixture
-def rigs(coded: list[RigFrame]) -> list[FedRig]:
+def rigs(coded: list[DecodedFrame]) -> list[FedRig]:
     return [FedRig("front", coded), FedRig(AWKWARD, coded, side_connected=False)]
 
 
@@ -402,14 +402,14 @@ class TestStatus:
 
 
 class TestHistory:
-    def test_keeps_a_minute(self, coded: list[RigFrame]) -> None:
+    def test_keeps_a_minute(self, coded: list[DecodedFrame]) -> None:
         history = History()
         for second in range(200):
             history.add_frame(coded[0], second)
         assert [point.at_s for point in history.frames_after(0)] == list(range(139, 200))
         assert [point.at_s for point in history.frames_after(198)] == [198, 199]
 
-    def test_names_the_way_here_and_the_waiting(self, coded: list[RigFrame]) -> None:
+    def test_names_the_way_here_and_the_waiting(self, coded: list[DecodedFrame]) -> None:
         history = History()
         frame = replace(
             coded[0], captured_ns=0, received_ns=70_000_000, decoded_ns=130_000_000,
@@ -479,7 +479,7 @@ class TestFiles:
             WebPage(list)
 
 
-def test_frames_without_a_side_image_show_the_picture_alone(coded: list[RigFrame]) -> None:
+def test_frames_without_a_side_image_show_the_picture_alone(coded: list[DecodedFrame]) -> None:
     alone = without_side(coded[0])
     assert alone.side_use is SideUse.MISSING
     assert alone.decoded.image is coded[0].decoded.x_dec

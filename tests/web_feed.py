@@ -16,20 +16,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import FrameSource
 from dsin.runtime.health import Health
 from dsin.runtime.http_server import LOOPBACK, HttpServer
 from dsin.runtime.prometheus_metrics import Metrics
-from dsin.runtime.rig_frame import RigFrame, RigStatus, SideUse, SideView
+from dsin.runtime.rig_status import RigStatus
 from dsin.runtime.synthetic_rig import SyntheticRig
 from dsin.runtime.web_page import WebPage
 
 
-def code(source: FrameSource, bundle: Path | str, threads: int | None = None) -> list[RigFrame]:
+def code(
+    source: SyntheticRig, bundle: Path | str, threads: int | None = None
+) -> list[DecodedFrame]:
     """Encode and decode every frame of a source."""
-    frames: list[RigFrame] = []
+    frames: list[DecodedFrame] = []
     with Encoder(bundle, threads=threads) as encoder, Decoder(bundle, threads=threads) as decoder:
         first = source.view(0, "left")
         decoder.decode(encoder.encode(first), first)  # compiles and allocates
@@ -44,13 +46,13 @@ def code(source: FrameSource, bundle: Path | str, threads: int | None = None) ->
                 **{f"server.{name}": ms for name, ms in decoded.stage_ms.items()},
             }
             frames.append(
-                RigFrame("", number, stamp, 0, 0, 0, packet, decoded,
+                DecodedFrame("", number, stamp, 0, 0, 0, packet, decoded,
                          SideView(right, number, stamp), SideUse.PAIRED, stage_ms)
             )  # fmt: skip
     return frames
 
 
-def without_side(frame: RigFrame) -> RigFrame:
+def without_side(frame: DecodedFrame) -> DecodedFrame:
     """The frame as it would be if no side image had come."""
     parts = frame.decoded
     alone = replace(parts, image=parts.x_dec, y_syn=None, matches=None, used_side=False)
@@ -66,7 +68,7 @@ class FedRig:
     """A rig that plays coded frames; `status` is what a server would tell of it."""
 
     name: str
-    coded: Sequence[RigFrame]
+    coded: Sequence[DecodedFrame]
     camera_connected: bool = True
     side_connected: bool = True
     way_ms: float = 70.0
@@ -77,7 +79,7 @@ class FedRig:
     captured_ns: int | None = None
     recent: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def next_frame(self) -> RigFrame:
+    def next_frame(self) -> DecodedFrame:
         """The next of the frames, forth and back, as if it had been decoded now."""
         turn = list(range(len(self.coded))) + list(range(len(self.coded) - 2, 0, -1))
         frame = self.coded[turn[self.decoded % len(turn)]]
@@ -113,7 +115,7 @@ class FedRig:
             dict(told),
         )  # fmt: skip
 
-    def _count(self, frame: RigFrame) -> None:
+    def _count(self, frame: DecodedFrame) -> None:
         self.decoded += 1
         self.dropped += self.decoded % 61 == 0
         self.superseded += self.decoded % 139 == 0
@@ -122,7 +124,7 @@ class FedRig:
         self.recent.append((time.monotonic(), len(frame.packet)))
 
 
-def some_rigs(coded: Sequence[RigFrame], count: int) -> list[FedRig]:
+def some_rigs(coded: Sequence[DecodedFrame], count: int) -> list[FedRig]:
     """The rigs of the docstring."""
     rigs = [
         FedRig("front-camera", coded),
@@ -133,7 +135,7 @@ def some_rigs(coded: Sequence[RigFrame], count: int) -> list[FedRig]:
     return rigs[:count]
 
 
-def feed(rigs: Sequence[FedRig], page: WebPage, metrics: Metrics) -> Iterator[RigFrame]:
+def feed(rigs: Sequence[FedRig], page: WebPage, metrics: Metrics) -> Iterator[DecodedFrame]:
     """One round: each rig that is connected decodes a frame, the others only their first one."""
     for rig in rigs:
         if rig.coded and (rig.camera_connected or not rig.decoded):

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from dsin.runtime.errors import DsinError
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.pictures import Image
 from dsin.training.rivals import Rival
-
-Image = npt.NDArray[np.uint8]
 
 LEAST_POINTS = 4
 """With fewer there is no curve."""

@@ -5,14 +5,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from dsin.runtime.decoder import Decoded
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.pictures import Image
 from dsin.runtime.viewer import Panel, side_by_side
 from dsin.training.rivals import Rival
-
-Image = npt.NDArray[np.uint8]
 
 WINDOW = (160, 400)
 """Height and width of a cut, in pixels."""

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import SUFFIXES
 from dsin.runtime.picture_files import read_image
-
-Image = npt.NDArray[np.uint8]
+from dsin.runtime.picture_folders import SUFFIXES
+from dsin.runtime.pictures import Image, centre_crop
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,6 @@ def list_photos(folder: Path) -> list[Path]:
     if not photos:
         raise FrameError(f"{folder} has no pictures: give a folder with some")
     return photos
-
-
-def centre_crop(image: Image, size: tuple[int, int]) -> Image:
-    """Cut (height, width) from the middle; offsets are rounded down, as in the original.
-
-    Raises FrameError where the image is smaller.
-    """
-    height, width = image.shape[:2]
-    if height < size[0] or width < size[1]:
-        raise FrameError(f"cannot crop {size[0]}x{size[1]} from an image of {height}x{width}")
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def to_tensor(image: Image) -> torch.Tensor:

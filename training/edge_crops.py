@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.picture_files import Image
+from dsin.runtime.pictures import Image
 from dsin.training.edge_data import Picture, TrainingPictures, decoded, decoded_where_possible
 from dsin.training.presets import EdgePhase
 from dsin.training.side_alteration import altered, draw_alterations

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.picture_files import Image, read_image
+from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image
 from dsin.training.data import Pair
 
 

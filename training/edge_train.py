@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dsin.runtime.errors import CheckpointError
 from dsin.runtime.files import write_json
+from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_edge_checkpoint
-from dsin.training.data import centre_crop
 from dsin.training.edge_crops import PictureBank
 from dsin.training.edge_data import PicturePair, TrainingPictures, decoded
 from dsin.training.edge_model import MULTIPLE, EdgeDsin

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import track
 
@@ -26,13 +24,13 @@ from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image, centre_crop
 from dsin.training.comparison import Point, bd_rates, plot_comparison, print_comparison, rival_curve
 from dsin.training.crops import beside_rivals
-from dsin.training.data import Pair, centre_crop, read_pair_list, to_tensor
+from dsin.training.data import Pair, read_pair_list, to_tensor
 from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
 from dsin.training.rivals import Rival, rivals
 
-Image = npt.NDArray[np.uint8]
 FIGURES = (
     "bytes",
     "bpp",

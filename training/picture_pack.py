@@ -25,7 +25,8 @@ import numpy as np
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.files import write_bytes_atomically, write_json
-from dsin.runtime.picture_files import Image, decode_image, read_bytes
+from dsin.runtime.picture_files import decode_image, read_bytes
+from dsin.runtime.pictures import Image
 from dsin.training.edge_data import Picture, PicturePair, TrainingPictures
 
 MANIFEST = "pack.json"

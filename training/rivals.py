@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.errors import DsinError
-
-Image = npt.NDArray[np.uint8]
+from dsin.runtime.pictures import Image
 
 _START_CODE = re.compile(b"\0\0\1")
 _FIRST_PARAMETER_SET = 32

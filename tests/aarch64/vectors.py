@@ -30,10 +30,10 @@ from dsin.runtime.context_model import IntegerContextModel, decode_symbols, enco
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.edge_codec import open_hyper_codec
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import KittiRawDrive
 from dsin.runtime.hyper_codec import HYPER_STRIDE, HyperTables
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import pad, to_planes
+from dsin.runtime.recordings import open_stereo
 from dsin.runtime.synthetic_rig import SyntheticRig
 
 Array = npt.NDArray[Any]
@@ -99,7 +99,7 @@ def write_frames(path: Path, drive: Path | None) -> None:
     rig = SyntheticRig(width=192, height=128, frames=6).frame(5)
     pictures = {"rig left": rig.left, "rig right": rig.right}
     if drive is not None:
-        source = KittiRawDrive(drive, 1)
+        source = open_stereo(drive, 1)
         top, left = source.size[0] // 2 - 64, source.size[1] // 2 - 96
         for side in ("left", "right"):
             view = source.view(0, "left" if side == "left" else "right")

@@ -14,18 +14,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.fleet_replica import decode_picture, stored_bytes
-from dsin.runtime.frames import StereoFrame, open_source
+from dsin.runtime.pictures import Image
+from dsin.runtime.recordings import open_stereo
 
 RATES = (0, 2, 7)
-Image = npt.NDArray[np.uint8]
+
+
+class StereoFrame(NamedTuple):
+    """One moment seen by both cameras; images H×W×3 RGB of the same size."""
+
+    left: Image
+    right: Image
 
 
 def cpu_ms(work: Callable[[], object], times: int = 1) -> float:
@@ -127,8 +134,11 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--ray"]
     drive = next((Path(a) for a in arguments if not a.isdigit()), None)
     count = next((int(a) for a in arguments if a.isdigit()), 8)
-    source = open_source(drive, count)
-    frames = list(source)
+    source = open_stereo(drive, count)
+    frames = [
+        StereoFrame(source.view(number, "left"), source.view(number, "right"))
+        for number in range(len(source))
+    ]
     print(f"{len(frames)} frames of {source.size[1]}x{source.size[0]}, one thread")
     cv2.setNumThreads(1)
     if "--ray" not in sys.argv:

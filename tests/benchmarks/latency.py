@@ -18,7 +18,8 @@ from dsin.runtime.bundle import open_bundle
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.picture_files import read_image
-from dsin.training.data import centre_crop, read_pair_list
+from dsin.runtime.pictures import centre_crop
+from dsin.training.data import read_pair_list
 
 CROP = (320, 1224)
 ROUNDS = 3

@@ -14,8 +14,9 @@ from dsin.runtime.bundle import open_bundle
 from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_checkpoint
-from dsin.training.data import centre_crop, read_pair_list
+from dsin.training.data import read_pair_list
 
 
 def main() -> None:

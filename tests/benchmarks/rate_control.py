@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dsin.runtime.bitstream import FRAME_HEADER_BYTES
+from dsin.runtime.bitstream import PACKET_HEADER_BYTES
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import open_source
 from dsin.runtime.rate_control import RateController
+from dsin.runtime.recordings import open_stereo
 
 FPS = 10
 WINDOW = 2 * FPS
 
 
 def main() -> None:
-    source = open_source(Path(sys.argv[1]))
+    source = open_stereo(Path(sys.argv[1]))
     targets = [float(a) for a in sys.argv[2:]] or [150.0, 300.0, 500.0, 800.0]
     bundle = open_bundle()
     height, width = source.size
@@ -30,7 +30,7 @@ def main() -> None:
             frame = source.view(number, "left")
             for rate in range(len(points)):
                 sizes[number, rate] = len(encoder.encode_payload(frame, rate=rate).payload)
-    sizes += FRAME_HEADER_BYTES
+    sizes += PACKET_HEADER_BYTES
     for target in targets:
         control = RateController(points, pixels=height * width, target_kbps=target, fps=FPS)
         spent = []

@@ -12,18 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
-from dsin.runtime.frames import open_source
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
-from dsin.training.data import centre_crop, read_pair_list
+from dsin.runtime.pictures import Image, centre_crop
+from dsin.runtime.recordings import open_stereo
+from dsin.training.data import read_pair_list
 
-Image = npt.NDArray[np.uint8]
 Pairs = list[tuple[Image, Image]]
 RATES = 1, 3, 6
 EARLIER = 10
@@ -51,7 +50,7 @@ def main() -> None:
     others = [views[(n + half) % len(views)][1] for n in range(len(views))]
     cases["another scene"] = [(x, other) for (x, _), other in zip(views, others, strict=True)]
     if drive:
-        source = open_source(drive[0])
+        source = open_stereo(drive[0])
         numbers = range(EARLIER, len(source), EARLIER)
         for name, lag in (("drive", 0), ("drive, 1 s earlier", EARLIER)):
             cases[name] = [(source.view(n, "left"), source.view(n - lag, "right")) for n in numbers]

@@ -1,4 +1,4 @@
-"""The portable body is dropped from a model, byte by byte, and nothing else."""
+"""Names of files with weights are read from a model without the package onnx, or it is refused."""
 
 from pathlib import Path
 
@@ -7,23 +7,26 @@ import pytest
 
 from dsin.export import patch_correlation_op
 from dsin.runtime.errors import BundleError
-from dsin.runtime.onnx_functions import without_functions
+from dsin.runtime.onnx_weight_files import weight_files
 from dsin.training.presets import Quirks, SearchConfig
 
 SHIPPED = Path(__file__).resolve().parents[1] / "runtime" / "bundles" / "paper" / "decoder.onnx"
 
 
 def standalone() -> bytes:
+    """A model that keeps no weights elsewhere."""
     return patch_correlation_op.standalone(SearchConfig(), Quirks()).SerializeToString()
 
 
-@pytest.mark.parametrize("source", ["standalone", "shipped"])
-def test_functions_are_dropped_and_nothing_else(source: str) -> None:
-    data = standalone() if source == "standalone" else SHIPPED.read_bytes()
-    expected = onnx.load_model_from_string(data)
-    assert expected.functions
-    del expected.functions[:]
-    assert onnx.load_model_from_string(without_functions(data)) == expected
+def test_a_model_may_have_no_such_file() -> None:
+    assert weight_files(standalone()) == set()
+
+
+def test_every_tensors_file_is_named_once() -> None:
+    tensors = onnx.load(SHIPPED, load_external_data=False).graph.initializer
+    names = {e.value for t in tensors for e in t.external_data if e.key == "location"}
+    assert names == {"decoder.weights"}
+    assert weight_files(SHIPPED.read_bytes()) == names
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "endless number"])
@@ -34,4 +37,4 @@ def test_what_is_no_model_is_refused(damage: str) -> None:
         "endless number": b"\xff" * 40,
     }[damage]
     with pytest.raises(BundleError, match="export it anew"):
-        without_functions(data)
+        weight_files(data)

@@ -1,33 +1,20 @@
-"""What the runtime needs of an ONNX file, without the onnx package.
-
-Local functions are the portable body of `PatchCorrelation`. TensorRT's parser must not see it: it
-has to take the plugin instead.
-"""
+"""Which files an ONNX graph keeps its weights in, found without the package onnx."""
 
 from collections.abc import Iterator
 
 from dsin.runtime.errors import BundleError
 
-_FUNCTIONS = 25
-"""Number of the field `functions` in ONNX's ModelProto."""
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
 """Numbers of the fields on the way to the name of a file with weights."""
 _VARINT, _BYTES = 0, 2
 """The wire types of protobuf that a ModelProto consists of."""
 
 
-def without_functions(model: bytes) -> bytes:
-    """A serialised ModelProto less its local functions; external weights stay where they are.
+def weight_files(model: bytes) -> set[str]:
+    """Names of the files that a serialised ModelProto keeps weights in.
 
     Raises BundleError for what is not a ModelProto.
     """
-    return b"".join(
-        model[start:end] for number, start, end in _fields(model) if number != _FUNCTIONS
-    )
-
-
-def weight_files(model: bytes) -> set[str]:
-    """Names of the files that a serialised ModelProto keeps weights in. Raises BundleError."""
     names = set()
     for graph in _messages(model, _GRAPH):
         for tensor in _messages(graph, _INITIALIZER):

@@ -1,4 +1,10 @@
-"""Runs a sink in a thread of its own, so that it can neither delay nor stop the stream."""
+"""What becomes of decoded frames: sinks take them, each in a thread of its own.
+
+    pool ─► DecodedFrame ─► SinkRunner ─► a folder of pictures, a recording, a page, …
+
+A sink works behind a short queue, so that it can neither delay nor stop the stream. One that is too
+slow misses frames, one that fails is tried again with the next frame; both are counted.
+"""
 
 import logging
 import threading
@@ -6,13 +12,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
+from dsin.runtime.decoded_frame import DecodedFrame
 from dsin.runtime.errors import DsinError
-from dsin.runtime.rig_frame import RigFrame, Sink
 
 _LOG = logging.getLogger("dsin.runtime.sinks")
 _REMEMBERED_MESSAGES = 64
 """Distinct messages kept to log each once; a sink that makes more of them starts over."""
+
+
+class Sink(Protocol):
+    """Takes decoded frames, in order for each rig, always from one thread."""
+
+    @property
+    def name(self) -> str:
+        """For metrics and messages: one word."""
+
+    def take(self, frame: DecodedFrame) -> None:
+        """Raises DsinError for what a person can mend, such as a full disk."""
+
+    def close(self) -> None:
+        """Write out what is pending. Called once."""
 
 
 class SinkRunner:
@@ -37,7 +58,7 @@ class SinkRunner:
         self.last_error: str | None = None
         self._sink = sink
         self._depth = depth
-        self._waiting: deque[RigFrame] = deque()
+        self._waiting: deque[DecodedFrame] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._drain_until_s = float("inf")
@@ -45,7 +66,7 @@ class SinkRunner:
         self._thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
         self._thread.start()
 
-    def offer(self, frame: RigFrame) -> None:
+    def offer(self, frame: DecodedFrame) -> None:
         """Queue a frame; never waits for the sink. After `close` frames are missed."""
         with self._changed:
             if self._closing:
@@ -80,7 +101,7 @@ class SinkRunner:
                 self.failed += 1
         self._guarded(self._sink.close)
 
-    def _next(self) -> RigFrame | None:
+    def _next(self) -> DecodedFrame | None:
         """The oldest frame that waits; None when all is done, or the time for it is up."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from dsin.runtime.camera import Camera, open_camera
+from dsin.runtime.capture_device import is_live
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.frames import frames_per_second
-from dsin.runtime.live_devices import is_live
 from dsin.runtime.recordings import Recording, open_recording
-from dsin.runtime.rig_frame import SideView
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.25
@@ -23,7 +23,7 @@ TakeSide = Callable[[SideView, int], None]
 """Gets a side view and its capture time in the server's clock, nanoseconds."""
 
 
-class RecordedSide:
+class RecordedSideCamera:
     """A recording as the side camera of a rig whose camera x plays the same recording.
 
     It goes on as a looped recording does: one interval after its end it begins again, with numbers
@@ -64,10 +64,10 @@ class RecordedSide:
         return self._times[within] + rounds * self._round_ns
 
 
-class ServerSides:
+class SideCameras:
     """The server's own side cameras, by `--side` options.
 
-        with ServerSides(["front=camera:0"]) as sides:
+        with SideCameras(["front=camera:0"]) as sides:
             sides.feed("front", lambda view, captured_ns: ...)
 
     Raises FrameError or DsinError for what cannot be opened.
@@ -89,7 +89,7 @@ class ServerSides:
             for item in self._cameras.items()
         ]
 
-    def __enter__(self) -> "ServerSides":
+    def __enter__(self) -> "SideCameras":
         for thread in self._threads:
             thread.start()
         return self
@@ -111,11 +111,11 @@ class ServerSides:
         recorded = [recording.size for recording in self._recordings.values()]
         return recorded + [camera.size for camera in self._cameras.values()]
 
-    def recorded(self, rig: str) -> RecordedSide | None:
+    def recorded(self, rig: str) -> RecordedSideCamera | None:
         """The recording that is that rig's side camera."""
         spec = self._spec(rig)
         recording = self._recordings.get(spec)
-        return None if recording is None else RecordedSide(recording, self._locks[spec])
+        return None if recording is None else RecordedSideCamera(recording, self._locks[spec])
 
     def live_size(self, rig: str) -> tuple[int, int] | None:
         """Height and width of the live camera that is that rig's side camera."""

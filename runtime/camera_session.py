@@ -11,11 +11,11 @@ from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.clocks import CameraClock, now_ns
 from dsin.runtime.decode_pool import DecodePool
+from dsin.runtime.decoded_frame import SideView
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.rig import ArrivedFrame, FrameStatus, Outcome, Rig
-from dsin.runtime.rig_frame import SideView
 from dsin.runtime.rpc import CREDITS
-from dsin.runtime.server_side import ServerSides
+from dsin.runtime.side_cameras import SideCameras
 from dsin.runtime.side_pictures import decode_picture
 
 MOST_PROBES = 16
@@ -31,13 +31,13 @@ class RefusedError(Exception):
         self.reason = reason
 
 
-class ConnectedCamera:
+class CameraSession:
     """A camera that was admitted. `outgoing` holds what is to be sent to it."""
 
     def __init__(
         self,
         pool: DecodePool,
-        sides: ServerSides,
+        sides: SideCameras,
         rig: Rig,
         hello: dsin_v1.Hello,
         loop: asyncio.AbstractEventLoop,
@@ -59,15 +59,28 @@ class ConnectedCamera:
         self._under_way = 0
         self._last_side: int | None = None
 
-    def connected(self, there: bool) -> None:
-        """Note in the rig that the camera is there, or gone."""
-        if self.letter == "y":
-            self._pool.change(self.rig, side_connected=there)
-            return
-        self._pool.change(self.rig, camera_connected=there, clock=self._clock.offset)
-        if self._sides.live_size(self.rig.name) is not None:
-            self._pool.change(self.rig, side_connected=there)
-            self._sides.feed(self.rig.name, self._take_own_side if there else None)
+    def join(self) -> None:
+        """Tell the pool that the camera is there; with camera x comes the server's own live y."""
+        if self.letter == "x":
+            self._pool.camera_joined(self.rig, self._clock.offset)
+        if self.letter == "y" or self._has_own_side:
+            self._pool.side_joined(self.rig)
+        if self._has_own_side:
+            self._sides.feed(self.rig.name, self._take_own_side)
+
+    def leave(self) -> None:
+        """Tell the pool that the camera is gone."""
+        if self.letter == "x":
+            self._pool.camera_left(self.rig)
+        if self.letter == "y" or self._has_own_side:
+            self._pool.side_left(self.rig)
+        if self._has_own_side:
+            self._sides.feed(self.rig.name, None)
+
+    @property
+    def _has_own_side(self) -> bool:
+        """Whether this is x, and its y a live camera of the server."""
+        return self.letter == "x" and self._sides.live_size(self.rig.name) is not None
 
     def end(self, code: grpc.StatusCode, reason: str) -> None:
         """End the stream with this status."""
@@ -105,7 +118,7 @@ class ConnectedCamera:
             self._take_clock(message.clock, received_ns)
         elif kind == "status":
             device = {field.name: float(value) for field, value in message.status.ListFields()}
-            self._pool.change(self.rig, device=device)
+            self._pool.device_reported(self.rig, device)
         else:
             raise RefusedError(
                 grpc.StatusCode.INVALID_ARGUMENT,

@@ -1,4 +1,4 @@
-"""Frame sources: what they read, and what they say about folders that they cannot."""
+"""KITTI raw drives and folder pairs: what is read, and what is said of those that cannot be."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.frames import FolderPair, KittiRawDrive, open_source
+from dsin.runtime.frames import frames_per_second
+from dsin.runtime.kitti import KittiRawDrive
+from dsin.runtime.recordings import open_recording, open_stereo
 from dsin.runtime.synthetic_rig import SyntheticRig
 
 COUNT = 3
@@ -33,46 +35,64 @@ def drive(tmp_path: Path) -> Path:
 
 
 def test_a_drive_yields_left_and_right_with_the_left_cameras_times(drive: Path) -> None:
-    source = KittiRawDrive(drive)
+    source = open_stereo(drive)
     assert (len(source), source.size) == (COUNT, (40, 60))
-    frames = list(source)
-    assert [frame.number for frame in frames] == [0, 1, 2]
-    assert [int(frame.left[0, 0, 0]) for frame in frames] == [0, 10, 20]
-    assert [int(frame.right[0, 0, 0]) for frame in frames] == [100, 110, 120]
-    assert frames[0].timestamp_ns == 1_317_042_145_003_400_001
-    assert frames[1].timestamp_ns - frames[0].timestamp_ns == 100_000_000
-    assert frames[0].disparity is None
+    assert [int(source.view(n, "left")[0, 0, 0]) for n in range(COUNT)] == [0, 10, 20]
+    assert [int(source.view(n, "right")[0, 0, 0]) for n in range(COUNT)] == [100, 110, 120]
+    assert source.timestamp_ns(0) == 1_317_042_145_003_400_001
+    assert source.timestamp_ns(1) - source.timestamp_ns(0) == 100_000_000
+    assert frames_per_second(source) == 10
+
+
+def test_both_ways_to_open_a_drive_agree(drive: Path) -> None:
+    """The right camera's own times are of no account where the left camera is there."""
+    late = [f"2011-09-26 13:02:35.{n}03400001\n" for n in range(COUNT)]
+    (drive / "image_03" / "timestamps.txt").write_text("".join(late))
+    rig = open_stereo(drive)
+    for side, camera in (("left", rig.left), ("right", rig.right)):
+        alone = open_recording(str(drive), side, COUNT)
+        assert (len(alone), alone.size) == (len(camera), camera.size)
+        for number in range(COUNT):
+            assert alone.timestamp_ns(number) == camera.timestamp_ns(number)
+            assert np.array_equal(alone.image(number), camera.image(number))
+
+
+def test_one_camera_of_a_drive_will_do_for_its_side_only(drive: Path) -> None:
+    (drive / "image_02").rename(drive / "image_04")
+    assert len(KittiRawDrive(drive).camera("right")) == COUNT
+    with pytest.raises(FrameError, match="the folder has the other camera only"):
+        KittiRawDrive(drive).camera("left")
 
 
 def test_the_first_frames_of_a_drive(drive: Path) -> None:
-    assert len(KittiRawDrive(drive, frames=2)) == 2
-    with pytest.raises(FrameError, match="has 3 frames, not 4"):
-        KittiRawDrive(drive, frames=4)
+    assert len(open_stereo(drive, frames=2)) == 2
+    with pytest.raises(FrameError, match=r"drive_0001_sync has 3 frames, not 4"):
+        open_stereo(drive, frames=4)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
 def test_other_formats_will_do(tmp_path: Path, suffix: str) -> None:
     for side in ("left", "right"):
         write_picture(tmp_path / side / f"a{suffix}", 5)
-    source = FolderPair(tmp_path / "left", tmp_path / "right")
-    assert abs(int(source.view(0, "right")[0, 0, 0]) - 50) < 4
+    assert abs(int(open_recording(str(tmp_path), "right").image(0)[0, 0, 0]) - 50) < 4
 
 
 def test_folders_pair_by_name_whatever_the_suffix(tmp_path: Path) -> None:
     write_picture(tmp_path / "left" / "a.png", 1)
     write_picture(tmp_path / "right" / "a.jpg", 2)
     (tmp_path / "left" / "notes.txt").write_text("not a picture")
-    source = FolderPair(tmp_path / "left", tmp_path / "right")
-    assert len(source) == 1
-    assert source.timestamp_ns(0) == 0
+    right = open_recording(str(tmp_path), "right")
+    assert len(right) == 1
+    assert right.timestamp_ns(0) == 0
+    assert abs(int(right.image(0)[0, 0, 0]) - 20) < 4
 
 
 def test_a_missing_camera_is_named(drive: Path) -> None:
     (drive / "image_03").rename(drive / "image_04")
     with pytest.raises(FrameError, match="has no image_03/data: give the folder of one KITTI"):
-        KittiRawDrive(drive)
+        open_stereo(drive)
     with pytest.raises(FrameError, match="there is no folder"):
-        KittiRawDrive(drive / "nowhere")
+        open_stereo(drive / "nowhere")
 
 
 @pytest.mark.parametrize(("camera", "other"), [("image_02", "image_03"), ("image_03", "image_02")])
@@ -80,13 +100,13 @@ def test_a_missing_partner_is_named(drive: Path, camera: str, other: str) -> Non
     (drive / camera / "data" / "0000000001.png").unlink()
     pattern = rf"{other}.data.0000000001.png has no partner in .*{camera}"
     with pytest.raises(FrameError, match=pattern):
-        KittiRawDrive(drive)
+        open_stereo(drive)
 
 
 def test_the_same_frame_twice_is_refused(drive: Path) -> None:
     write_picture(drive / "image_02" / "data" / "0000000001.jpg", 1)
     with pytest.raises(FrameError, match="are the same frame"):
-        KittiRawDrive(drive)
+        open_stereo(drive)
 
 
 def test_no_pictures_at_all(drive: Path) -> None:
@@ -94,12 +114,12 @@ def test_no_pictures_at_all(drive: Path) -> None:
         for picture in (drive / camera / "data").iterdir():
             picture.unlink()
     with pytest.raises(FrameError, match="holds no images"):
-        KittiRawDrive(drive)
+        open_stereo(drive)
 
 
 def test_a_change_of_size_is_found_when_the_frame_comes(drive: Path) -> None:
     write_picture(drive / "image_03" / "data" / "0000000002.png", 12, size=(40, 61))
-    source = KittiRawDrive(drive)
+    source = open_stereo(drive)
     source.view(1, "right")
     with pytest.raises(FrameError, match="is 61x40, but the first frame is 60x40"):
         source.view(2, "right")
@@ -119,33 +139,33 @@ def test_a_change_of_size_is_found_when_the_frame_comes(drive: Path) -> None:
 def test_bad_timestamps_are_located(drive: Path, text: str, complaint: str) -> None:
     (drive / "image_02" / "timestamps.txt").write_text(text, encoding="utf-8")
     with pytest.raises(FrameError, match=complaint):
-        KittiRawDrive(drive)
+        open_stereo(drive)
     (drive / "image_02" / "timestamps.txt").unlink()
     with pytest.raises(FrameError, match=r"there is no .*timestamps\.txt"):
-        KittiRawDrive(drive)
+        open_stereo(drive)
 
 
 @pytest.mark.parametrize("number", [-1, COUNT])
 def test_a_frame_that_is_not_there(drive: Path, number: int) -> None:
     with pytest.raises(FrameError, match=f"no frame {number}: the source has 3"):
-        KittiRawDrive(drive).view(number, "left")
+        open_stereo(drive).view(number, "left")
 
 
 def test_without_a_drive_there_is_the_synthetic_rig(drive: Path) -> None:
-    source = open_source()
-    assert isinstance(source, SyntheticRig)
+    source = open_stereo()
     assert len(source) == 20
-    assert len(open_source(frames=7)) == 7
-    assert len(open_source(drive)) == COUNT
+    assert np.array_equal(source.view(3, "right"), SyntheticRig(frames=20).view(3, "right"))
+    assert len(open_stereo(frames=7)) == 7
+    assert len(open_stereo(drive)) == COUNT
     with pytest.raises(FrameError, match="at least one"):
-        open_source(frames=0)
+        open_stereo(frames=0)
 
 
 def test_real_drives_are_read(shared: Path | None) -> None:
     if shared is None:
         pytest.skip("no KITTI drive beside the repository")
     drives = sorted((shared / "data" / "kitti").glob("*_sync"))
-    source = KittiRawDrive(drives[0])
+    source = open_stereo(drives[0])
     assert len(source) == 60
     assert source.view(59, "right").shape[:2] == source.size
     steps = np.diff([source.timestamp_ns(n) for n in range(60)])

@@ -16,7 +16,7 @@ from dsin.runtime.recording_messages import MESSAGE_ENCODING, SCHEMAS, Outgoing
 CHUNK_BYTES = 64 * 1024
 
 
-class McapFile:
+class McapWriter:
     """A new file at `path`.
 
     After an OSError from any method the file must be given up with `abandon`. Raises

@@ -3,6 +3,9 @@
 A recording that was cut off has no index, so it is read from its start, record by record; nothing
 is believed before it is checked, and at most RECORD_BYTES are in memory. Any MCAP file can be
 read, chunks compressed or not.
+
+The stream reader of the package `mcap` is not used: it unpacks whatever a chunk claims, takes a
+record that was cut off for a shorter one, and cannot go on behind a damaged one.
 """
 
 import struct
@@ -32,7 +35,7 @@ class RecordedMessage(NamedTuple):
     data: bytes
 
 
-class Recording:
+class McapReader:
     """Messages of a file in the order in which they were written.
 
     Iterating can be repeated. After it, `complete` says whether the file ended as it should, and
@@ -72,11 +75,6 @@ class Recording:
                 self.lost_bytes += size - position
         except OSError as error:
             raise RecordingError(f"cannot read {self.path}: {error.strerror}") from error
-
-
-def read_recording(path: Path) -> Recording:
-    """A recording, see `Recording`."""
-    return Recording(path)
 
 
 class _DamagedError(Exception):

@@ -1,17 +1,10 @@
-"""A frame that the server has decoded for a rig, and what becomes of it: sinks take it.
-
-    pool ─► RigFrame ─► SinkRunner ─► a folder of pictures, a recording, a page, …
-
-A sink works in a thread of its own behind a short queue. One that is too slow misses frames, one
-that fails is tried again with the next frame; both are counted, and the stream goes on.
-"""
+"""A frame that the server has decoded for a rig, and the side image that it was decoded with."""
 
 import enum
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from dsin.runtime.decoder import Decoded
-from dsin.runtime.frames import Image
+from dsin.runtime.pictures import Image
 
 
 class SideUse(enum.Enum):
@@ -40,7 +33,7 @@ class SideView:
 
 
 @dataclass(frozen=True)
-class RigFrame:
+class DecodedFrame:
     """A decoded frame of one rig.
 
     `timestamp_ns` is the capture time in the camera's clock, `captured_ns` the same moment in the
@@ -67,44 +60,3 @@ class RigFrame:
     def age_ms(self) -> float:
         """From capture to the end of decoding, milliseconds."""
         return (self.decoded_ns - self.captured_ns) / 1e6
-
-
-@dataclass(frozen=True)
-class RigStatus:
-    """One rig at a moment, for pages and metrics.
-
-    Counts are since the server's start. `kbps` (packets of x, 1000 bit/s) and `fps` are of the
-    last five seconds; `newest_age_ms` is how old the newest decoded picture is by now, None before
-    the first. `device` is what the camera told of itself (captured, dropped, lost, reconnects,
-    capture_ms, encode_ms, target_kbps), empty before it did.
-    """
-
-    rig: str
-    camera_connected: bool
-    side_connected: bool
-    width: int
-    height: int
-    decoded: int
-    superseded: int
-    rejected: int
-    side_uses: dict[str, int]
-    kbps: float
-    fps: float
-    newest_age_ms: float | None
-    clock_offset_ms: float | None
-    clock_error_ms: float | None
-    device: dict[str, float]
-
-
-class Sink(Protocol):
-    """Takes decoded frames, in order for each rig, always from one thread."""
-
-    @property
-    def name(self) -> str:
-        """For metrics and messages: one word."""
-
-    def take(self, frame: RigFrame) -> None:
-        """Raises DsinError for what a person can mend, such as a full disk."""
-
-    def close(self) -> None:
-        """Write out what is pending. Called once."""

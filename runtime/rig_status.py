@@ -1,0 +1,30 @@
+"""How a rig fares, for pages and metrics."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RigStatus:
+    """One rig at a moment.
+
+    Counts are since the server's start. `kbps` (packets of x, 1000 bit/s) and `fps` are of the
+    last five seconds; `newest_age_ms` is how old the newest decoded picture is by now, None before
+    the first. `device` is what the camera told of itself (captured, dropped, lost, reconnects,
+    capture_ms, encode_ms, target_kbps), empty before it did.
+    """
+
+    rig: str
+    camera_connected: bool
+    side_connected: bool
+    width: int
+    height: int
+    decoded: int
+    superseded: int
+    rejected: int
+    side_uses: dict[str, int]
+    kbps: float
+    fps: float
+    newest_age_ms: float | None
+    clock_offset_ms: float | None
+    clock_error_ms: float | None
+    device: dict[str, float]
