@@ -1,4 +1,4 @@
-"""Certificates for tests, made with the README's openssl lines."""
+"""Certificates for tests, made with the openssl lines of the page on streaming."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from dsin.runtime.rpc import Certificates
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / ".docs" / "streaming.md"
 
 
 class Authority:
@@ -56,8 +56,8 @@ class Authority:
 
 
 def readme_lines() -> tuple[str, str, str]:
-    """The README's lines that make the authority, the server's certificate and a rig's."""
-    block = re.search(r"<!-- certificates -->\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    """The page's lines that make the authority, the server's certificate and a rig's."""
+    block = re.search(r"<!-- certificates -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
     key, authority, server, rig = (
         line for line in block[1].replace("\\\n", " ").splitlines() if line.strip()

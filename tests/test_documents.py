@@ -1,0 +1,149 @@
+"""README and the pages under `.docs`: what they link to is there, and what they tell to type works.
+
+Blocks that need no camera, GPU or network are run. Of the others, every line that calls `dsin` or
+`dsin-export` is read by the real command line, which refuses commands and options that it lacks.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import typer
+from command_line import command_line
+
+from dsin.export.cli import app as export_app
+from dsin.runtime.cli import app
+from dsin.runtime.files import write_image
+from dsin.runtime.synthetic_rig import SyntheticRig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / ".docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS = {"dsin": app, "dsin-export": export_app}
+
+
+class Line(NamedTuple):
+    """A call of one of our commands, as a page has it."""
+
+    page: str
+    text: str
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        for target in LINK.findall(BLOCK.sub("", page.read_text())):
+            if not target.startswith(("http:", "https:")):
+                yield page, target
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading's anchor is on code hosting sites."""
+    text = BLOCK.sub("", page.read_text())
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+def called(text: str) -> list[str]:
+    """Lines of a shell block, those that go on after a backslash joined."""
+    return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def command_lines() -> Iterator[Line]:
+    for page in PAGES:
+        for kind, text in BLOCK.findall(page.read_text()):
+            if kind == "sh":
+                for line in called(text):
+                    yield Line(page.name, line)
+
+
+def own_words(line: str) -> list[str]:
+    """The first call of `dsin` or `dsin-export` in a line, word by word; empty where it has none."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
+    lexer.whitespace_split = True
+    calls: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set(";&|<>"):
+            calls.append([])
+        elif calls[-1] or not (word == "sudo" or re.match(r"\w+=", word)):
+            calls[-1].append(word)
+    ours = (words for words in calls if words and Path(words[0]).name in COMMANDS)
+    return next(([Path(name).name, *rest] for name, *rest in ours), [])
+
+
+OURS = [line for line in command_lines() if own_words(line.text)]
+
+
+def test_links_lead_somewhere() -> None:
+    found = list(links())
+    assert len(found) > 30
+    for page, target in found:
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_a_page_that_nothing_links_to_would_be_lost() -> None:
+    linked = {(page.parent / target.partition("#")[0]).resolve() for page, target in links()}
+    assert [page.name for page in PAGES[1:] if page not in linked] == []
+
+
+@pytest.mark.parametrize("line", OURS, ids=lambda line: f"{line.page}: {line.text[:60]}")
+def test_commands_and_options_exist(line: Line) -> None:
+    name, subcommand, *arguments = own_words(line.text)
+    group: Any = typer.main.get_command(COMMANDS[name])
+    # Parsing alone: no command runs.
+    group.commands[subcommand].make_context(subcommand, arguments)
+
+
+def test_an_option_that_is_not_there_would_be_noticed() -> None:
+    with pytest.raises(Exception, match="No such option"):
+        test_commands_and_options_exist(Line("", "dsin encode left.png --no-such-option"))
+    with pytest.raises(KeyError):
+        test_commands_and_options_exist(Line("", "dsin encipher left.png"))
+
+
+def test_encoding_and_decoding_as_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = command_line(monkeypatch, capfd)
+    monkeypatch.chdir(tmp_path)
+    frame = next(iter(SyntheticRig(frames=1)))
+    write_image(Path("left.png"), frame.left[:128, :192])
+    write_image(Path("right.png"), frame.right[:128, :192])
+    block = next(t for k, t in BLOCK.findall(PAGES[0].read_text()) if "dsin encode left.png" in t)
+    for line in called(block):
+        assert run(*own_words(line)[1:]).status == 0, line
+    assert {path.name for path in tmp_path.glob("*.png")} > {"result.png", "alone.png"}
+
+
+def test_the_python_sample() -> None:
+    """The README's lines, with a link that gives back what it is given."""
+    text = PAGES[0].read_text()
+    match = re.search(r"<!-- python sample -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert match is not None
+    assert len(match[1].splitlines()) <= 10
+
+    class Link:
+        sent: bytes
+
+        def send(self, data: bytes) -> None:
+            self.sent = data
+
+        def receive(self) -> bytes:
+            return self.sent
+
+    rig = next(iter(SyntheticRig(frames=1)))
+    names: dict[str, Any] = {
+        "frame": rig.left[:128, :192], "side": rig.right[:128, :192], "link": Link(),
+    }  # fmt: skip
+    exec(match[1], names)
+    assert names["picture"].shape == (128, 192, 3)
+    assert names["picture"].dtype == np.uint8
