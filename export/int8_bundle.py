@@ -228,7 +228,7 @@ def _before_and_after(
 def _one_frame(bundle: Bundle, x: Image, y: Image) -> dict[str, float]:
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         packet = encoder.encode(x)
-        return {"bytes": len(packet), "psnr_db": psnr_db(decoder.decode(packet, y), x)}
+        return {"bytes": len(packet), "psnr_db": psnr_db(decoder.decode(packet, y).image, x)}
 
 
 def _speed_ratios(before: Bundle, after: Bundle, frames: Sequence[Image]) -> dict[str, float]:

@@ -1,10 +1,14 @@
 """What runs on a device and on a server: no torch, no onnx, no tensorrt at import.
 
-from dsin.runtime import Decoder, Encoder, open_bundle
+    from dsin.runtime import Decoder, Encoder, open_bundle
 
-bundle = open_bundle()
-packet = Encoder(bundle).encode(frame)
-picture = Decoder(bundle).decode(packet, side)
+    bundle = open_bundle()
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        packet = encoder.encode(frame)
+        picture = decoder.decode(bytes(packet), side).image
+
+Threads may share a bundle, a packet and a prepared side image, which never change, and also an
+encoder or a decoder. A RateController belongs to one stream and to the thread that feeds it.
 """
 
 import importlib
@@ -18,43 +22,47 @@ from dsin.runtime.errors import (
     ExportError,
     FrameError,
     PacketError,
+    RecordingError,
     StreamError,
 )
 
 if TYPE_CHECKING:
-    from dsin.runtime.bitstream import PacketHeader
-    from dsin.runtime.bundle import Bundle, open_bundle
-    from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
-    from dsin.runtime.encoder import EncodedFrame, Encoder
+    from dsin.runtime.bitstream import Packet
+    from dsin.runtime.bundle import open_bundle, shipped_bundles
+    from dsin.runtime.decoder import Decoded, Decoder
+    from dsin.runtime.encoder import Encoder
+    from dsin.runtime.patch_correlation import match
+    from dsin.runtime.rate_control import RateController
 
 __all__ = [
     "BackendError",
-    "Bundle",
     "BundleError",
     "CheckpointError",
     "Decoded",
     "Decoder",
     "DsinError",
-    "EncodedFrame",
     "Encoder",
     "ExportError",
     "FrameError",
+    "Packet",
     "PacketError",
-    "PacketHeader",
-    "SideFeatures",
+    "RateController",
+    "RecordingError",
     "StreamError",
+    "match",
     "open_bundle",
+    "shipped_bundles",
 ]
 
 _MODULES = {
-    "Bundle": "bundle",
     "Decoded": "decoder",
     "Decoder": "decoder",
-    "EncodedFrame": "encoder",
     "Encoder": "encoder",
-    "PacketHeader": "bitstream",
-    "SideFeatures": "decoder",
+    "Packet": "bitstream",
+    "RateController": "rate_control",
+    "match": "patch_correlation",
     "open_bundle": "bundle",
+    "shipped_bundles": "bundle",
 }
 
 

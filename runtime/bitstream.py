@@ -1,4 +1,4 @@
-"""Packets: how a coded frame is framed, byte by byte.
+"""Packets: a coded frame, and how it is framed byte by byte.
 
 All integers are little-endian. The checksum is CRC-32 as in zip and PNG (`zlib.crc32`).
 
@@ -22,7 +22,7 @@ checked before anything is allocated for it, and every fault is a PacketError of
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from dsin.runtime.errors import PacketError
 from dsin.runtime.pictures import MAX_PIXELS
@@ -52,11 +52,53 @@ class PacketHeader:
     timestamp_ns: int = 0
 
 
-def pack_packet(header: PacketHeader, payload: Bytes) -> bytes:
-    """A packet of that header and payload.
+@dataclass(frozen=True)
+class Packet:
+    """A coded frame. `bytes(packet)` are the bytes on the wire, and `len(packet)` is their number.
+
+        packet = encoder.encode(frame)
+        link.send(bytes(packet))
+
+    `payload` holds the coded symbols. `stage_ms` has the encoder's time in milliseconds for each of
+    preprocess, compute, entropy and packetise; it is empty for a packet that was received, and it
+    does not count when packets are compared. A packet never changes, so threads may share it.
 
     Raises PacketError for a field that does not fit and for a picture or payload over the limit.
     """
+
+    header: PacketHeader
+    payload: bytes
+    stage_ms: dict[str, float] = field(default_factory=dict, compare=False)
+    _wire: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_wire", _packed(self.header, self.payload))
+
+    @classmethod
+    def parse(cls, data: Bytes, codec_id: bytes | None = None) -> "Packet":
+        """The packet in bytes that were received.
+
+        With `codec_id`, a packet of another bundle is refused. Raises PacketError for anything but
+        a whole, unaltered packet within the limits.
+        """
+        header, payload = _parsed(data)
+        if codec_id is not None:
+            check_codec(header.codec_id, codec_id)
+        return cls(header, bytes(payload))
+
+    def stamped(self, frame_number: int, timestamp_ns: int) -> "Packet":
+        """The same frame under another number and time. Raises PacketError."""
+        header = replace(self.header, frame_number=frame_number, timestamp_ns=timestamp_ns)
+        return Packet(header, self.payload, self.stage_ms)
+
+    def __bytes__(self) -> bytes:
+        return self._wire
+
+    def __len__(self) -> int:
+        return len(self._wire)
+
+
+def _packed(header: PacketHeader, payload: Bytes) -> bytes:
     _check_size(header.width, header.height)
     _check_codec_id(header.codec_id)
     _check_payload(len(payload))
@@ -70,12 +112,9 @@ def pack_packet(header: PacketHeader, payload: Bytes) -> bytes:
     return b"".join((head, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(head))), payload))
 
 
-def parse_packet(data: Bytes, codec_id: bytes | None = None) -> tuple[PacketHeader, memoryview]:
-    """Header and payload of a packet; the payload is a view of `data`.
-
-    With `codec_id`, a packet of another bundle is refused. Raises PacketError for anything but a
-    whole, unaltered packet within the limits.
-    """
+def _parsed(data: Bytes) -> tuple[PacketHeader, memoryview]:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise PacketError(f"a packet is bytes, not {type(data).__name__}")
     view = memoryview(data).cast("B")
     if len(view) < PACKET_HEADER_BYTES:
         raise PacketError(
@@ -89,10 +128,7 @@ def parse_packet(data: Bytes, codec_id: bytes | None = None) -> tuple[PacketHead
     if zlib.crc32(payload, zlib.crc32(view[: _PACKET.size])) != checksum:
         raise PacketError("packet is damaged or cut short: its checksum does not match")
     _check_size(width, height)
-    header = PacketHeader(codec, width, height, rate, number, timestamp_ns)
-    if codec_id is not None:
-        check_codec(header.codec_id, codec_id)
-    return header, payload
+    return PacketHeader(codec, width, height, rate, number, timestamp_ns), payload
 
 
 def check_codec(theirs: bytes, ours: bytes) -> None:

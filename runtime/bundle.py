@@ -42,6 +42,8 @@ rates stands for centers.
 """
 
 import hashlib
+import operator
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,6 +134,9 @@ class Bundle:
         """`rate`, or the default for None. Raises DsinError where the bundle has no such rate."""
         if rate is None:
             return self.default_rate
+        if isinstance(rate, bool) or not hasattr(rate, "__index__"):
+            raise DsinError(f"a rate is a whole number, the index of a rate point, not {rate!r}")
+        rate = operator.index(rate)
         if not 0 <= rate < len(self.rate_points):
             last = len(self.rate_points) - 1
             known = "only rate 0" if last == 0 else f"rates 0 to {last}"
@@ -259,6 +264,8 @@ def _centers(manifest: Table, context: IntegerContextModel) -> int:
 
 
 def _directory(path: Path | str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise BundleError(f"a bundle is named by its path or name, not by {path!r}")
     if isinstance(path, str) and path in (names := shipped_bundles()):
         return _SHIPPED / path
     directory = Path(path)

@@ -8,7 +8,7 @@ import asyncio
 import grpc
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.clocks import CameraClock, now_ns
 from dsin.runtime.decode_pool import DecodePool
 from dsin.runtime.decoded_frame import SideView
@@ -153,7 +153,8 @@ class CameraSession:
     def _take_frame(self, frame: dsin_v1.EncodedFrame, received_ns: int) -> None:
         number = frame.frame_number
         try:
-            header, payload = parse_packet(frame.packet, self._pool.bundle.codec_id)
+            packet = Packet.parse(frame.packet, self._pool.bundle.codec_id)
+            header = packet.header
             if (header.height, header.width) != self.rig.size:
                 raise PacketError(f"packet is of {header.width}x{header.height}, not as greeted")
             if (header.frame_number, header.timestamp_ns) != (number, frame.timestamp_ns):
@@ -170,9 +171,7 @@ class CameraSession:
         doubt = self._watch(sent_ns, received_ns)
         captured_ns = self._clock.to_server(sent_ns - 1000 * frame.held_us, received_ns)
         arrived = ArrivedFrame(
-            header=header,
-            payload=bytes(payload),
-            packet=frame.packet,
+            packet=packet,
             paired_ns=captured_ns if self.live else frame.timestamp_ns,
             captured_ns=min(captured_ns, received_ns),
             received_ns=received_ns,

@@ -28,7 +28,7 @@ class CausalPictureEncoder:
         self._session = open_session(self._path, backend, threads=threads)
 
     def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
-        with watch.stage("network"):
+        with watch.stage("compute"):
             symbols = self.latent(planes, rate)
         with watch.stage("entropy"):
             return encode_symbols(self._context, symbols)

@@ -82,18 +82,16 @@ def encode(
     backend: BackendOption = BackendName.cpu,
 ) -> None:
     """Encode one image into a packet."""
-    from dsin.runtime.bitstream import pack_packet
     from dsin.runtime.encoder import Encoder
     from dsin.runtime.files import write_bytes_atomically
     from dsin.runtime.picture_files import read_image
 
     frame = read_image(image)
     with Encoder(bundle, backend.value) as encoder:
-        coded = encoder.encode_payload(frame, rate=rate)
-    packet = pack_packet(coded.header, coded.payload)
+        packet = encoder.encode(frame, rate)
     target = output or image.with_suffix(".dsin")
-    write_bytes_atomically(target, packet)
-    bpp = 8 * len(packet) / (coded.header.width * coded.header.height)
+    write_bytes_atomically(target, bytes(packet))
+    bpp = 8 * len(packet) / (packet.header.width * packet.header.height)
     typer.echo(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp")
 
 
@@ -115,7 +113,7 @@ def decode(
     """Decode a packet with the help of the other view."""
     if (side is None) != no_side:
         raise typer.BadParameter("give either --side IMAGE or --no-side")
-    from dsin.runtime.bitstream import parse_packet
+    from dsin.runtime.bitstream import Packet
     from dsin.runtime.decoder import Decoder
     from dsin.runtime.files import write_image
     from dsin.runtime.picture_files import read_image
@@ -124,12 +122,12 @@ def decode(
     if output is None and target.exists():
         # It may well be the original of the packet.
         raise DsinError(f"{target} exists: name the output with -o")
-    header, payload = parse_packet(_read_packet(packet))
+    coded = Packet.parse(_read_packet(packet))
     view = None if side is None else read_image(side)
     with Decoder(bundle, backend.value) as decoder:
-        picture = decoder.decode_parts(header, payload, view).image
+        picture = decoder.decode(coded, view).image
     write_image(target, picture)
-    typer.echo(f"{target}: {header.width}x{header.height}")
+    typer.echo(f"{target}: {coded.header.width}x{coded.header.height}")
 
 
 @app.command()
@@ -436,10 +434,10 @@ def _read_packet(path: Path) -> bytes:
 
 
 def _packet_facts(path: Path) -> dict[str, Any]:
-    from dsin.runtime.bitstream import PACKET_HEADER_BYTES, parse_packet
+    from dsin.runtime.bitstream import Packet
 
-    header, payload = parse_packet(_read_packet(path))
-    size = PACKET_HEADER_BYTES + len(payload)
+    packet = Packet.parse(_read_packet(path))
+    header, size = packet.header, len(packet)
     return {
         "packet": str(path),
         "codec_id": header.codec_id.hex(),
@@ -449,7 +447,7 @@ def _packet_facts(path: Path) -> dict[str, Any]:
         "frame_number": header.frame_number,
         "timestamp_ns": header.timestamp_ns,
         "bytes": size,
-        "payload_bytes": len(payload),
+        "payload_bytes": len(packet.payload),
         "bpp": round(8 * size / (header.width * header.height), 6),
     }
 

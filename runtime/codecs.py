@@ -29,7 +29,7 @@ class Reconstruction(NamedTuple):
 
 
 class PictureEncoder(Protocol):
-    """The device's half. `watch` gets the stages network and entropy."""
+    """The device's half. `watch` gets the stages compute and entropy."""
 
     def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
         """The payload of a picture."""

@@ -261,7 +261,7 @@ class DecodePool:
             self._on_frame(done)
         except DsinError as error:
             reason = str(error)
-            rig.complain(f"frame {frame.header.frame_number}: {error}")
+            rig.complain(f"frame {frame.number}: {error}")
         finally:
             with self._changed:
                 rig.decoding, rig.rate = False, frame.rate
@@ -287,12 +287,12 @@ class DecodePool:
             side, use = None, SideUse.MISSING
         return DecodedFrame(
             rig=job.rig.name,
-            number=frame.header.frame_number,
-            timestamp_ns=frame.header.timestamp_ns,
+            number=frame.number,
+            timestamp_ns=frame.packet.header.timestamp_ns,
             captured_ns=frame.captured_ns,
             received_ns=frame.received_ns,
             decoded_ns=now_ns(),
-            packet=frame.packet,
+            packet=bytes(frame.packet),
             decoded=decoded,
             side=None if side is None else side.view,
             side_use=_use(use, decoded, frame.clock_in_doubt or bool(side and side.clock_in_doubt)),

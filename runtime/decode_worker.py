@@ -58,6 +58,6 @@ class LocalWorker:
         self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
     ) -> Work:
         features = prepared if isinstance(prepared, SideFeatures) else None
-        if view is not None and (features is None or features.rate not in (None, frame.rate)):
-            features = self._decoder.prepare_side(view.image, rate=frame.rate)
-        return Work(self._decoder.decode_parts(frame.header, frame.payload, features), features)
+        if view is not None:
+            features = self._decoder.prepare_side(features or view.image, rate=frame.rate)
+        return Work(self._decoder.decode(frame.packet, features), features)

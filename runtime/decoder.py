@@ -13,16 +13,16 @@ Without y the picture is x_dec.
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
 from dsin.runtime.backend import Backend
-from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
+from dsin.runtime.bitstream import Bytes, Packet, PacketHeader, check_codec
 from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.codecs import Latent, open_picture_codecs
+from dsin.runtime.codecs import Latent, PictureDecoder, PictureEncoder, open_picture_codecs
 from dsin.runtime.device_tensor import Tensor, on_host
-from dsin.runtime.errors import FrameError, PacketError
+from dsin.runtime.errors import DsinError, FrameError, PacketError
 from dsin.runtime.hyper_codec import HyperTables
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.pictures import (
@@ -34,14 +34,15 @@ from dsin.runtime.pictures import (
     to_planes,
     to_uint8,
 )
-from dsin.runtime.side_fusion import Side, open_side_fusion
+from dsin.runtime.side_fusion import Side, SideFusion, open_side_fusion
 from dsin.runtime.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
 class SideFeatures:
     """What decoding needs of a side image, uint8 H×W×3, prepared for one rate, or for all of them
-    where `rate` is None. `stage_ms` has network and prepare."""
+    where `rate` is None. `stage_ms` has compute and prepare. It never changes, so threads may share
+    it."""
 
     image: Image
     rate: int | None
@@ -68,14 +69,24 @@ class Decoded:
     stage_ms: dict[str, float]
 
 
+class _Halves(NamedTuple):
+    """What a decoder has open."""
+
+    encoder: PictureEncoder
+    decoder: PictureDecoder
+    fusion: SideFusion
+
+
 class Decoder:
     """Decodes packets of one bundle.
 
         with Decoder() as decoder:
-            image = decoder.decode(packet, side)
+            picture = decoder.decode(packet, side).image
 
-    `threads` limits the CPU threads of each network and of the search (None: all). Raises
-    BundleError for a bundle that cannot be used, BackendError for a backend that is not there.
+    `threads` limits the CPU threads of each network and of the search (None: all). One decoder may
+    serve several threads, which it makes wait for each other where the backend needs that; a bundle
+    may be shared by any number of encoders and decoders. Raises BundleError for a bundle that
+    cannot be used, BackendError for a backend that is not there.
     """
 
     def __init__(
@@ -86,8 +97,10 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._encoder, self._codec = open_picture_codecs(self.bundle, backend, threads)
-        self._fusion = open_side_fusion(self.bundle, backend, threads)
+        self._halves: _Halves | None = _Halves(
+            *open_picture_codecs(self.bundle, backend, threads),
+            open_side_fusion(self.bundle, backend, threads),
+        )
 
     def __enter__(self) -> "Decoder":
         return self
@@ -102,41 +115,49 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of the networks; the decoder cannot be used after that."""
-        if hasattr(self, "_codec"):
-            del self._encoder, self._codec, self._fusion
+        self._halves = None
 
-    def prepare_side(self, side: npt.NDArray[Any], *, rate: int | None = None) -> SideFeatures:
+    def prepare_side(
+        self, side: npt.NDArray[Any] | SideFeatures, *, rate: int | None = None
+    ) -> SideFeatures:
         """All that depends on the side image alone, H×W×3 RGB uint8: do it when y arrives.
 
         `rate` is that of the packet to come, None the bundle's default; a packet of another rate
-        is decoded as well, only later. Raises FrameError for any other array.
+        is decoded as well, only later. A side image that is prepared already is returned as it is,
+        or prepared anew where it was for another rate. Raises FrameError for a side image that is
+        anything else, DsinError for a rate that the bundle lacks and for a closed decoder.
         """
-        check_frame(side, "side image")
+        halves = self._open_halves()
+        if isinstance(side, SideFeatures) and side.rate is None:
+            return side
         index = self.bundle.rate_index(rate)
+        if isinstance(side, SideFeatures):
+            if side.rate == index:
+                return side
+            side = side.image
+        check_frame(side, "side image")
         watch = Stopwatch()
-        with watch.stage("network"):
+        with watch.stage("compute"):
             planes = to_planes(pad(side, self.bundle.frame_multiple))
-            y_dec = self._codec.reconstruct(self._encoder.latent(planes, index), index)
+            y_dec = halves.decoder.reconstruct(halves.encoder.latent(planes, index), index)
         with watch.stage("prepare"):
-            prepared = self._fusion.prepare(side, y_dec)
+            prepared = halves.fusion.prepare(side, y_dec)
         depends = isinstance(self.bundle.entropy, HyperTables)
         return SideFeatures(side, index if depends else None, prepared, watch.ms)
 
-    def decode(self, packet: bytes, side: npt.NDArray[Any] | SideFeatures | None) -> Image:
-        """The picture, H×W×3 RGB uint8; without a side image, what can be decoded alone.
-
-        Raises PacketError for bytes that are no packet of this bundle, FrameError for a side image
-        that is not 8-bit colour or not of the packet's size.
-        """
-        return self.decode_parts(*parse_packet(packet), side).image
-
-    def decode_parts(
-        self,
-        header: PacketHeader,
-        payload: bytes | memoryview,
-        side: npt.NDArray[Any] | SideFeatures | None,
+    def decode(
+        self, packet: Packet | Bytes, side: npt.NDArray[Any] | SideFeatures | None
     ) -> Decoded:
-        """As `decode`, from a parsed packet, with all intermediate pictures and times."""
+        """The picture of a packet beside the side image, H×W×3 RGB uint8 or prepared; with None,
+        what can be decoded alone.
+
+        Raises PacketError for what is no packet of this bundle, FrameError for a side image that is
+        not 8-bit colour or not of the packet's size, DsinError for a closed decoder.
+        """
+        halves = self._open_halves()
+        if not isinstance(packet, Packet):
+            packet = Packet.parse(packet)
+        header = packet.header
         check_codec(header.codec_id, self.bundle.codec_id)
         if header.rate >= len(self.bundle.rate_points):
             raise PacketError(f"packet has rate {header.rate}, which its bundle does not have")
@@ -145,7 +166,7 @@ class Decoder:
         watch = Stopwatch()
         with watch.stage("entropy"):
             padded = padded_size(*size, self.bundle.frame_multiple)
-            latent = self._codec.latent(bytes(payload), padded, header.rate)
+            latent = halves.decoder.latent(packet.payload, padded, header.rate)
         return self._decode(latent, features, size, header.rate, header, watch)
 
     def decode_latent(
@@ -157,7 +178,7 @@ class Decoder:
         *,
         rate: int | None = None,
     ) -> Decoded:
-        """As `decode_parts`, from the latent of a frame of that size (see `Encoder.latent`)."""
+        """As `decode`, from the latent of a frame of that size (see `Encoder.latent`)."""
         size, index = (height, width), self.bundle.rate_index(rate)
         features = self._features(side, size, index)
         return self._decode(latent, features, size, index, None, Stopwatch())
@@ -175,9 +196,7 @@ class Decoder:
                 f"side image is {image.shape[1]}x{image.shape[0]}, but the packet is of "
                 f"{size[1]}x{size[0]}: both views must have one size"
             )
-        if isinstance(side, SideFeatures) and side.rate in (None, rate):
-            return side
-        return self.prepare_side(image, rate=rate)
+        return self.prepare_side(side, rate=rate)
 
     def _decode(
         self,
@@ -188,18 +207,24 @@ class Decoder:
         header: PacketHeader | None,
         watch: Stopwatch,
     ) -> Decoded:
+        halves = self._open_halves()
         with watch.stage("x_decoder"):
-            decoded = self._codec.reconstruct(latent, rate)
+            decoded = halves.decoder.reconstruct(latent, rate)
         if features is None:
             with watch.stage("postprocess"):
                 alone = self._picture(decoded.x_dec, size)
             return Decoded(alone, alone, None, None, False, header, watch.ms)
-        fused = self._fusion.fuse(decoded, features.side, rate, watch)
+        fused = halves.fusion.fuse(decoded, features.side, rate, watch)
         with watch.stage("postprocess"):
             image, y_syn, alone = (
                 self._picture(planes, size) for planes in (fused.x_hat, fused.y_syn, decoded.x_dec)
             )
         return Decoded(image, alone, y_syn, fused.matches, fused.related, header, watch.ms)
+
+    def _open_halves(self) -> _Halves:
+        if self._halves is None:
+            raise DsinError("this decoder is closed: open another one")
+        return self._halves
 
     def _picture(self, planes: Tensor, size: tuple[int, int]) -> Image:
         image = from_planes(on_host(planes))

@@ -64,11 +64,8 @@ class Settings:
         """What keeps the stream at `kbps`, if that is asked for."""
         if self.kbps is None:
             return None
-        height, width = source.size
-        points = [point.target_bpp for point in bundle.rate_points]
-        return RateController(
-            points, pixels=height * width, target_kbps=self.kbps, fps=frames_per_second(source)
-        )
+        fps = frames_per_second(source)
+        return RateController.for_bundle(bundle, self.kbps, fps, size=source.size)
 
 
 @dataclass(frozen=True)

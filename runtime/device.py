@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import MAX_PAYLOAD, pack_packet
+from dsin.runtime.bitstream import MAX_PAYLOAD
 from dsin.runtime.camera import Camera, CapturedFrame
 from dsin.runtime.clocks import now_ns
 from dsin.runtime.encoder import Encoder
@@ -104,15 +104,15 @@ class PacketMaker:
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a frame."""
         rate = self._rate if self.controller is None else self.controller.next_rate()
-        coded = self._encoder.encode_payload(
-            frame.image, rate=rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
+        packet = self._encoder.encode(
+            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
         )
-        packet = pack_packet(coded.header, coded.payload)
+        index = packet.header.rate
         if self.controller is not None:
-            self.controller.sent(coded.header.rate, len(packet))
-        stages = {"capture": frame.capture_ms, **coded.stage_ms}
+            self.controller.sent(index, len(packet))
+        stages = {"capture": frame.capture_ms, **packet.stage_ms}
         return MadeFrame(
-            frame.number, frame.timestamp_ns, frame.taken_s, packet, coded.header.rate, stages
+            frame.number, frame.timestamp_ns, frame.taken_s, bytes(packet), index, stages
         )
 
     def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:

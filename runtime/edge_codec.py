@@ -43,7 +43,7 @@ class EdgePictureEncoder:
         self._codec = codec
 
     def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
-        with watch.stage("network"):
+        with watch.stage("compute"):
             y, z = self._analyse(planes, rate)
         with watch.stage("entropy"):
             payload, _ = self._codec.encode(y, z, rate)

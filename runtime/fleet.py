@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from dsin.runtime.backend import Backend
-from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.errors import BackendError, StreamError
 from dsin.runtime.fleet_replica import FleetAnswer, ReplicaOptions, RigDecoder
 from dsin.runtime.pictures import Image
@@ -102,13 +102,13 @@ class FleetDecoder:
 
         A decoder that is new to the rig gets the side image's `picture`, where it is given, and
         decodes then; else it decodes without, and the answer's `side_known` is false. Raises
-        PacketError and FrameError as `Decoder.decode_parts` does, and ReplicaLostError.
+        PacketError and FrameError as `Decoder.decode` does, and ReplicaLostError.
         """
         answer = await self._call("frame", rig, packet, side_number)
         if answer.side_known:
             return answer
         if picture is not None and side_number is not None:
-            await self.side(rig, picture, side_number, parse_packet(packet)[0].rate)
+            await self.side(rig, picture, side_number, Packet.parse(packet).header.rate)
             answer = await self._call("frame", rig, packet, side_number)
             if answer.side_known:
                 return answer

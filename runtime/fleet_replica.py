@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.backend import Backend
-from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.errors import FrameError, PacketError
@@ -159,16 +159,16 @@ class RigDecoder:
         return self._answer(stage_ms=features.stage_ms)
 
     def _frame(self, rig: str, packet: bytes, side_number: int | None) -> FleetAnswer:
-        header, payload = parse_packet(packet)
+        parsed = Packet.parse(packet)
         side = None
         if side_number is not None:
-            side = self._store.get(rig, side_number)
-            if side is None:
+            kept = self._store.get(rig, side_number)
+            if kept is None:
                 return self._answer(side_known=False)
-            if side.rate not in (None, header.rate):
-                side = self._decoder.prepare_side(side.image, rate=header.rate)
+            side = self._decoder.prepare_side(kept, rate=parsed.header.rate)
+            if side is not kept:
                 self._store.put(rig, side_number, side)
-        decoded = self._decoder.decode_parts(header, payload, side)
+        decoded = self._decoder.decode(parsed, side)
         return self._answer(
             used_side=decoded.used_side,
             decoded=decoded if self._pictures else None,

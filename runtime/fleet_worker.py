@@ -24,7 +24,7 @@ class FleetWorker:
     ) -> Work:
         number = None if view is None else view.number
         image = None if view is None else view.image
-        answer = self._fleet.frame(rig, frame.packet, number, image)
+        answer = self._fleet.frame(rig, bytes(frame.packet), number, image)
         if answer.decoded is None:
             raise StreamError("the fleet was started without pictures: its decoders keep them")
         if view is None or not answer.side_known:

@@ -18,6 +18,10 @@ Planes = npt.NDArray[np.float32]
 
 def check_frame(frame: npt.NDArray[Any], what: str = "frame") -> None:
     """Raise FrameError unless `frame` is an 8-bit RGB image, H×W×3, within the packet's limits."""
+    if not isinstance(frame, np.ndarray):
+        raise FrameError(
+            f"{what} is of type {type(frame).__name__}: an array of 8-bit colour is needed"
+        )
     shape = "x".join(map(str, frame.shape))
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise FrameError(f"{what} is {shape} {frame.dtype}: an 8-bit colour image is needed")

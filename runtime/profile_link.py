@@ -12,19 +12,17 @@ from types import TracebackType
 import grpc
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import PacketHeader, parse_packet
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.errors import PacketError
 from dsin.runtime.rpc import METHOD, SERVER_OPTIONS, SERVICE
 from dsin.runtime.stream_client import CameraStream, Greeting
-
-Received = tuple[PacketHeader, bytes]
 
 
 class Loopback:
     """A stream of this process to itself, whose other end answers each frame.
 
         with Loopback(bundle.codec_id, (375, 1242)) as link:
-            header, payload = link.round_trip(packet)
+            received = link.round_trip(packet)
 
     `size` is height and width of the frames.
     """
@@ -32,7 +30,7 @@ class Loopback:
     def __init__(self, codec_id: bytes, size: tuple[int, int]) -> None:
         self._codec_id = codec_id
         self._greeting = Greeting("profile", "x", True, size[1], size[0], 0, codec_id)
-        self._received: SimpleQueue[Received | PacketError] = SimpleQueue()
+        self._received: SimpleQueue[Packet | PacketError] = SimpleQueue()
         self._threads = ThreadPoolExecutor(max_workers=1)
         self._server = grpc.server(self._threads, options=SERVER_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(
@@ -61,10 +59,11 @@ class Loopback:
         self._server.stop(None).wait()
         self._threads.shutdown()
 
-    def round_trip(self, packet: bytes) -> Received:
+    def round_trip(self, packet: Packet) -> Packet:
         """Send one packet, wait for the answer, return what arrived. Raises PacketError if that
         was no packet of the codec, StreamError if the loopback broke."""
-        self._stream.send_frame(dsin_v1.CameraMessage(frame=dsin_v1.EncodedFrame(packet=packet)))
+        frame = dsin_v1.EncodedFrame(packet=bytes(packet))
+        self._stream.send_frame(dsin_v1.CameraMessage(frame=frame))
         self._stream.wait_until_empty()
         received = self._received.get()
         if isinstance(received, PacketError):
@@ -79,8 +78,7 @@ class Loopback:
                 yield dsin_v1.ServerMessage(welcome=dsin_v1.Welcome(credits=1))
                 continue
             try:
-                header, payload = parse_packet(message.frame.packet, self._codec_id)
-                self._received.put((header, bytes(payload)))
+                self._received.put(Packet.parse(message.frame.packet, self._codec_id))
             except PacketError as error:
                 self._received.put(error)
             yield dsin_v1.ServerMessage(ack=dsin_v1.Ack(status=dsin_v1.DECODED))

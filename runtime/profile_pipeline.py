@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from dsin.runtime.bitstream import pack_packet
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
 from dsin.runtime.frames import FRAME_INTERVAL_NS
@@ -26,8 +25,6 @@ DISTINCT_FRAMES = 20
 """At most so many frames of the source, taken in turn."""
 ROOMS = ("device", "link", "side", "server")
 """What stages are named after, in the order in which they run: device.entropy, side.prepare."""
-_STAGE_NAMES = {"network": "compute"}
-"""Codecs call running a neural network so; here the network is the one between two machines."""
 
 
 @dataclass(frozen=True)
@@ -103,23 +100,21 @@ class Pipeline:
         watch = Stopwatch()
         left, right = self._frames.take(number, watch)
         marks = [time.perf_counter_ns()]
-        coded = self._encoder.encode_payload(
-            left, rate=self._rate, frame_number=number, timestamp_ns=number * FRAME_INTERVAL_NS
+        packet = self._encoder.encode(
+            left, self._rate, frame_number=number, timestamp_ns=number * FRAME_INTERVAL_NS
         )
-        with watch.stage("device.packetise"):
-            packet = pack_packet(coded.header, coded.payload)
         marks.append(time.perf_counter_ns())
         with watch.stage("link.network"):
-            header, payload = self._link.round_trip(packet)
+            received = self._link.round_trip(packet)
         marks.append(time.perf_counter_ns())
         features = self._decoder.prepare_side(right, rate=self._rate)
         marks.append(time.perf_counter_ns())
-        decoded = self._decoder.decode_parts(header, payload, features)
+        decoded = self._decoder.decode(received, features)
         marks.append(time.perf_counter_ns())
         stages = watch.ms if waited_ms is None else {"device.queue": waited_ms, **watch.ms}
-        times = {"device": coded.stage_ms, "side": features.stage_ms, "server": decoded.stage_ms}
+        times = {"device": packet.stage_ms, "side": features.stage_ms, "server": decoded.stage_ms}
         for room, of in times.items():
-            stages |= {f"{room}.{_STAGE_NAMES.get(name, name)}": ms for name, ms in of.items()}
+            stages |= {f"{room}.{name}": ms for name, ms in of.items()}
         spans = [(end - start) / 1e6 for start, end in pairwise(marks)]
         return Sample(
             stage_ms=stages,

@@ -9,6 +9,7 @@ point whose predicted size is nearest to what the bucket holds, spread over the 
 
 from collections.abc import Sequence
 
+from dsin.runtime.bundle import Bundle
 from dsin.runtime.errors import DsinError
 
 HORIZON = 1.5
@@ -21,24 +22,34 @@ LEARNT = 0.5
 class RateController:
     """Rate indices for a target bit rate.
 
-        controller = RateController(points, pixels=width * height, target_kbps=300, fps=10)
-        rate = controller.next_rate()
-        controller.sent(rate, len(packet))
+        controller = RateController.for_bundle(bundle, kbps=300, fps=10, size=(height, width))
+        packet = encoder.encode(frame, controller.next_rate())
+        controller.sent(packet.header.rate, len(packet))
 
-    `points` are the bundle's bits per pixel, ascending. Raises DsinError for a target that is not
-    positive.
+    `points` are the bundle's bits per pixel, ascending, and `pixels` those of a frame. It keeps
+    account of one stream: give each stream its own, and use it from one thread. Raises DsinError
+    for a target that is not positive.
     """
 
     def __init__(
         self, points: Sequence[float], *, pixels: int, target_kbps: float, fps: float
     ) -> None:
-        if target_kbps <= 0 or fps <= 0 or not points:
+        if not (target_kbps > 0 and fps > 0 and points):
             raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
         self.target_kbps = target_kbps
         self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]
         self._budget = 1000 * target_kbps / 8 / fps
         self._saved = 0.0
         self._factors = [1.0] * len(points)
+
+    @classmethod
+    def for_bundle(
+        cls, bundle: Bundle, kbps: float, fps: float, *, size: tuple[int, int]
+    ) -> "RateController":
+        """For the rate points of a bundle: `kbps` in kbit/s (1000 bits), `fps` in frames a second,
+        `size` the height and width of the frames in pixels. Raises DsinError as the class does."""
+        points = [point.target_bpp for point in bundle.rate_points]
+        return cls(points, pixels=size[0] * size[1], target_kbps=kbps, fps=fps)
 
     def pace(self, fps: float) -> None:
         """So many frames a second are sent from now on."""

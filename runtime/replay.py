@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsin.runtime.bitstream import PacketHeader, check_codec, parse_packet
+from dsin.runtime.bitstream import Packet, check_codec
 from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.errors import FrameError, PacketError, RecordingError
@@ -176,14 +176,14 @@ class _Rig:
         if chosen is not None and self._last_need[chosen] == place:
             self._sides.pop(chosen, None)
         try:
-            header, payload = parse_packet(packet.packet)
+            parsed = Packet.parse(packet.packet)
         except PacketError as error:
             self._reject(error)
             return
         # Another bundle's packets are no fault of one frame.
-        check_codec(header.codec_id, self._decoder.bundle.codec_id)
+        check_codec(parsed.header.codec_id, self._decoder.bundle.codec_id)
         try:
-            self._decode(place, packet, header, payload, side)
+            self._decode(place, packet, parsed, side)
         except PacketError as error:
             self._reject(error)
 
@@ -195,12 +195,12 @@ class _Rig:
         self,
         place: int,
         packet: RecordedPacket,
-        header: PacketHeader,
-        payload: memoryview,
+        parsed: Packet,
         side: RecordedSide | None,
     ) -> None:
+        header = parsed.header
         view = None if side is None else _side_view(side, (header.height, header.width))
-        decoded = self._decoder.decode_parts(header, payload, None if view is None else view.image)
+        decoded = self._decoder.decode(parsed, None if view is None else view.image)
         figures, frame = self._figures, self._frames[place]
         repaired = view is not None and self._chosen[place] != frame.side
         figures.frames += 1

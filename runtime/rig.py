@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from dsin.runtime.bitstream import PacketHeader
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.clocks import Offset, now_ns
 from dsin.runtime.decoded_frame import SideUse, SideView
 from dsin.runtime.rig_status import RigStatus
@@ -54,9 +54,7 @@ class ArrivedFrame:
     camera's clock may have stepped. `answer` is called once, from any thread.
     """
 
-    header: PacketHeader
-    payload: bytes
-    packet: bytes
+    packet: Packet
     paired_ns: int
     captured_ns: int
     received_ns: int
@@ -65,9 +63,14 @@ class ArrivedFrame:
     queued_s: float = field(default_factory=time.monotonic)
 
     @property
+    def number(self) -> int:
+        """Its frame number."""
+        return self.packet.header.frame_number
+
+    @property
     def rate(self) -> int:
         """Its rate index."""
-        return self.header.rate
+        return self.packet.header.rate
 
 
 class LocalSide(Protocol):
@@ -145,8 +148,7 @@ class Rig:
             self._forget_old(time.monotonic())
             self._newest_captured_ns = frame.captured_ns
         age_ms = (now_ns() - frame.captured_ns) / 1e6
-        number = frame.header.frame_number
-        frame.answer(Outcome(number, status, use, decode_ms, age_ms, reason, waited_ms))
+        frame.answer(Outcome(frame.number, status, use, decode_ms, age_ms, reason, waited_ms))
 
     def complain(self, what: str) -> None:
         """Log what is wrong with it; at most once a second, so that no rig fills the log."""

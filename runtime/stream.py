@@ -9,7 +9,7 @@ from datetime import date, datetime
 from datetime import time as time_of_day
 
 from dsin.runtime.backend import Backend
-from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.bundle import open_bundle
 from dsin.runtime.camera import Camera, open_camera
 from dsin.runtime.device import AnsweredFrame, Device, DeviceCounts, PacketMaker, PictureMaker
 from dsin.runtime.encoder import Encoder
@@ -63,7 +63,10 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
         if options.camera == "y":
             return _run(options, camera, PictureMaker(options.quality), announce)
         bundle = open_bundle(options.bundle)
-        controller = _controller(options, bundle, camera)
+        controller = None
+        if options.kbps is not None:
+            fps = camera.fps or USUAL_FPS
+            controller = RateController.for_bundle(bundle, options.kbps, fps, size=camera.size)
         with Encoder(bundle, options.backend) as encoder:
             maker = PacketMaker(encoder, options.rate, controller)
             warm_up_encoder(encoder, camera.size)
@@ -81,18 +84,6 @@ def _start_s(start: str | None) -> float | None:
     except ValueError as error:
         raise DsinError(f"--start {start}: give a time of day, HH:MM:SS") from error
     return time.monotonic() + moment.timestamp() - time.time()
-
-
-def _controller(options: StreamOptions, bundle: Bundle, camera: Camera) -> RateController | None:
-    if options.kbps is None:
-        return None
-    height, width = camera.size
-    return RateController(
-        [point.target_bpp for point in bundle.rate_points],
-        pixels=height * width,
-        target_kbps=options.kbps,
-        fps=camera.fps or USUAL_FPS,
-    )
 
 
 def _run(

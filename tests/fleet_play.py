@@ -34,7 +34,7 @@ class Scene:
 def small_scene() -> Scene:
     x, y = textured_pair(*SIZE, seed=3)
     with Encoder() as encoder:
-        return Scene(encoder.encode(x, rate=1), png(y))
+        return Scene(bytes(encoder.encode(x, 1)), png(y))
 
 
 def png(image: np.ndarray) -> bytes:

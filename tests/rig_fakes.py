@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.bitstream import Packet, PacketHeader
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.camera import CapturedFrame
 from dsin.runtime.clocks import now_ns
@@ -48,13 +48,16 @@ class FakeDecoder:
     def __init__(self, decode_s: float = 0.0, prepare_s: float = 0.0) -> None:
         self.decode_s, self.prepare_s = decode_s, prepare_s
 
-    def prepare_side(self, side: Image, *, rate: int | None = None) -> SideFeatures:
+    def prepare_side(
+        self, side: Image | SideFeatures, *, rate: int | None = None
+    ) -> SideFeatures:
+        if isinstance(side, SideFeatures):
+            return side
         time.sleep(self.prepare_s)
-        return SideFeatures(side, None, cast(Any, None), {"network": 1000 * self.prepare_s})
+        return SideFeatures(side, None, cast(Any, None), {"compute": 1000 * self.prepare_s})
 
-    def decode_parts(
-        self, header: PacketHeader, payload: bytes, side: SideFeatures | None
-    ) -> Decoded:
+    def decode(self, packet: Packet, side: SideFeatures | None) -> Decoded:
+        header = packet.header
         time.sleep(self.decode_s)
         image = picture(header.frame_number, (header.height, header.width))
         stages = {"x_decoder": 1000 * self.decode_s}
@@ -132,7 +135,7 @@ class FakeEncoder:
     def make(self, frame: CapturedFrame) -> MadeFrame:
         height, width = SIZE
         header = PacketHeader(CODEC, width, height, 0, frame.number, frame.timestamp_ns)
-        packet = pack_packet(header, bytes(self.size))
+        packet = bytes(Packet(header, bytes(self.size)))
         stages = {"capture": frame.capture_ms}
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, packet, 0, stages)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from dsin.runtime.bitstream import pack_packet, parse_packet
 from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
@@ -27,17 +26,16 @@ def make_frames(bundle: Path, count: int = 4, rig: str = "car") -> list[DecodedF
         frames = []
         for number in range(count):
             captured_ns = START_NS + number * INTERVAL_NS
-            coded = encoder.encode_payload(
+            packet = encoder.encode(
                 source.view(number, "left"), frame_number=number, timestamp_ns=captured_ns + 5
             )
-            packet = pack_packet(coded.header, coded.payload)
             image = source.view(number, "right")
-            decoded = decoder.decode_parts(*parse_packet(packet), image)
+            decoded = decoder.decode(packet, image)
             frames.append(
                 DecodedFrame(
                     rig=rig, number=number, timestamp_ns=captured_ns + 5, captured_ns=captured_ns,
                     received_ns=captured_ns + 20_000_000, decoded_ns=captured_ns + 60_000_000,
-                    packet=packet, decoded=decoded,
+                    packet=bytes(packet), decoded=decoded,
                     side=SideView(image, number, captured_ns - SECOND_CAMERA_LATE_NS),
                     side_use=SideUse.PAIRED, stage_ms=dict(decoded.stage_ms),
                 )

@@ -9,7 +9,6 @@ from conftest import textured_pair
 from cuda_emulation import copied_bytes
 
 from dsin.runtime.backend import Backend, Session, wrapped_sessions
-from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.device_tensor import DeviceTensor, Tensor
 from dsin.runtime.encoder import Encoder
@@ -71,7 +70,8 @@ def watched_decode(bundle: Path, backend: Backend, frame: tuple[int, int]) -> Cr
     with Encoder(bundle, threads=1) as encoder:
         packet = encoder.encode(left)
     with wrapped_sessions(wrap), Decoder(bundle, backend, threads=1) as decoder:
-        fuse = decoder._fusion.fuse
+        assert decoder._halves is not None
+        fuse = decoder._halves.fusion.fuse
 
         def counted(*arguments: Any) -> Any:
             before = copied_bytes()
@@ -80,7 +80,7 @@ def watched_decode(bundle: Path, backend: Backend, frame: tuple[int, int]) -> Cr
             seen.copied, seen.patches = (up, down), fused.matches.row.size
             return fused
 
-        decoder._fusion.fuse = counted  # type: ignore[method-assign]
+        decoder._halves.fusion.fuse = counted  # type: ignore[method-assign]
         decoder.prepare_side(right)
-        assert decoder.decode_parts(*parse_packet(packet), right).used_side
+        assert decoder.decode(packet, right).used_side
     return Crossings(dict(seen.from_host), dict(seen.stayed), seen.copied, seen.patches)

@@ -55,9 +55,9 @@ def round_trip(bundle: Path) -> tuple[bytes, Any]:
         packets = [encoder.encode(left) for _ in range(2)]
     assert packets[0] == packets[1]
     with Decoder(bundle, "cuda", threads=1) as decoder:
-        pictures = [decoder.decode(packets[0], right) for _ in range(2)]
+        pictures = [decoder.decode(packets[0], right).image for _ in range(2)]
     np.testing.assert_array_equal(*pictures)
-    return packets[0], pictures[0]
+    return bytes(packets[0]), pictures[0]
 
 
 @pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle"])
@@ -68,8 +68,8 @@ def test_bytes_and_picture_are_those_of_the_cpu(
     packet, picture = machine.submit(round_trip, bundle).result()
     left, right = textured_pair(*FRAME, seed=3)
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
-        assert packet == encoder.encode(left)
-        np.testing.assert_array_equal(picture, decoder.decode(packet, right))
+        assert packet == bytes(encoder.encode(left))
+        np.testing.assert_array_equal(picture, decoder.decode(packet, right).image)
 
 
 @pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle"])
@@ -189,6 +189,6 @@ def test_the_gpu_codes_and_decodes_as_the_cpu_does(
         packet, picture = round_trip(bundle)
     with Decoder(bundle) as decoder:
         # The same integers on both: else the picture would fall to pieces.
-        on_cpu = decoder.decode(packet, textured_pair(*FRAME, seed=3)[1])
+        on_cpu = decoder.decode(packet, textured_pair(*FRAME, seed=3)[1]).image
     difference = on_cpu.astype(float) - picture.astype(float)
     assert np.sqrt((difference**2).mean()) < 1

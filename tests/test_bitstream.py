@@ -11,9 +11,8 @@ from dsin.runtime.bitstream import (
     MAX_PAYLOAD,
     MAX_PIXELS,
     PACKET_HEADER_BYTES,
+    Packet,
     PacketHeader,
-    pack_packet,
-    parse_packet,
 )
 from dsin.runtime.errors import PacketError
 
@@ -47,7 +46,7 @@ def with_checksum(head: bytes, payload: bytes = b"") -> bytes:
 
 class TestPacket:
     def test_its_bytes_are_these(self) -> None:
-        packet = pack_packet(HEADER, b"payload")
+        packet = bytes(Packet(HEADER, b"payload"))
         assert packet.hex(" ") == (
             "44 53 49 4e 01 02 01 02 03 04 05 06 07 00 00 00 "  # DSIN, version, rate, codec, number
             "15 cd fb df 85 57 34 16 da 04 77 01 1e e5 64 3b "  # nanoseconds, width, height, CRC-32
@@ -56,59 +55,69 @@ class TestPacket:
 
     @given(headers(), st.binary(max_size=200))
     def test_what_goes_in_comes_out(self, header: PacketHeader, payload: bytes) -> None:
-        parsed, view = parse_packet(pack_packet(header, payload), header.codec_id)
-        assert parsed == header
-        assert bytes(view) == payload
+        parsed = Packet.parse(bytes(Packet(header, payload)), header.codec_id)
+        assert (parsed.header, parsed.payload) == (header, payload)
 
-    def test_the_payload_is_not_copied(self) -> None:
-        packet = bytearray(pack_packet(HEADER, b"payload"))
-        _, payload = parse_packet(packet)
-        assert payload.obj is packet
+    def test_it_may_be_stamped_anew(self) -> None:
+        packet = Packet(HEADER, b"payload", {"entropy": 1.5})
+        stamped = packet.stamped(8, 9)
+        assert stamped.header == dataclasses.replace(HEADER, frame_number=8, timestamp_ns=9)
+        assert (stamped.payload, stamped.stage_ms) == (b"payload", {"entropy": 1.5})
+        assert Packet.parse(bytes(stamped)) == stamped != packet
+
+    def test_times_are_no_part_of_it(self) -> None:
+        timed, received = Packet(HEADER, b"payload", {"entropy": 1.5}), Packet(HEADER, b"payload")
+        assert (timed, len(timed), bytes(timed)) == (received, 39, bytes(received))
+
+    @pytest.mark.parametrize("data", ["text", None, [68, 83], 3])
+    def test_what_is_no_bytes_is_named(self, data: object) -> None:
+        with pytest.raises(PacketError, match=f"a packet is bytes, not {type(data).__name__}"):
+            Packet.parse(data)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("payload", [b"", b"\x00", b"payload", bytes(range(64))])
     def test_every_truncation_and_extension_is_refused(self, payload: bytes) -> None:
-        packet = pack_packet(HEADER, payload)
+        packet = bytes(Packet(HEADER, payload))
         for length in range(len(packet)):
             with pytest.raises(PacketError):
-                parse_packet(packet[:length])
+                Packet.parse(packet[:length])
         with pytest.raises(PacketError, match="checksum"):
-            parse_packet(packet + b"\x00")
+            Packet.parse(packet + b"\x00")
 
     @pytest.mark.parametrize("payload", [b"", b"\x00", b"payload", bytes(range(64))])
     def test_every_single_bit_flip_is_refused(self, payload: bytes) -> None:
-        packet = pack_packet(HEADER, payload)
+        packet = bytes(Packet(HEADER, payload))
         for bit in range(8 * len(packet)):
             flipped = bytearray(packet)
             flipped[bit // 8] ^= 1 << bit % 8
             with pytest.raises(PacketError):
-                parse_packet(flipped)
+                Packet.parse(flipped)
 
     def test_another_kind_of_file_is_named(self) -> None:
         with pytest.raises(PacketError, match="does not start with DSIN"):
-            parse_packet(b"\x89PNG" + bytes(60))
+            Packet.parse(b"\x89PNG" + bytes(60))
 
     def test_another_version_is_named(self) -> None:
-        packet = bytearray(pack_packet(HEADER, b""))
+        packet = bytearray(bytes(Packet(HEADER, b"")))
         packet[4] = 9
         with pytest.raises(PacketError, match="version 9, this dsin reads version 1"):
-            parse_packet(packet)
+            Packet.parse(packet)
 
     def test_a_packet_of_another_bundle_is_named(self) -> None:
         with pytest.raises(PacketError, match="made by another bundle: its codec id is 010203"):
-            parse_packet(pack_packet(HEADER, b""), b"other!")
+            Packet.parse(bytes(Packet(HEADER, b"")), b"other!")
 
     @pytest.mark.parametrize(("width", "height"), [(65535, 65535), (65535, 129), (0, 4), (4, 0)])
     def test_sizes_that_would_allocate_gigabytes_are_refused(self, width: int, height: int) -> None:
-        head = pack_packet(HEADER, b"")[:24]
+        head = bytes(Packet(HEADER, b""))[:24]
         packet = with_checksum(head + width.to_bytes(2, "little") + height.to_bytes(2, "little"))
         with pytest.raises(PacketError, match=f"{width}x{height}"):
-            parse_packet(packet)
+            Packet.parse(packet)
 
     def test_an_oversized_payload_is_refused(self) -> None:
         with pytest.raises(PacketError, match="over the limit"):
-            parse_packet(pack_packet(HEADER, b"") + bytes(MAX_PAYLOAD + 1))
+            Packet.parse(bytes(Packet(HEADER, b"")) + bytes(MAX_PAYLOAD + 1))
         with pytest.raises(PacketError, match="over the limit"):
-            pack_packet(HEADER, bytes(MAX_PAYLOAD + 1))
+            Packet(HEADER, bytes(MAX_PAYLOAD + 1))
 
     @pytest.mark.parametrize(
         "change",
@@ -124,17 +133,17 @@ class TestPacket:
     )
     def test_fields_that_do_not_fit_are_refused(self, change: dict[str, int]) -> None:
         with pytest.raises(PacketError):
-            pack_packet(dataclasses.replace(HEADER, **change), b"")  # type: ignore[arg-type]
+            Packet(dataclasses.replace(HEADER, **change), b"")  # type: ignore[arg-type]
 
     @given(st.binary(max_size=100))
     def test_random_bytes_raise_nothing_but_packet_errors(self, data: bytes) -> None:
         with pytest.raises(PacketError):
-            parse_packet(data)
+            Packet.parse(data)
 
     @given(st.binary(min_size=24, max_size=24), st.binary(max_size=40))
     def test_headers_of_any_content_with_a_true_checksum(self, rest: bytes, payload: bytes) -> None:
         try:
-            header, _ = parse_packet(with_checksum(b"DSIN" + rest, payload))
+            header = Packet.parse(with_checksum(b"DSIN" + rest, payload)).header
         except PacketError:
             return
         assert 1 <= header.width * header.height <= MAX_PIXELS

@@ -12,7 +12,7 @@ from block_bundle import read_manifest, write_block_bundle, write_manifest
 from command_line import Outcome, Run, command_line
 
 from dsin.runtime import Decoder, Encoder, demo
-from dsin.runtime.bitstream import MAX_PAYLOAD, parse_packet
+from dsin.runtime.bitstream import MAX_PAYLOAD, Packet
 from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
 
@@ -57,9 +57,9 @@ class TestEncodeAndDecode:
         packet = folder / "left.dsin"
         assert f"{packet}: {packet.stat().st_size} bytes" in done.out
         with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
-            assert packet.read_bytes() == encoder.encode(read_image(left), rate=0)
-            expected = decoder.decode(packet.read_bytes(), read_image(right))
-            alone = decoder.decode(packet.read_bytes(), None)
+            assert packet.read_bytes() == bytes(encoder.encode(read_image(left), 0))
+            expected = decoder.decode(packet.read_bytes(), read_image(right)).image
+            alone = decoder.decode(packet.read_bytes(), None).image
         left.unlink()
         assert dsin("decode", packet, "--side", right, "--bundle", bundle).status == 0
         assert np.array_equal(read_image(left), expected)
@@ -178,7 +178,8 @@ class TestInfo:
     def test_of_a_packet(self, dsin: Run, folder: Path, bundle: Path) -> None:
         dsin("encode", folder / "left.png", "--bundle", bundle)
         packet = folder / "left.dsin"
-        header, payload = parse_packet(packet.read_bytes())
+        coded = Packet.parse(packet.read_bytes())
+        header = coded.header
         facts = json.loads(dsin("info", packet, "--json").out)
         assert facts == {
             "packet": str(packet),
@@ -189,7 +190,7 @@ class TestInfo:
             "frame_number": 0,
             "timestamp_ns": 0,
             "bytes": packet.stat().st_size,
-            "payload_bytes": len(payload),
+            "payload_bytes": len(coded.payload),
             "bpp": round(8 * packet.stat().st_size / (400 * 176), 6),
         }
         lines = dsin("info", packet).out.splitlines()

@@ -199,7 +199,7 @@ class TestTwoCommands:
         with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
             for number in range(FRAMES):
                 packet = encoder.encode(rig.view(number, "left"))
-                expected = decoder.decode(packet, rig.view(number, "right"))
+                expected = decoder.decode(packet, rig.view(number, "right")).image
                 found = read_image(last.with_name(f"frame_{number:06d}.png"))
                 assert np.array_equal(found, expected)
 

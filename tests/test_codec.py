@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.backend import open_session
 from dsin.runtime.backend_ort import ort_session
-from dsin.runtime.bitstream import PacketHeader, pack_packet, parse_packet
+from dsin.runtime.bitstream import Packet, PacketHeader
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.errors import BackendError, BundleError, DsinError, FrameError, PacketError
@@ -65,25 +65,25 @@ class TestRoundTrip:
     ) -> None:
         frame = picture(*size)
         expected = block_means(frame).repeat(8, 0).repeat(8, 1)[: size[0], : size[1]] * STEP
-        assert np.array_equal(decoder.decode(encoder.encode(frame), None), expected)
+        assert np.array_equal(decoder.decode(encoder.encode(frame), None).image, expected)
 
     def test_with_side_the_picture_is_the_rounded_mean(
         self, encoder: Encoder, decoder: Decoder
     ) -> None:
         frame, side = picture(80, 96), picture(80, 96, seed=1)
-        header, payload = parse_packet(encoder.encode(frame))
-        decoded = decoder.decode_parts(header, payload, side)
+        packet = encoder.encode(frame)
+        decoded = decoder.decode(bytes(packet), side)
         assert decoded.y_syn is not None
         mean = (decoded.x_dec.astype(np.float64) + decoded.y_syn) / 2
         assert np.array_equal(decoded.image, np.rint(mean))
-        assert (decoded.used_side, decoded.header) == (True, header)
+        assert (decoded.used_side, decoded.header) == (True, packet.header)
 
     def test_the_search_gets_both_reconstructions_and_the_side_image(
         self, encoder: Encoder, decoder: Decoder, bundle: Bundle
     ) -> None:
         frame, side = picture(80, 96), picture(80, 96, seed=1)
         x_dec, y_dec = (block_means(f).repeat(8, 0).repeat(8, 1) * STEP for f in (frame, side))
-        decoded = decoder.decode_parts(*parse_packet(encoder.encode(frame)), side)
+        decoded = decoder.decode(encoder.encode(frame), side)
         expected = match(x_dec.astype(np.float32), y_dec.astype(np.float32))
         assert decoded.matches is not None
         assert np.array_equal(decoded.matches.row, expected.row)
@@ -92,11 +92,10 @@ class TestRoundTrip:
         assert np.array_equal(decoded.y_syn, synthesise(side, expected))
 
     def test_the_header_carries_what_was_given(self, encoder: Encoder, bundle: Bundle) -> None:
-        packet = encoder.encode(picture(30, 50), rate=0, frame_number=9, timestamp_ns=12345)
-        header, _ = parse_packet(packet, bundle.codec_id)
-        assert header == PacketHeader(bundle.codec_id, 50, 30, 0, 9, 12345)
-        default, _ = parse_packet(encoder.encode(picture(30, 50)))
-        assert default.rate == bundle.default_rate == 1
+        packet = encoder.encode(picture(30, 50), 0, frame_number=9, timestamp_ns=12345)
+        assert packet.header == PacketHeader(bundle.codec_id, 50, 30, 0, 9, 12345)
+        default = encoder.encode(picture(30, 50))
+        assert default.header.rate == bundle.default_rate == 1
 
     def test_bytes_do_not_depend_on_the_number_of_threads(
         self, encoder: Encoder, bundle: Bundle
@@ -110,10 +109,11 @@ class TestRoundTrip:
     ) -> None:
         side = picture(80, 96, seed=1)
         features = decoder.prepare_side(side)
-        assert set(features.stage_ms) == {"network", "prepare"}
+        assert set(features.stage_ms) == {"compute", "prepare"}
         for seed in (2, 3):
             packet = encoder.encode(picture(80, 96, seed))
-            assert np.array_equal(decoder.decode(packet, features), decoder.decode(packet, side))
+            pictures = [decoder.decode(packet, view).image for view in (features, side)]
+            assert np.array_equal(*pictures)
 
     def test_decoding_may_start_from_the_latent(self, encoder: Encoder, decoder: Decoder) -> None:
         frame, side = picture(70, 90), picture(70, 90, seed=1)
@@ -121,15 +121,15 @@ class TestRoundTrip:
         assert np.array_equal(symbols, block_means(frame).transpose(2, 0, 1))
         decoded = decoder.decode_latent(symbols, side, 70, 90)
         assert decoded.header is None
-        assert np.array_equal(decoded.image, decoder.decode(encoder.encode(frame), side))
+        assert np.array_equal(decoded.image, decoder.decode(encoder.encode(frame), side).image)
 
     def test_every_stage_is_timed(self, encoder: Encoder, decoder: Decoder) -> None:
-        coded = encoder.encode_payload(picture(40, 48))
-        assert set(coded.stage_ms) == {"preprocess", "network", "entropy"}
-        alone = decoder.decode_parts(coded.header, coded.payload, None)
+        coded = encoder.encode(picture(40, 48))
+        assert set(coded.stage_ms) == {"preprocess", "compute", "entropy", "packetise"}
+        alone = decoder.decode(coded, None)
         assert set(alone.stage_ms) == {"entropy", "x_decoder", "postprocess"}
         assert (alone.used_side, alone.y_syn, alone.matches) == (False, None, None)
-        aided = decoder.decode_parts(coded.header, coded.payload, picture(40, 48))
+        aided = decoder.decode(coded, picture(40, 48))
         assert set(aided.stage_ms) == {
             "entropy",
             "x_decoder",
@@ -143,7 +143,7 @@ class TestRoundTrip:
         truncating = write_block_bundle(tmp_path / "b", truncate_to_uint8=True)
         frame, side = picture(80, 96), picture(80, 96, seed=1)
         with Decoder(truncating) as other:
-            decoded = other.decode_parts(*parse_packet(encoder.encode(frame)), side)
+            decoded = other.decode(encoder.encode(frame), side)
         assert decoded.y_syn is not None
         mean = (decoded.x_dec.astype(np.float64) + decoded.y_syn) / 2
         assert np.array_equal(decoded.image, np.floor(mean))
@@ -152,11 +152,11 @@ class TestRoundTrip:
         self, encoder: Encoder, decoder: Decoder
     ) -> None:
         frames = [picture(80, 96, seed) for seed in range(4)]
-        expected = [decoder.decode(encoder.encode(f), frames[0]) for f in frames]
+        expected = [decoder.decode(encoder.encode(f), frames[0]).image for f in frames]
         results: dict[int, Image] = {}
 
         def work(index: int) -> None:
-            results[index] = decoder.decode(encoder.encode(frames[index]), frames[0])
+            results[index] = decoder.decode(encoder.encode(frames[index]), frames[0]).image
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
         for thread in threads:
@@ -188,7 +188,7 @@ class TestExportedModel:
 
         frame, side = picture(80, 96), picture(80, 96, seed=1)
         with Encoder(exported, threads=1) as encoder, Decoder(exported, threads=1) as decoder:
-            decoded = decoder.decode_parts(*parse_packet(encoder.encode(frame)), side)
+            decoded = decoder.decode(encoder.encode(frame), side)
         model, _ = load_checkpoint(tiny_checkpoint)
         with torch.no_grad():
             x_dec = model.code(to_tensor(frame)[None]).x_dec
@@ -201,7 +201,7 @@ class TestExportedModel:
             frame = picture(160, 192)
             assert isinstance(exported.entropy, IntegerContextModel)
             bits = cross_entropy_bits(exported.entropy, encoder.latent(frame))
-            payload = encoder.encode_payload(frame).payload
+            payload = encoder.encode(frame).payload
         assert bits / 8 <= len(payload) + 1
         assert len(payload) <= 1.01 * bits / 8 + 16
 
@@ -244,8 +244,8 @@ class TestBadInput:
     def test_a_packet_with_a_rate_that_the_bundle_lacks(
         self, encoder: Encoder, decoder: Decoder, bundle: Bundle
     ) -> None:
-        coded = encoder.encode_payload(picture(40, 48))
-        packet = pack_packet(PacketHeader(bundle.codec_id, 48, 40, rate=2), coded.payload)
+        coded = encoder.encode(picture(40, 48))
+        packet = Packet(PacketHeader(bundle.codec_id, 48, 40, rate=2), coded.payload)
         with pytest.raises(PacketError, match="rate 2"):
             decoder.decode(packet, None)
 
@@ -257,7 +257,7 @@ class TestBadInput:
             other.decode(encoder.encode(picture(40, 48)), None)
 
     def test_every_truncation_and_bit_flip(self, encoder: Encoder, decoder: Decoder) -> None:
-        packet = encoder.encode(picture(40, 48))
+        packet = bytes(encoder.encode(picture(40, 48)))
         for length in range(len(packet)):
             with pytest.raises(PacketError):
                 decoder.decode(packet[:length], None)
@@ -273,7 +273,7 @@ class TestBadInput:
         self, decoder: Decoder, bundle: Bundle, payload: bytes, width: int, height: int
     ) -> None:
         # A checksum is no defence against a sender of ill will.
-        packet = pack_packet(PacketHeader(bundle.codec_id, width, height), payload)
+        packet = Packet(PacketHeader(bundle.codec_id, width, height), payload)
         with pytest.raises(PacketError):
             decoder.decode(packet, None)
 

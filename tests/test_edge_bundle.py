@@ -14,7 +14,7 @@ from conftest import SMALL, textured_pair
 from dsin.export.restore import restore_checkpoint
 from dsin.export.write_bundle import write_bundle
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.bundle import Bundle
 from dsin.runtime.errors import BundleError, CheckpointError, DsinError, ExportError, PacketError
 from dsin.runtime.hyper_codec import HyperTables
@@ -42,13 +42,13 @@ def test_every_rate_and_size_goes_through_bytes(bundle: Bundle, size: tuple[int,
     x, y = (view[: size[0], : size[1]] for view in textured_pair(128, 192, 1))
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         for rate in range(SMALL.rates):
-            header, payload = parse_packet(encoder.encode(x, rate=rate), bundle.codec_id)
-            decoded = decoder.decode_parts(header, payload, y)
+            packet = encoder.encode(x, rate)
+            decoded = decoder.decode(bytes(packet), y)
             latent = encoder.latent(x, rate=rate)
             again = decoder.decode_latent(latent, y, *size, rate=rate)
             assert decoded.image.shape == x.shape
             np.testing.assert_array_equal(decoded.image, again.image)
-            alone = decoder.decode_parts(header, payload, None)
+            alone = decoder.decode(packet, None)
             np.testing.assert_array_equal(alone.image, decoded.x_dec)
             assert not alone.used_side
 
@@ -58,7 +58,7 @@ def test_the_picture_is_what_training_computes(bundle: Bundle, edge_model: EdgeD
     planes = torch.from_numpy(x.transpose(2, 0, 1)[None].copy()).float()
     expected = edge_model.reconstruct(planes, torch.tensor([1])).x_dec[0].permute(1, 2, 0).numpy()
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
-        got = decoder.decode_parts(*parse_packet(encoder.encode(x, rate=1)), y).x_dec
+        got = decoder.decode(encoder.encode(x, 1), y).x_dec
     # The integer entropy model predicts slightly other means, and so other roundings.
     assert psnr_db(got, np.rint(expected).astype(np.uint8)) > 35
 
@@ -69,15 +69,17 @@ def test_a_side_image_prepared_for_another_rate_is_prepared_again(bundle: Bundle
         packet = encoder.encode(x, rate=2)
         fit, other = (decoder.prepare_side(y, rate=rate) for rate in (2, 0))
         assert (fit.rate, other.rate) == (2, 0)
-        np.testing.assert_array_equal(decoder.decode(packet, fit), decoder.decode(packet, other))
+        assert decoder.prepare_side(fit, rate=2) is fit
+        assert decoder.prepare_side(other, rate=2).rate == 2
+        pictures = [decoder.decode(packet, side).image for side in (fit, other)]
+        np.testing.assert_array_equal(*pictures)
 
 
 def test_a_side_image_of_another_scene_is_left_alone(bundle: Bundle) -> None:
     x, y = textured_pair(128, 192, 8)
     other = np.random.default_rng(0).integers(0, 256, y.shape, np.uint8)
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
-        header, payload = parse_packet(encoder.encode(x, rate=2))
-        decoded = decoder.decode_parts(header, payload, other)
+        decoded = decoder.decode(encoder.encode(x, rate=2), other)
         assert decoded.matches is not None
         related = bool(np.median(decoded.matches.score) >= LEAST_SCORE)
         assert decoded.used_side == related
@@ -108,10 +110,10 @@ def test_foreign_rates_and_packets_are_refused(bundle: Bundle, edge_bundle: Path
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         with pytest.raises(DsinError, match="rates 0 to 2"):
             encoder.encode(x, rate=SMALL.rates)
-        header, payload = parse_packet(encoder.encode(x, rate=0))
-        for spoiled in (payload[:-1], b"", bytes(payload) + b"\0"):
+        packet = encoder.encode(x, rate=0)
+        for spoiled in (packet.payload[:-1], b"", packet.payload + b"\0"):
             with pytest.raises(PacketError):
-                decoder.decode_parts(header, spoiled, None)
+                decoder.decode(Packet(packet.header, spoiled), None)
 
 
 def test_the_two_models_are_not_confused(edge_checkpoint: Path, tiny_checkpoint: Path) -> None:
@@ -155,7 +157,7 @@ def test_two_steps_and_a_pointwise_last_layer(tmp_path: Path) -> None:
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
         packet = encoder.encode(frames[0], rate=1)
         expected = decoder.decode_latent(encoder.latent(frames[0], rate=1), None, 128, 192, rate=1)
-        np.testing.assert_array_equal(decoder.decode(packet, None), expected.image)
+        np.testing.assert_array_equal(decoder.decode(packet, None).image, expected.image)
     restore_checkpoint(tmp_path / "two", tmp_path / "again.pt")
     again, _ = load_edge_checkpoint(tmp_path / "again.pt")
     torch.testing.assert_close(again.decoder.out.weight, model.decoder.out.weight)

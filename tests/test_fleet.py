@@ -97,7 +97,7 @@ def test_a_replica_decodes_as_the_decoder_does(scene: Scene) -> None:
         assert not stranger.side_known, "the side image of another rig was taken"
         with Decoder(threads=1) as decoder:
             y = cv2.imdecode(np.frombuffer(scene.side, np.uint8), 1)[:, :, ::-1]
-            expected = decoder.decode(scene.packet, np.ascontiguousarray(y))
+            expected = decoder.decode(scene.packet, np.ascontiguousarray(y)).image
         assert known.decoded is not None
         assert stranger.decoded is None
         np.testing.assert_array_equal(known.decoded.image, expected)
@@ -218,7 +218,7 @@ def test_frames_of_a_frozen_or_dying_replica_are_lost_and_the_next_ones_are_not(
 
     x, y = textured_pair(375, 1242, seed=4)
     with Encoder() as encoder:
-        packet = encoder.encode(x, rate=1)
+        packet = bytes(encoder.encode(x, 1))
     impatient = FleetDecoder(serve.get_app_handle(APPLICATION), FleetOptions(timeout_s=1))
 
     async def run() -> None:

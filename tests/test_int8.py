@@ -188,7 +188,7 @@ def test_packets_of_both_bundles_are_of_one_codec(edge_bundle: Path, int8_bundle
     assert before.model_id == after.model_id
     with Encoder(after) as encoder, Decoder(before) as decoder, Decoder(after) as both:
         packet = encoder.encode(x, rate=1)
-        one, other = (d.decode(packet, y).astype(float) for d in (decoder, both))
+        one, other = (d.decode(packet, y).image.astype(float) for d in (decoder, both))
     assert np.abs(one - other).mean() < 6
 
 

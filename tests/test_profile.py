@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsin.runtime import profile_chip, profile_power
 from dsin.runtime.backend import open_session, wrapped_sessions
-from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.bitstream import Packet, PacketHeader
 from dsin.runtime.errors import DsinError, PacketError
 from dsin.runtime.profile_graphs import SessionRecorder, count_operations, profile_graphs
 from dsin.runtime.profile_link import Loopback
@@ -114,11 +114,13 @@ class TestLoopback:
             for number, size in enumerate((0, 5, 300_000)):
                 header = PacketHeader(b"codec!", 64, 48, 1, number, 1000 * number)
                 payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
-                assert link.round_trip(pack_packet(header, payload)) == (header, payload)
+                packet = Packet(header, payload)
+                assert link.round_trip(packet) == packet
 
-    def test_what_is_no_packet_is_refused(self) -> None:
-        with Loopback(b"codec!", (48, 64)) as link, pytest.raises(PacketError, match="not a pack"):
-            link.round_trip(bytes(16))
+    def test_a_packet_of_another_codec_is_refused(self) -> None:
+        other = Packet(PacketHeader(b"other!", 64, 48), b"")
+        with Loopback(b"codec!", (48, 64)) as link, pytest.raises(PacketError, match="another"):
+            link.round_trip(other)
 
 
 def convolutions() -> onnx.ModelProto:

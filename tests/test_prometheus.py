@@ -89,7 +89,7 @@ def test_what_is_not_known_is_absent_rather_than_zero() -> None:
 def test_ages_and_stages_are_counted_frame_by_frame() -> None:
     metrics = Metrics(lambda: [STATUS])
     for age_ms in (20, 100, 100.001, 9000):
-        metrics.take(frame("front", age_ms, side__network=5, server__search=40, server__fusion=20))
+        metrics.take(frame("front", age_ms, side__compute=5, server__search=40, server__fusion=20))
     samples = scrape(metrics)
     below = {
         limit: samples.of("dsin_frame_age_ms_bucket", rig="front", le=limit)
@@ -99,7 +99,7 @@ def test_ages_and_stages_are_counted_frame_by_frame() -> None:
     assert samples.of("dsin_frame_age_ms_count", rig="front") == 4
     assert samples.of("dsin_frame_age_ms_sum", rig="front") == pytest.approx(9220.001)
     assert samples.of("dsin_decode_ms_sum", rig="front") == 240  # without the side image's stages
-    assert samples.of("dsin_stage_ms_sum", rig="front", stage="side.network") == 20
+    assert samples.of("dsin_stage_ms_sum", rig="front", stage="side.compute") == 20
     assert samples.of("dsin_stage_ms_bucket", rig="front", stage="server.search", le="50.0") == 4
 
 

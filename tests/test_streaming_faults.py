@@ -33,7 +33,7 @@ from rig_fakes import (
 from rig_server_process import ServerProcess, free_port
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.bitstream import Packet, PacketHeader
 from dsin.runtime.camera import CapturedFrame
 from dsin.runtime.camera_session import CameraSession, RefusedError
 from dsin.runtime.clocks import now_ns
@@ -278,13 +278,14 @@ class Damaging(FakeEncoder):
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         made = super().make(frame)
+        larger = PacketHeader(
+            CODEC, SIZE[1] + 1, SIZE[0], 0, frame.number, frame.timestamp_ns
+        )  # fmt: skip
         damaged = {
             0: made.data,
             1: made.data[:-1],
             2: b"",
-            3: pack_packet(
-                PacketHeader(CODEC, SIZE[1] + 1, SIZE[0], 0, frame.number, frame.timestamp_ns), b""
-            ),
+            3: bytes(Packet(larger, b"")),
         }
         choice = frame.number % 8
         return MadeFrame(

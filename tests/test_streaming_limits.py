@@ -26,7 +26,7 @@ from rig_fakes import (
 
 from dsin.runtime import dsin_v1_pb2 as dsin_v1
 from dsin.runtime import rig_service
-from dsin.runtime.bitstream import PacketHeader, pack_packet
+from dsin.runtime.bitstream import Packet, PacketHeader
 from dsin.runtime.camera_session import CameraSession
 from dsin.runtime.clocks import CameraClock
 from dsin.runtime.decode_pool import DecodePool
@@ -54,7 +54,7 @@ def hello(rig: str = "hostile", camera: int = dsin_v1.CAMERA_X) -> bytes:
 
 def frame(number: int, packet: bytes | None = None) -> bytes:
     if packet is None:
-        packet = pack_packet(PacketHeader(CODEC, SIZE[1], SIZE[0], 0, number, number), b"")
+        packet = bytes(Packet(PacketHeader(CODEC, SIZE[1], SIZE[0], 0, number, number), b""))
     message = dsin_v1.EncodedFrame(packet=packet, timestamp_ns=number, frame_number=number)
     return dsin_v1.CameraMessage(frame=message).SerializeToString()
 
@@ -159,7 +159,7 @@ def test_failures_of_one_rig_do_not_fill_the_log(caplog: pytest.LogCaptureFixtur
             raise PacketError("payload is damaged")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(FakeDecoder, "decode_parts", fail)
+            patch.setattr(FakeDecoder, "decode", fail)
             counts = fake_device(server.address, fps=400, count=200).finish()
     told = [r for r in caplog.records if "payload is damaged" in r.getMessage()]
     assert counts.statuses["rejected"] > 20
@@ -214,7 +214,7 @@ def test_a_side_image_is_prepared_once_with_several_workers() -> None:
     rig.rate = 0  # as after a first frame
     rig.sides.add(SideView(picture(1), 1, SECOND), SECOND)
     arrived = ArrivedFrame(
-        PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 1, SECOND), b"", b"", SECOND, SECOND, SECOND,
+        Packet(PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 1, SECOND), b""), SECOND, SECOND, SECOND,
         clock_in_doubt=False, answer=lambda outcome: None,
     )  # fmt: skip
     rig.offer(arrived)

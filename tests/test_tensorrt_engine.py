@@ -558,9 +558,9 @@ def test_engines_code_and_decode_as_the_cpu_does(
     left, right = textured_pair(*FRAME, seed=2)
     with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
         packet = encoder.encode(left)
-        picture = decoder.decode(packet, right)
+        picture = decoder.decode(packet, right).image
     with Decoder(bundle) as decoder:
         # The same integers on both: else the picture would fall to pieces.
-        on_cpu = decoder.decode(packet, right)
+        on_cpu = decoder.decode(packet, right).image
     difference = on_cpu.astype(float) - picture.astype(float)
     assert np.sqrt((difference**2).mean()) < 1

@@ -360,7 +360,7 @@ class TestStatus:
                 assert (told["rig"], told["after"]) == ("front", 0)
                 assert [point[3] for point in told["frames"]] == ["paired"] * 3
                 assert told["drops"]
-                assert {"server.search", "side.network"} < set(told["stage_ms"])
+                assert {"server.search", "side.compute"} < set(told["stage_ms"])
                 page.take(rigs[0].next_frame())
                 later = await viewer.status()
                 assert len(later["frames"]) == 1
@@ -413,12 +413,12 @@ class TestHistory:
         history = History()
         frame = replace(
             coded[0], captured_ns=0, received_ns=70_000_000, decoded_ns=130_000_000,
-            stage_ms={"side.network": 30.0, "server.search": 50.0}, waited_ms=10.0,
+            stage_ms={"side.compute": 30.0, "server.search": 50.0}, waited_ms=10.0,
         )  # fmt: skip
         history.add_frame(frame, 0)
         assert history.stage_ms() == {
             "way.capture to arrival": 70, "server.waiting": 10, "server.search": 50,
-            "side.network": 30,
+            "side.compute": 30,
         }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
@@ -40,13 +39,13 @@ def code(
             stamp = source.timestamp_ns(number)
             packet = encoder.encode(left, frame_number=number, timestamp_ns=stamp)
             features = decoder.prepare_side(right)
-            decoded = decoder.decode_parts(*parse_packet(packet), features)
+            decoded = decoder.decode(packet, features)
             stage_ms = {
                 **{f"side.{name}": ms for name, ms in features.stage_ms.items()},
                 **{f"server.{name}": ms for name, ms in decoded.stage_ms.items()},
             }
             frames.append(
-                DecodedFrame("", number, stamp, 0, 0, 0, packet, decoded,
+                DecodedFrame("", number, stamp, 0, 0, 0, bytes(packet), decoded,
                          SideView(right, number, stamp), SideUse.PAIRED, stage_ms)
             )  # fmt: skip
     return frames

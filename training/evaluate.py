@@ -16,7 +16,7 @@ import torch
 from rich.progress import track
 
 from dsin.runtime.backend import Backend
-from dsin.runtime.bitstream import parse_packet
+from dsin.runtime.bitstream import Packet
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.decoder import Decoded, Decoder
 from dsin.runtime.encoder import Encoder
@@ -47,7 +47,7 @@ FIGURES = (
 class Coded(NamedTuple):
     """One image, coded and decoded."""
 
-    packet: bytes
+    packet: Packet
     decoded: Decoded
     encode_ms: float
     decode_ms: float
@@ -190,9 +190,9 @@ def _read(pair: Pair, crop: tuple[int, int] | None) -> tuple[Image, Image]:
 def _code(encoder: Encoder, decoder: Decoder, x: Image, y: Image, rate: int | None) -> Coded:
     side = decoder.prepare_side(y)
     start = time.perf_counter()
-    packet = encoder.encode(x, rate=rate)
+    packet = encoder.encode(x, rate)
     sent = time.perf_counter()
-    decoded = decoder.decode_parts(*parse_packet(packet), side)
+    decoded = decoder.decode(bytes(packet), side)
     done = time.perf_counter()
     return Coded(packet, decoded, 1e3 * (sent - start), 1e3 * (done - sent))
 

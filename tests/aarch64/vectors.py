@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.backend import open_session
-from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.bundle import Bundle, open_bundle
 from dsin.runtime.context_model import IntegerContextModel, decode_symbols, encode_symbols
 from dsin.runtime.decoder import Decoder
@@ -121,7 +120,7 @@ def make(bundle: Bundle, frames: dict[str, Array]) -> Arrays:
             for rate in rates:
                 case = f"{name}, rate {rate}"
                 made |= _vector(coder, case, coder.analyse(left, rate), rate)
-                packet = encoder.encode(left, rate=rate)
+                packet = bytes(encoder.encode(left, rate))
                 made |= {f"{case}/packet": _bytes(packet), f"{case}/right": right}
                 made |= {f"{case}/left": left} | _pictures(decoder, case, packet, right)
     return made
@@ -136,7 +135,7 @@ def _vector(coder: Coder, case: str, coded: Arrays, rate: int) -> Arrays:
 
 
 def _pictures(decoder: Decoder, case: str, packet: bytes, side: Array) -> Arrays:
-    decoded = decoder.decode_parts(*parse_packet(packet), side)
+    decoded = decoder.decode(packet, side)
     return {f"{case}/x_dec": decoded.x_dec, f"{case}/x_hat": decoded.image}
 
 

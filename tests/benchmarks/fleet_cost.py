@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.fleet_replica import decode_picture, stored_bytes
 from dsin.runtime.pictures import Image
 from dsin.runtime.recordings import open_stereo
@@ -57,19 +56,18 @@ def codec(frames: list[StereoFrame]) -> None:
             for frame in frames:
                 packet = encoder.encode(frame.left, rate=rate)
                 side = decoder.prepare_side(frame.right, rate=rate)
-                parsed = parse_packet(packet)
                 rows.append(
                     (
                         len(packet),
                         cpu_ms(lambda f=frame, r=rate: encoder.encode(f.left, rate=r)),
                         cpu_ms(lambda f=frame, r=rate: decoder.prepare_side(f.right, rate=r)),
-                        cpu_ms(lambda p=parsed, s=side: decoder.decode_parts(*p, s)),
-                        cpu_ms(lambda p=parsed: decoder.decode_parts(*p, None)),
+                        cpu_ms(lambda p=packet, s=side: decoder.decode(p, s)),
+                        cpu_ms(lambda p=packet: decoder.decode(p, None)),
                     )
                 )
             size, encode, prepare, decode, alone = map(statistics.median, zip(*rows, strict=True))
             print(f"{rate:4} {size:9.0f} {encode:7.0f} {prepare:7.0f} {decode:7.0f} {alone:8.0f}")
-        stages = decoder.decode_parts(*parsed, side).stage_ms
+        stages = decoder.decode(packet, side).stage_ms
         print("decode, ms:", {name: round(ms, 1) for name, ms in stages.items()})
         print(f"side features: {stored_bytes(side) / 2**20:.1f} MiB a side image")
 
@@ -101,7 +99,7 @@ def forwarding(frames: list[StereoFrame], *, with_pictures: bool, rounds: int = 
     from dsin.runtime.fleet import FleetOptions, start_fleet
 
     with Encoder(threads=1) as encoder:
-        packet = encoder.encode(frames[0].left)
+        packet = bytes(encoder.encode(frames[0].left))
     view = np.ascontiguousarray(frames[0].right[:, :, ::-1])
     side = cv2.imencode(".png", view)[1].tobytes()
 

@@ -52,9 +52,9 @@ def main() -> None:
                 start = time.perf_counter()
                 side = decoder.prepare_side(y, rate=rate)
                 ready = time.perf_counter()
-                coded = encoder.encode_payload(x, rate=rate)
+                packet = encoder.encode(x, rate)
                 sent = time.perf_counter()
-                decoded = decoder.decode_parts(coded.header, coded.payload, side)
+                decoded = decoder.decode(bytes(packet), side)
                 done = time.perf_counter()
                 if count == 0:
                     continue
@@ -62,7 +62,7 @@ def main() -> None:
                     "side image to features": 1e3 * (ready - start),
                     **{f"  {name}": ms for name, ms in side.stage_ms.items()},
                     "picture to packet": 1e3 * (sent - ready),
-                    **{f"  {name} ": ms for name, ms in coded.stage_ms.items()},
+                    **{f"  {name} ": ms for name, ms in packet.stage_ms.items()},
                     "packet to picture": 1e3 * (done - sent),
                     **{f"  {name}  ": ms for name, ms in decoded.stage_ms.items()},
                 }

@@ -29,7 +29,7 @@ def main() -> None:
     with Encoder(bundle) as encoder:
         for pair in read_pair_list(pairs, root):
             frame = centre_crop(read_image(pair.x), (320, 1224))
-            coded = len(encoder.encode_payload(frame).payload)
+            coded = len(encoder.encode(frame).payload)
             symbols = encoder.latent(frame)
             own = cross_entropy_bits(bundle.entropy, symbols) / 8
             total["coded"] += coded

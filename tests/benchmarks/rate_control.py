@@ -29,7 +29,7 @@ def main() -> None:
         for number in range(len(source)):
             frame = source.view(number, "left")
             for rate in range(len(points)):
-                sizes[number, rate] = len(encoder.encode_payload(frame, rate=rate).payload)
+                sizes[number, rate] = len(encoder.encode(frame, rate).payload)
     sizes += PACKET_HEADER_BYTES
     for target in targets:
         control = RateController(points, pixels=height * width, target_kbps=target, fps=FPS)

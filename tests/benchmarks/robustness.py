@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dsin.runtime.bitstream import parse_packet
 from dsin.runtime.bundle import open_bundle
 from dsin.runtime.decoder import Decoder
 from dsin.runtime.encoder import Encoder
@@ -60,7 +59,7 @@ def main() -> None:
                 gains, scores, used = [], [], 0
                 for x, y in given:
                     packet = encoder.encode(np.ascontiguousarray(x), rate=rate)
-                    decoded = decoder.decode_parts(*parse_packet(packet), np.ascontiguousarray(y))
+                    decoded = decoder.decode(packet, np.ascontiguousarray(y))
                     gains.append(psnr_db(decoded.image, x) - psnr_db(decoded.x_dec, x))
                     used += decoded.used_side
                     assert decoded.matches is not None

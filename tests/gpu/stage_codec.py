@@ -169,20 +169,18 @@ def _psnr_db(decoder: Any, made: Made, rate: int) -> float:
 
 def _pictures(report: Report, codecs: dict[str, Codec], found: Frames) -> None:
     """Whole pictures with the side image, from the CPU's packets; and what decoding takes."""
-    from dsin.runtime.bitstream import pack_packet
     from dsin.runtime.encoder import Encoder
 
     bundle = codecs["cpu"].whole.bundle
     with Encoder(bundle) as encoder:
-        coded = [encoder.encode_payload(x) for x, _ in found.pairs[:PICTURES]]
-    packets = [pack_packet(frame.header, frame.payload) for frame in coded]
+        packets = [encoder.encode(x) for x, _ in found.pairs[:PICTURES]]
     pictures: dict[str, list[Any]] = {}
     for name in ("cpu", "fp32", "fp16"):
         pictures[name] = []
         took = []
         for packet, (_, y) in zip(packets, found.pairs, strict=False):
             began = time.perf_counter()
-            pictures[name].append(codecs[name].whole.decode(packet, y))
+            pictures[name].append(codecs[name].whole.decode(packet, y).image)
             took.append(1000 * (time.perf_counter() - began))
         report.tell(f"{name}: decoding with y", f"{statistics.median(took):.0f} ms, search on CPU")
     for name in ("fp32", "fp16"):

@@ -45,7 +45,7 @@ def _shipped(orders: Orders, report: Report) -> None:
     if "edge" not in bundles():
         raise NotCarriedError("the bundle edge is not in this copy")
     found = frames(orders.pack, FRAMES)
-    packets: dict[str, list[bytes]] = {}
+    packets: dict[str, list[Any]] = {}
     for backend in ("cpu", "cuda"):
         with Encoder("edge", backend) as encoder:
             encoder.encode(found.pairs[0][0])
@@ -55,7 +55,12 @@ def _shipped(orders: Orders, report: Report) -> None:
         for maker, made in packets.items():
             jobs = list(zip(made, (y for _, y in found.pairs), strict=True))
             pictures = {
-                name: _timed(report, f"{name}: decoding what {maker} made", jobs, decoder.decode, 2)
+                name: [
+                    decoded.image
+                    for decoded in _timed(
+                        report, f"{name}: decoding what {maker} made", jobs, decoder.decode, 2
+                    )
+                ]
                 for name, decoder in (("cpu", on_cpu), ("cuda", on_gpu))
             }
             worst = min(map(psnr_db, pictures["cpu"], pictures["cuda"]))
