@@ -22,10 +22,10 @@ from dsin.runtime.errors import (
 )
 
 if TYPE_CHECKING:
-    from dsin.runtime.bitstream import PacketHeader
-    from dsin.runtime.bundle import Bundle, open_bundle
-    from dsin.runtime.decoder import Decoded, Decoder, SideFeatures
-    from dsin.runtime.encoder import EncodedFrame, Encoder
+    from dsin.runtime.codec.bundle import Bundle, open_bundle
+    from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
+    from dsin.runtime.codec.encoder import EncodedFrame, Encoder
+    from dsin.runtime.codec.packet import PacketHeader
 
 __all__ = [
     "BackendError",
@@ -47,14 +47,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Bundle": "bundle",
-    "Decoded": "decoder",
-    "Decoder": "decoder",
-    "EncodedFrame": "encoder",
-    "Encoder": "encoder",
-    "PacketHeader": "bitstream",
-    "SideFeatures": "decoder",
-    "open_bundle": "bundle",
+    "Bundle": "codec.bundle",
+    "Decoded": "codec.decoder",
+    "Decoder": "codec.decoder",
+    "EncodedFrame": "codec.encoder",
+    "Encoder": "codec.encoder",
+    "PacketHeader": "codec.packet",
+    "SideFeatures": "codec.decoder",
+    "open_bundle": "codec.bundle",
 }
 
 
