@@ -1,4 +1,4 @@
-"""The float context model turned into exact integers (`dsin.runtime.context_model`).
+"""The float context model turned into exact integers (`dsin.runtime.entropy.context_model`).
 
 Each activation gets a step, one per layer, and each filter a power of two that uses the 8 bits of
 its weights: weight · input step / output step · 2**shift, rounded. The steps are searched: starting
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from dsin.runtime.context_model import (
+from dsin.runtime.entropy.context_model import (
     EXACT,
     MAX_EXPONENTIAL,
     MAX_LOGIT,
@@ -25,7 +25,7 @@ from dsin.runtime.context_model import (
     frequencies,
 )
 from dsin.runtime.errors import BundleError, ExportError
-from dsin.training.context_model import PADDING, ContextModel, bit_cost
+from dsin.training.paper.context_model import PADDING, ContextModel, bit_cost
 
 Floats = NDArray[np.float64]
 Symbols = NDArray[np.uint8]

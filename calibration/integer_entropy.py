@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsin.calibration.scale_tables import gaussian_tables
-from dsin.runtime.hyper_codec import CONTEXT, CONTEXT_UNITS, MEAN_UNITS, SIGNED, HyperTables
-from dsin.runtime.integer_network import EXACT, IntegerLayer, sum_limits
-from dsin.training.edge_entropy import (
+from dsin.runtime.entropy.hyper_codec import CONTEXT, CONTEXT_UNITS, MEAN_UNITS, SIGNED, HyperTables
+from dsin.runtime.entropy.integer_network import EXACT, IntegerLayer, sum_limits
+from dsin.training.edge.entropy import (
     LARGEST,
     SMALLEST,
     ContextStep,

@@ -1,12 +1,12 @@
-"""Tables of rounded Gaussians for `dsin.runtime.integer_coder`."""
+"""Tables of rounded Gaussians for `dsin.runtime.entropy.integer_coder`."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsin.runtime.integer_coder import ScaleTables
-from dsin.runtime.rans import TOTAL
+from dsin.runtime.entropy.integer_coder import ScaleTables
+from dsin.runtime.entropy.rans import TOTAL
 
 TAIL = 2.0**-18
 """Probability beyond the reach of a table, at most: less than the escape's least frequency."""

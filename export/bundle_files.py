@@ -19,8 +19,8 @@ from dsin.export.verify import Comparison
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.pictures import Image, centre_crop, to_planes
-from dsin.training.edge_model import EdgeDsin
-from dsin.training.model import Dsin
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.paper.model import Dsin
 from dsin.training.presets import Preset, Quirks, preset_to_dict
 
 Precision = Literal["float32", "float16"]

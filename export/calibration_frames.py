@@ -40,7 +40,7 @@ def read_frames(source: Path, root: Path | None = None) -> list[Image]:
 
 def synthetic_pictures() -> list[Image]:
     """Pairs of the built-in rig."""
-    from dsin.runtime.synthetic_rig import SyntheticRig
+    from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
     return [
         picture

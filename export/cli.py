@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dsin.runtime.backend import BACKENDS, Backend
-from dsin.runtime.cli import parse_size
+from dsin.runtime.backends.session import BACKENDS, Backend
+from dsin.runtime.commands.cli import parse_size
 from dsin.runtime.errors import DsinError, ExportError
 
 app = typer.Typer(
@@ -132,8 +132,8 @@ def decoder(
     output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write")],
 ) -> None:
     """Write the whole decoder of an edge bundle, search and refinement included, as one graph."""
-    from dsin.export.edge_decoder import write_edge_decoder
-    from dsin.runtime.bundle import open_bundle
+    from dsin.export.edge.decoder import write_edge_decoder
+    from dsin.runtime.codec.bundle import open_bundle
 
     size = write_edge_decoder(open_bundle(bundle), output)
     typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
@@ -154,7 +154,7 @@ def verify(
     """Compare all ways to run a bundle on this machine: bytes, symbols, pictures."""
     from dsin.export.calibration_frames import read_frames, synthetic_pictures
     from dsin.export.verify_backends import verify_backends
-    from dsin.runtime.bundle import open_bundle
+    from dsin.runtime.codec.bundle import open_bundle
 
     pictures = synthetic_pictures() if frames is None else read_frames(frames, root)
     checks = verify_backends(open_bundle(bundle), pictures, wanted=_backends(backend or []))

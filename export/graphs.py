@@ -18,8 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dsin.export import patch_correlation_op
 from dsin.runtime.errors import ExportError
-from dsin.training.autoencoder import STRIDE, Down, ResidualBlock, Up
-from dsin.training.model import Dsin
+from dsin.training.paper.autoencoder import STRIDE, Down, ResidualBlock, Up
+from dsin.training.paper.model import Dsin
 from dsin.training.presets import Preset
 
 OPSET = 18

@@ -24,19 +24,19 @@ from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
 from dsin.export.weights import save_graphs, store_as_half
-from dsin.runtime.backend import open_session
-from dsin.runtime.block_refinement import BLOCK, side_planes
-from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.codecs import open_picture_codecs
-from dsin.runtime.decoder import Decoder
-from dsin.runtime.device_tensor import on_host
-from dsin.runtime.encoder import Encoder
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.protocols import open_picture_codecs
+from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
-from dsin.runtime.hyper_codec import HyperTables
+from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.patch_correlation import match
+from dsin.runtime.patch_correlation.block_refinement import BLOCK, side_planes
 from dsin.runtime.pictures import Image, centre_crop, from_planes, to_planes, to_uint8
 from dsin.training.comparison import bd_rates
 from dsin.training.data import Pair

@@ -6,9 +6,9 @@
 
 with a row and a column of patches for every ⌈H/ph⌉ and ⌈W/pw⌉. The body is an ONNX local function:
 stock onnxruntime runs it, a custom op or a plugin of the same name takes its place where one is
-registered. It computes what `patch_correlation` of `dsin.runtime.patch_correlation` does, over all
-positions and in float32, but for sums over windows in float64. One row of patches is correlated at
-a time, so that memory stays at a few maps of W/pw channels.
+registered. It computes what `patch_correlation` of `dsin.runtime.patch_correlation.definition`
+does, over all positions and in float32, but for sums over windows in float64. One row of patches is
+correlated at a time, so that memory stays at a few maps of W/pw channels.
 """
 
 # ruff: noqa: N802 - functions bear the names of the ONNX functions that they become
@@ -22,7 +22,7 @@ from onnxscript import BOOL, DOUBLE, FLOAT, INT32, INT64, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from dsin.runtime.patch_correlation import H_SPACE, MEAN, NO_VARIANCE, PRIOR_WIDTH, STD
+from dsin.runtime.patch_correlation.definition import H_SPACE, MEAN, NO_VARIANCE, PRIOR_WIDTH, STD
 from dsin.training.presets import Quirks, SearchConfig
 
 DOMAIN = "dsin"

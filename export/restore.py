@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dsin.export import restore_edge, restore_paper
-from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.export.edge import restore as restore_edge
+from dsin.export.paper import restore as restore_paper
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import CheckpointError, ExportError
-from dsin.runtime.hyper_codec import HyperTables
 from dsin.training.checkpoint import save_checkpoint
-from dsin.training.edge_model import EdgeDsin
-from dsin.training.model import Dsin
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.paper.model import Dsin
 from dsin.training.presets import EdgePreset, preset_from_dict
 
 Tensors = Mapping[str, NDArray[Any]]

@@ -16,9 +16,7 @@ from typing import Literal
 import onnx
 
 from dsin.export.half_graph import read_graph, to_half
-from dsin.runtime.block_refinement import BLOCK
-from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.engine_files import (
+from dsin.runtime.backends.engine_files import (
     RULES,
     Header,
     Precision,
@@ -26,12 +24,8 @@ from dsin.runtime.engine_files import (
     graph_digest,
     write_engine,
 )
-from dsin.runtime.errors import BackendError, ExportError
-from dsin.runtime.files import write_bytes_atomically
-from dsin.runtime.hyper_codec import HYPER_STRIDE, HyperTables
-from dsin.runtime.pictures import padded_size
-from dsin.runtime.plugin_fields import NAME
-from dsin.runtime.tensorrt_api import (
+from dsin.runtime.backends.plugin_fields import NAME
+from dsin.runtime.backends.tensorrt_api import (
     Build,
     Network,
     Profile,
@@ -41,8 +35,14 @@ from dsin.runtime.tensorrt_api import (
     chosen_gpu,
     version,
 )
-from dsin.runtime.tensorrt_plugin import NAMESPACE, register_plugin
-from dsin.runtime.tensorrt_plugin import VERSION as PLUGIN_VERSION
+from dsin.runtime.backends.tensorrt_plugin import NAMESPACE, register_plugin
+from dsin.runtime.backends.tensorrt_plugin import VERSION as PLUGIN_VERSION
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE, HyperTables
+from dsin.runtime.errors import BackendError, ExportError
+from dsin.runtime.files import write_bytes_atomically
+from dsin.runtime.patch_correlation.block_refinement import BLOCK
+from dsin.runtime.pictures import padded_size
 
 KITTI = (375, 1242)
 """Height and width of most KITTI frames: what engines are for unless something else is asked."""

@@ -15,11 +15,18 @@ import onnx
 import torch
 
 from dsin.export.graphs import DecoderGraph, EncoderGraph, FusionGraph
-from dsin.runtime.backend import open_session
-from dsin.runtime.context_model import IntegerContextModel, frequencies
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.entropy.context_model import IntegerContextModel, frequencies
 from dsin.runtime.errors import ExportError
-from dsin.runtime.patch_correlation import Matches, cut, match, rgb_to_lab, scores_at, synthesise
-from dsin.training.model import Dsin
+from dsin.runtime.patch_correlation.definition import (
+    Matches,
+    cut,
+    match,
+    rgb_to_lab,
+    scores_at,
+    synthesise,
+)
+from dsin.training.paper.model import Dsin
 
 Array = npt.NDArray[Any]
 

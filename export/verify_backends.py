@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dsin.runtime.backend import BACKENDS, Backend
-from dsin.runtime.bundle import Bundle
-from dsin.runtime.codecs import Latent, PictureDecoder, PictureEncoder, open_picture_codecs
-from dsin.runtime.decoder import Decoder
+from dsin.runtime.backends.session import BACKENDS, Backend
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder, open_picture_codecs
 from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image, Planes, centre_crop, from_planes, to_planes, to_uint8
@@ -156,7 +156,7 @@ def _torch_runner(bundle: Bundle) -> Runner | None:
         from dsin.export.restore import restore_model
     except ImportError:
         return None
-    from dsin.training.edge_model import EdgeDsin
+    from dsin.training.edge.model import EdgeDsin
 
     if "calibration" in bundle.training:
         return None  # its weights are 8-bit: there is no float model in it

@@ -25,20 +25,20 @@ from dsin.export.bundle_files import (
     write_tables,
 )
 from dsin.export.calibration_frames import synthetic_pictures
-from dsin.export.context_graph import context_graph
-from dsin.export.edge_bundle import export_edge_model
+from dsin.export.edge.bundle import export_edge_model
+from dsin.export.paper.context_graph import context_graph
 from dsin.export.verify import Comparison, Frames, require, verify
 from dsin.export.weights import save_graphs, store_as_half
-from dsin.runtime.bundle import CAUSAL
-from dsin.runtime.context_model import IntegerContextModel
+from dsin.runtime.codec.bundle import CAUSAL
+from dsin.runtime.entropy.context_model import IntegerContextModel
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.pictures import Image
-from dsin.training.autoencoder import STRIDE
 from dsin.training.checkpoint import load_model
-from dsin.training.edge_model import EdgeDsin
-from dsin.training.model import Dsin
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.paper.autoencoder import STRIDE
+from dsin.training.paper.model import Dsin
 from dsin.training.presets import Preset
 
 MOST_CENTERS = 255

@@ -27,12 +27,12 @@ from dsin.runtime.errors import (
 )
 
 if TYPE_CHECKING:
-    from dsin.runtime.bitstream import Packet
-    from dsin.runtime.bundle import open_bundle, shipped_bundles
-    from dsin.runtime.decoder import Decoded, Decoder
-    from dsin.runtime.encoder import Encoder
+    from dsin.runtime.codec.bundle import open_bundle, shipped_bundles
+    from dsin.runtime.codec.decoder import Decoded, Decoder
+    from dsin.runtime.codec.encoder import Encoder
+    from dsin.runtime.codec.packet import Packet
+    from dsin.runtime.codec.rate_control import RateController
     from dsin.runtime.patch_correlation import match
-    from dsin.runtime.rate_control import RateController
 
 __all__ = [
     "BackendError",
@@ -55,14 +55,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Decoded": "decoder",
-    "Decoder": "decoder",
-    "Encoder": "encoder",
-    "Packet": "bitstream",
-    "RateController": "rate_control",
+    "Decoded": "codec.decoder",
+    "Decoder": "codec.decoder",
+    "Encoder": "codec.encoder",
+    "Packet": "codec.packet",
+    "RateController": "codec.rate_control",
     "match": "patch_correlation",
-    "open_bundle": "bundle",
-    "shipped_bundles": "bundle",
+    "open_bundle": "codec.bundle",
+    "shipped_bundles": "codec.bundle",
 }
 
 

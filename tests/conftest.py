@@ -8,15 +8,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tensorrt_rtx
 import torch
 from golden.weights import original_weights
+from support import tensorrt_rtx
 
 from dsin.runtime.pictures import Image
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.data import Pair
-from dsin.training.edge_model import EdgeDsin
-from dsin.training.model import Dsin
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.paper.model import Dsin
+from dsin.training.paper.tf_checkpoint import original_preset, original_to_state_dict
 from dsin.training.presets import (
     AutoencoderConfig,
     EdgeConfig,
@@ -24,7 +25,6 @@ from dsin.training.presets import (
     FusionConfig,
     Preset,
 )
-from dsin.training.tf_checkpoint import original_preset, original_to_state_dict
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -85,7 +85,7 @@ def kitti_pair(shared: Path | None) -> tuple[Image, Image]:
         root = shared / "data" / "kitti"
         left, right = (root / "val.txt").read_text().split()[:2]
         return read_image(root / left), read_image(root / right)
-    from dsin.runtime.synthetic_rig import SyntheticRig
+    from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
     frame = next(iter(SyntheticRig(frames=1)))
     return frame.left, frame.right

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from aarch64 import vectors
 
-from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.codec.bundle import Bundle, open_bundle
 
 SCRIPT = Path(__file__).parent / "aarch64" / "run.sh"
 SKIPPED = 77

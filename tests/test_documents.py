@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import typer
-from command_line import command_line
+from support.command_line import command_line
 
 from dsin.export.cli import app as export_app
-from dsin.runtime.cli import app
+from dsin.runtime.commands.cli import app
 from dsin.runtime.files import write_image
-from dsin.runtime.synthetic_rig import SyntheticRig
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / ".docs").glob("*.md"))]
@@ -63,7 +63,7 @@ def command_lines() -> Iterator[Line]:
 
 
 def own_words(line: str) -> list[str]:
-    """The first call of `dsin` or `dsin-export` in a line, word by word; empty where it has none."""
+    """The first call of `dsin` or `dsin-export` in a line, word by word, or nothing."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
     lexer.whitespace_split = True
     calls: list[list[str]] = [[]]

@@ -71,7 +71,7 @@ def test_importing_the_runtime_loads_neither_torch_nor_tensorrt() -> None:
 
 
 def test_the_test_above_can_fail() -> None:
-    assert "torch" in loaded_by("import dsin.training.autoencoder")
+    assert "torch" in loaded_by("import dsin.training.paper.autoencoder")
 
 
 def packages_in_tree(root: Path) -> set[str]:

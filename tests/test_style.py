@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import interruptible
+from support.command_line import interruptible
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from dsin.runtime.errors import CheckpointError
-from dsin.training.edge_model import EdgeDsin
-from dsin.training.model import Dsin
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.paper.model import Dsin
 from dsin.training.presets import AnyPreset, EdgePreset, Preset, preset_from_dict, preset_to_dict
 
 FORMAT = 1

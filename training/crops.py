@@ -6,10 +6,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dsin.runtime.decoder import Decoded
+from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.pictures import Image
-from dsin.runtime.viewer import Panel, side_by_side
 from dsin.training.rivals import Rival
 
 WINDOW = (160, 400)

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.picture_folders import SUFFIXES
 from dsin.runtime.pictures import Image, centre_crop
+from dsin.runtime.sources.picture_folders import SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import track
 
-from dsin.runtime.backend import Backend
-from dsin.runtime.bitstream import Packet
-from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.decoder import Decoded, Decoder
-from dsin.runtime.encoder import Encoder
+from dsin.runtime.backends.session import Backend
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.decoder import Decoded, Decoder
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.packet import Packet
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.metrics import psnr_db

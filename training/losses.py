@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsin.runtime.errors import FrameError
-from dsin.training.autoencoder import STRIDE
-from dsin.training.model import Coded, Dsin
+from dsin.training.paper.autoencoder import STRIDE
+from dsin.training.paper.model import Coded, Dsin
 from dsin.training.presets import LossConfig, Preset
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

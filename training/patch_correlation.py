@@ -1,9 +1,9 @@
 """PatchCorrelation as an operator of PyTorch: `torch.ops.dsin.patch_correlation`.
 
-The exact search of `dsin.runtime.patch_correlation` on the CPU, that of `dsin.runtime.patch_cuda`
-on a GPU, and a shape function, so that `torch.export` keeps the operator;
-`dsin.export.patch_correlation_op` turns it into the ONNX node. No gradients flow through it:
-positions have none, and what is copied comes from a picture.
+The exact search of `dsin.runtime.patch_correlation.definition` on the CPU, that of
+`dsin.runtime.patch_correlation.patch_cuda` on a GPU, and a shape function, so that `torch.export`
+keeps the operator; `dsin.export.patch_correlation_op` turns it into the ONNX node. No gradients
+flow through it: positions have none, and what is copied comes from a picture.
 """
 
 from functools import cache
@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.patch_correlation import Measure, check_extent, match, synthesise
-from dsin.runtime.patch_cuda import PatchCorrelationKernel, open_kernel, workspace_bytes
+from dsin.runtime.patch_correlation.definition import Measure, check_extent, match, synthesise
+from dsin.runtime.patch_correlation.patch_cuda import (
+    PatchCorrelationKernel,
+    open_kernel,
+    workspace_bytes,
+)
 
 NAME = "dsin::patch_correlation"
 

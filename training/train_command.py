@@ -6,11 +6,11 @@ from pathlib import Path
 
 from dsin.runtime.errors import DsinError
 from dsin.training.data import Pair, list_photos, read_pair_list
-from dsin.training.edge_data import TrainingPictures, pictures_of_files
-from dsin.training.edge_train import EdgeOptions, train_edge
-from dsin.training.picture_pack import open_pack
+from dsin.training.edge.data import TrainingPictures, pictures_of_files
+from dsin.training.edge.picture_pack import open_pack
+from dsin.training.edge.train import EdgeOptions, train_edge
+from dsin.training.paper.train import train
 from dsin.training.presets import EdgePreset, Preset, load_preset
-from dsin.training.train import train
 
 
 @dataclass(frozen=True)

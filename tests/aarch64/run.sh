@@ -100,10 +100,10 @@ mkdir -p "$VECTORS/server" "$VECTORS/device"
     ${DSIN_AARCH64_KITTI:+--kitti "$DSIN_AARCH64_KITTI"}
 on_device -c '
 import importlib, pkgutil, dsin.runtime
-for module in pkgutil.iter_modules(dsin.runtime.__path__):
-    importlib.import_module(f"dsin.runtime.{module.name}")
+for module in pkgutil.walk_packages(dsin.runtime.__path__, "dsin.runtime."):
+    importlib.import_module(module.name)
 print("every module of the runtime imports")'
-on_device -m dsin.runtime.cli info edge | sed -n 1,3p
+on_device -m dsin.runtime.commands.cli info edge | sed -n 1,3p
 "$python" "$here/vectors.py" make "$VECTORS/server" "$VECTORS/frames.npz" "${bundles[@]}"
 on_device /opt/vectors.py make /vectors/device /vectors/frames.npz "${bundles[@]}"
 

@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsin.runtime.backend import open_session
-from dsin.runtime.bundle import Bundle, open_bundle
-from dsin.runtime.context_model import IntegerContextModel, decode_symbols, encode_symbols
-from dsin.runtime.decoder import Decoder
-from dsin.runtime.edge_codec import open_hyper_codec
-from dsin.runtime.encoder import Encoder
-from dsin.runtime.hyper_codec import HYPER_STRIDE, HyperTables
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.edge import open_hyper_codec
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.entropy.context_model import IntegerContextModel, decode_symbols, encode_symbols
+from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE, HyperTables
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import pad, to_planes
-from dsin.runtime.recordings import open_stereo
-from dsin.runtime.synthetic_rig import SyntheticRig
+from dsin.runtime.sources.recordings import open_stereo
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]

@@ -9,7 +9,7 @@ their bundles, make one curve. Prints every point and the BD-rates, with and wit
 import sys
 from pathlib import Path
 
-from dsin.runtime.bundle import open_bundle
+from dsin.runtime.codec.bundle import open_bundle
 from dsin.training.comparison import Point, bd_rates
 from dsin.training.data import Pair, read_pair_list
 from dsin.training.evaluate import evaluate

@@ -17,9 +17,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dsin.export.context_graph import context_graph
-from dsin.runtime import context_model as cm
-from dsin.runtime import rans
+from dsin.export.paper.context_graph import context_graph
+from dsin.runtime.entropy import context_model as cm
+from dsin.runtime.entropy import rans
 
 PAPER_SIZE = (32, 40, 153)
 REPEATS = 7

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.fleet_replica import decode_picture, stored_bytes
+from dsin.runtime.fleet.replica import decode_picture, stored_bytes
 from dsin.runtime.pictures import Image
-from dsin.runtime.recordings import open_stereo
+from dsin.runtime.sources.recordings import open_stereo
 
 RATES = (0, 2, 7)
 
@@ -96,7 +96,7 @@ def resident_mib(process: int) -> float:
 
 
 def forwarding(frames: list[StereoFrame], *, with_pictures: bool, rounds: int = 20) -> None:
-    from dsin.runtime.fleet import FleetOptions, start_fleet
+    from dsin.runtime.fleet.decoders import FleetOptions, start_fleet
 
     with Encoder(threads=1) as encoder:
         packet = bytes(encoder.encode(frames[0].left))

@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fleet_play import RIGS, Killing, PlayedFrame, kill_one, small_scene
+from support.fleet_play import RIGS, Killing, PlayedFrame, kill_one, small_scene
 
-from dsin.runtime.fleet import FleetDecoder, FleetOptions, start_fleet
+from dsin.runtime.fleet.decoders import FleetDecoder, FleetOptions, start_fleet
 
 
 def main() -> None:

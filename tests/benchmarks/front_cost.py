@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 
-from dsin.runtime import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 
 METHOD = "/dsin.v1.Rig/Stream"
 SIZES = {"packet, rate 0": 1017, "packet, rate 2": 3170, "packet, rate 7": 15998,

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dsin.runtime.block_refinement import BLOCK, Refined, displacements, paste
 from dsin.runtime.patch_correlation import Matches, match
+from dsin.runtime.patch_correlation.block_refinement import BLOCK, Refined, displacements, paste
 from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 from dsin.training.checkpoint import load_edge_checkpoint
 from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
-from dsin.training.edge_fusion import EdgeFusion
-from dsin.training.edge_model import EdgeDsin
-from dsin.training.edge_side import side_input
+from dsin.training.edge.fusion import EdgeFusion
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.edge.side import side_input
 from dsin.training.losses import psnr_db
 from dsin.training.presets import SearchConfig
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dsin.runtime.bundle import open_bundle
-from dsin.runtime.decoder import Decoder
-from dsin.runtime.encoder import Encoder
+from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
 from dsin.training.data import read_pair_list

@@ -24,7 +24,7 @@ import patch_inputs
 import patch_peers
 from patch_inputs import Case, Image
 
-from dsin.runtime import patch_correlation as pc
+from dsin.runtime.patch_correlation import definition as pc
 
 Positions = tuple[Image, Image]
 Search = Callable[[Case], Positions]
@@ -129,7 +129,7 @@ def _same(found: Positions, truth: Positions) -> float:
 
 def _evaluated(case: Case) -> float:
     """Windows that were compared in full, as a share of all, over all patches."""
-    from dsin.runtime.patch_search import evaluations
+    from dsin.runtime.patch_correlation.patch_search import evaluations
 
     counts = evaluations(case.x, case.y, prior=case.prior)
     height, width = case.x.shape[:2]

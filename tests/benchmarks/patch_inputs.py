@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.synthetic_rig import SyntheticRig
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 Image = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 320, 1224

@@ -14,12 +14,16 @@ import torch
 from patch_inputs import Case, Image
 
 from dsin.export.patch_correlation_op import standalone
-from dsin.runtime import patch_correlation as pc
-from dsin.runtime.cuda_driver import Device, Memory
 from dsin.runtime.errors import BackendError
-from dsin.runtime.patch_cuda import CudaPatchCorrelation, PatchCorrelationKernel, workspace_bytes
+from dsin.runtime.gpu.cuda_driver import Device, Memory
+from dsin.runtime.patch_correlation import definition as pc
+from dsin.runtime.patch_correlation.patch_cuda import (
+    CudaPatchCorrelation,
+    PatchCorrelationKernel,
+    workspace_bytes,
+)
+from dsin.training.paper.si_finder import SideInformationFinder
 from dsin.training.presets import Quirks, SearchConfig
-from dsin.training.si_finder import SideInformationFinder
 
 Positions = tuple[Image, Image]
 PATCH = (20, 24)

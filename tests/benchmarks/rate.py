@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from dsin.calibration.integer_context import float_bits
-from dsin.runtime.bundle import open_bundle
-from dsin.runtime.context_model import IntegerContextModel, cross_entropy_bits
-from dsin.runtime.encoder import Encoder
+from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.entropy.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_checkpoint

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dsin.runtime.bitstream import PACKET_HEADER_BYTES
-from dsin.runtime.bundle import open_bundle
-from dsin.runtime.encoder import Encoder
-from dsin.runtime.rate_control import RateController
-from dsin.runtime.recordings import open_stereo
+from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.packet import PACKET_HEADER_BYTES
+from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.sources.recordings import open_stereo
 
 FPS = 10
 WINDOW = 2 * FPS

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dsin.runtime.files import write_image
-from dsin.runtime.synthetic_rig import SyntheticRig
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 
 def main() -> None:

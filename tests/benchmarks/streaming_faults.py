@@ -1,4 +1,5 @@
-"""What the streaming rig survives, at length; tests/test_streaming_faults.py has short versions.
+"""What the streaming rig survives, at length; tests/runtime/server/test_streaming_faults.py has
+short versions.
 
     python tests/benchmarks/streaming_faults.py [--only NAME ...] [--json FILE]
 
@@ -23,19 +24,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fault_proxy import FaultProxy, Faults
-from hostile_peers import (
+from streaming_soak import rss_kib
+from support.fault_proxy import FaultProxy, Faults
+from support.hostile_peers import (
     idle_connections,
     reset_streams,
     send_garbage,
     send_huge_messages,
     send_wrong_messages,
 )
-from rig_fakes import FakeEncoder, fake_device, wait_until
-from rig_server_process import ServerProcess, free_port
-from streaming_soak import rss_kib
+from support.rig_fakes import FakeEncoder, fake_device, wait_until
+from support.rig_server_process import ServerProcess, free_port
 
-from dsin.runtime.device import AnsweredFrame
+from dsin.runtime.device.device import AnsweredFrame
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from dsin.runtime.synthetic_rig import SyntheticRig
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 WIDTH, HEIGHT, FRAMES, FPS = 256, 128, 20, 10
 GROWTH_PERCENT = 1.0
@@ -134,7 +134,7 @@ def write_rig(folder: Path) -> None:
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "dsin.runtime.cli", *arguments]
+    command = [sys.executable, "-m", "dsin.runtime.commands.cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

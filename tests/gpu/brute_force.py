@@ -6,8 +6,8 @@ import torch
 from kernel_times import PATCH, Clock, planes
 from numpy.typing import NDArray
 
+from dsin.training.paper.si_finder import SideInformationFinder
 from dsin.training.presets import Quirks, SearchConfig
-from dsin.training.si_finder import SideInformationFinder
 
 
 def brute_force_times(

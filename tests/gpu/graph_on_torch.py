@@ -1,4 +1,5 @@
-"""A bundle's own graphs, run by PyTorch on any device, as sessions of `dsin.runtime.backend`.
+"""A bundle's own graphs, run by PyTorch on any device, as sessions of
+`dsin.runtime.backends.session`.
 
     with sessions_on_torch("cuda", half=True):
         codec = open_picture_codecs(bundle, "cpu", None)     its networks run on the GPU
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsin.export.half_graph import read_graph, to_half
-from dsin.runtime.backend import Session, wrapped_sessions
+from dsin.runtime.backends.session import Session, wrapped_sessions
 
 Attributes = Mapping[str, Any]
 Values = list[Tensor]
@@ -54,7 +55,7 @@ class TorchSession:
 
     @torch.no_grad()
     def run(self, **inputs: Any) -> dict[str, NDArray[Any]]:
-        """See `dsin.runtime.backend.Session`."""
+        """See `dsin.runtime.backends.session.Session`."""
         values = {name: _tensor(array, self._device) for name, array in inputs.items()}
         values |= self._constants
         with self._using:

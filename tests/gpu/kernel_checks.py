@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsin.runtime import patch_correlation as pc
-from dsin.runtime.block_cuda import BlockKernels
-from dsin.runtime.block_refinement import paste, refine_reference
-from dsin.runtime.cuda_driver import Stream, chosen_device
-from dsin.runtime.device_tensor import on_device, on_host
-from dsin.runtime.patch_cuda import CudaPatchCorrelation
+from dsin.runtime.gpu.cuda_driver import Stream, chosen_device
+from dsin.runtime.gpu.device_tensor import on_device, on_host
+from dsin.runtime.patch_correlation import definition as pc
+from dsin.runtime.patch_correlation.block_cuda import BlockKernels
+from dsin.runtime.patch_correlation.block_refinement import paste, refine_reference
+from dsin.runtime.patch_correlation.patch_cuda import CudaPatchCorrelation
 from dsin.runtime.pictures import to_planes
 
 Picture = NDArray[Any]

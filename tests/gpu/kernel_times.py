@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsin.runtime import patch_cuda
-from dsin.runtime.block_cuda import BlockKernels
-from dsin.runtime.cuda_driver import Device, Stream, chosen_device
-from dsin.runtime.device_tensor import on_device
-from dsin.runtime.patch_correlation import match
-from dsin.runtime.patch_cuda_plan import KERNELS, workspace_bytes
+from dsin.runtime.gpu.cuda_driver import Device, Stream, chosen_device
+from dsin.runtime.gpu.device_tensor import on_device
+from dsin.runtime.patch_correlation import match, patch_cuda
+from dsin.runtime.patch_correlation.block_cuda import BlockKernels
+from dsin.runtime.patch_correlation.patch_cuda_plan import KERNELS, workspace_bytes
 from dsin.runtime.pictures import to_planes
 
 PATCH = (20, 24)
@@ -127,9 +126,7 @@ def search_times(x: NDArray[Any], y: NDArray[Any], repeats: int) -> Times:
     return times | _kernel_times(clock, search, repeats)
 
 
-def block_times(
-    x_dec: NDArray[Any], y_dec: NDArray[Any], y: NDArray[Any], repeats: int
-) -> Times:
+def block_times(x_dec: NDArray[Any], y_dec: NDArray[Any], y: NDArray[Any], repeats: int) -> Times:
     """Refinement by blocks, of uint8 pictures with sides that are multiples of 8: whole, and each
     of its kernels alone."""
     clock, device = Clock(), chosen_device()

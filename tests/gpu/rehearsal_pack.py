@@ -34,7 +34,7 @@ def rehearsal_pack(orders: Orders) -> Path:
 def _lay_out(data: Path) -> None:
     """As the project's data lie: pairs with their lists, and photographs."""
     from dsin.runtime.files import write_image
-    from dsin.runtime.synthetic_rig import SyntheticRig
+    from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
     for folder in ("kitti", "pairs", "images", "photos"):
         (data / folder).mkdir(parents=True, exist_ok=True)

@@ -167,12 +167,12 @@ def machine(orders: Orders, least_gib: float = 2.0) -> Iterator[Any]:
     NotCarriedError where a rehearsal lacks the emulation's compiler."""
     if not orders.rehearse:
         need_gpu(least_gib)
-        from cuda_emulation import InThisProcess
+        from support.cuda_emulation import InThisProcess
 
         yield InThisProcess()
         return
     import pytest
-    from cuda_emulation import worker
+    from support.cuda_emulation import worker
 
     try:
         with worker() as pool:
@@ -234,8 +234,8 @@ def need_torch_on_gpu() -> None:
 
 
 def _gpu() -> Gpu:
-    from dsin.runtime import cuda_compiler
-    from dsin.runtime.cuda_driver import checked, chosen_device, cuda_driver
+    from dsin.runtime.gpu import cuda_compiler
+    from dsin.runtime.gpu.cuda_driver import checked, chosen_device, cuda_driver
 
     driver = cuda_driver()
     version = checked(driver.cuDriverGetVersion())[0]

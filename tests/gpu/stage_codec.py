@@ -49,7 +49,7 @@ class Made(NamedTuple):
 
 
 def work(orders: Orders, report: Report) -> None:
-    from dsin.runtime.bundle import open_bundle
+    from dsin.runtime.codec.bundle import open_bundle
 
     device = "cpu" if orders.rehearse else "cuda"
     if not orders.rehearse:
@@ -80,8 +80,8 @@ def work(orders: Orders, report: Report) -> None:
 
 
 def _opened(bundle: Any, device: str | None = None, **how: Any) -> Codec:
-    from dsin.runtime.codecs import open_picture_codecs
-    from dsin.runtime.decoder import Decoder
+    from dsin.runtime.codec.decoder import Decoder
+    from dsin.runtime.codec.protocols import open_picture_codecs
 
     with sessions_on_torch(device, **how) if device else nullcontext():
         return Codec(*open_picture_codecs(bundle, "cpu", None), Decoder(bundle, "cpu"))
@@ -153,7 +153,7 @@ def _decodes(decoder: Any, made: Made, size: tuple[int, int], rate: int) -> bool
 
 
 def _encoded(codec: Codec, planes: Any, rate: int) -> Made:
-    from dsin.runtime.device_tensor import on_host
+    from dsin.runtime.gpu.device_tensor import on_host
     from dsin.runtime.stopwatch import Stopwatch
 
     payload = codec.encoder.encode(planes, rate, Stopwatch())
@@ -162,14 +162,14 @@ def _encoded(codec: Codec, planes: Any, rate: int) -> Made:
 
 
 def _psnr_db(decoder: Any, made: Made, rate: int) -> float:
-    from dsin.runtime.device_tensor import on_host
+    from dsin.runtime.gpu.device_tensor import on_host
 
     return psnr_db(on_host(decoder.reconstruct(made.latent, rate).x_dec), made.x_dec)
 
 
 def _pictures(report: Report, codecs: dict[str, Codec], found: Frames) -> None:
     """Whole pictures with the side image, from the CPU's packets; and what decoding takes."""
-    from dsin.runtime.encoder import Encoder
+    from dsin.runtime.codec.encoder import Encoder
 
     bundle = codecs["cpu"].whole.bundle
     with Encoder(bundle) as encoder:

@@ -12,7 +12,10 @@ from stage import Orders, Report, machine, run
 from suite import run_tests
 from visit_frames import as_decoded, frames, middle
 
-FILES = ("test_block_cuda.py", "test_patch_cuda.py")
+FILES = (
+    "runtime/patch_correlation/test_block_cuda.py",
+    "runtime/patch_correlation/test_patch_cuda.py",
+)
 REHEARSED = "matches_of_a_pair and size1"
 WHOLE = (320, 1224)
 CUT = (80, 240)

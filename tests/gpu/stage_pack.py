@@ -13,7 +13,7 @@ def work(orders: Orders, report: Report) -> None:
         pack = rehearsal_pack(orders)
     if pack is None:
         raise NotCarriedError("no pack was given: --pack DIR names one")
-    from dsin.training.picture_pack import open_pack
+    from dsin.training.edge.picture_pack import open_pack
 
     missing: list[str] = []
     pictures = open_pack(pack, missing.append)

@@ -47,7 +47,7 @@ def work(orders: Orders, report: Report) -> None:
 
 def _lay_out(folder: Path) -> None:
     import pytest
-    import tensorrt_rtx
+    from support import tensorrt_rtx
 
     folder.mkdir()
     try:
@@ -59,7 +59,7 @@ def _lay_out(folder: Path) -> None:
 
 def _build(report: Report, frame: tuple[int, int]) -> None:
     from dsin.export.tensorrt_engine import Options, build_engines
-    from dsin.runtime.tensorrt_api import version
+    from dsin.runtime.backends.tensorrt_api import version
 
     built = build_engines("edge", Options("fp32", frame))
     seconds = sum(engine.seconds for engine in built)
@@ -68,8 +68,8 @@ def _build(report: Report, frame: tuple[int, int]) -> None:
 
 
 def _execute(orders: Orders, report: Report, frame: tuple[int, int]) -> None:
-    from dsin.runtime.backend import open_session
-    from dsin.runtime.bundle import open_bundle
+    from dsin.runtime.backends.session import open_session
+    from dsin.runtime.codec.bundle import open_bundle
     from dsin.runtime.pictures import to_planes
 
     path = open_bundle("edge").graph_path("encoder")

@@ -1,6 +1,7 @@
 """Training as the product trains, for all the time that is left, and its newest checkpoint home.
 
-    python -m dsin.runtime.cli train PRESET --pack PACK --out RUN --budget-s N --resume --json FILE
+    python -m dsin.runtime.commands.cli train PRESET --pack PACK --out RUN --budget-s N --resume
+    --json FILE
 
 The checkpoint is copied into the results each time that a new one is there: see
 `checkpoint_parts`.
@@ -60,7 +61,7 @@ def training_command(orders: Orders, folder: Path, figures: Path, budget_s: floa
     if pack is None:
         raise NotCarriedError("no pack was given to train on: --pack DIR names one")
     command = [
-        sys.executable, "-m", "dsin.runtime.cli", "train", preset, "--pack", str(pack),
+        sys.executable, "-m", "dsin.runtime.commands.cli", "train", preset, "--pack", str(pack),
         "--out", str(folder), "--budget-s", f"{budget_s:.0f}", "--resume", "--json", str(figures),
     ]  # fmt: skip
     if orders.start_from is not None:

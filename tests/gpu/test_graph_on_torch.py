@@ -10,8 +10,8 @@ from conftest import textured_pair
 from graph_on_torch import TorchSession, sessions_on_torch
 from stage import Orders, Report
 
-from dsin.runtime.backend import open_session
-from dsin.runtime.bundle import Bundle, open_bundle
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.pictures import to_planes
 
 RATE = np.array([1], np.int64)
@@ -53,10 +53,7 @@ def test_entropy_models_are_equal(bundle: Bundle, name: str) -> None:
 def test_half_precision_leaves_entropy_models_alone(bundle: Bundle) -> None:
     with sessions_on_torch("cpu", half=True):
         sessions: list[Any] = [open_session(bundle.graph_path(n)) for n in ("step0", "encoder")]
-    kinds = [
-        {str(c.dtype) for c in session._constants.values()}
-        for session in sessions
-    ]
+    kinds = [{str(c.dtype) for c in session._constants.values()} for session in sessions]
     assert "torch.float16" not in kinds[0]
     assert "torch.float16" in kinds[1]
 

@@ -81,8 +81,8 @@ def test_a_pack_with_a_wrong_hash_is_one_line_and_the_rest_goes_on(
 
 
 def test_without_a_gpu_each_stage_says_so_and_all_are_tried(tmp_path: Path) -> None:
-    from dsin.runtime.cuda_driver import chosen_device
     from dsin.runtime.errors import BackendError
+    from dsin.runtime.gpu.cuda_driver import chosen_device
 
     try:
         chosen_device()

@@ -18,7 +18,6 @@ import stage_sanitizer
 import stage_train
 from carried_wheels import install, wheel_of
 from checkpoint_parts import join
-from cuda_emulation import worker
 from stage import (
     Gpu,
     NotCarriedError,
@@ -31,10 +30,11 @@ from stage import (
 )
 from stage_sanitizer import verdict
 from stage_train import Keeper, newest, phase_in_words, training_command
+from support.cuda_emulation import worker
 from visit_frames import frames, middle
 
-from dsin.runtime.cuda_driver import chosen_device
 from dsin.runtime.errors import BackendError
+from dsin.runtime.gpu.cuda_driver import chosen_device
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_tests_that_skip_have_proved_nothing(orders: Any, tmp_path: Path) -> Non
     assert (written["state"], written["reason"]) == ("failed", "test_block_cuda.py failed")
     (check,) = written["checks"]
     assert re.match(
-        r"0 passed, \d+ failed; first: tests/test_block_cuda.py::.* skipped: Skipped: no GPU: ",
+        r"0 passed, \d+ failed; first: \S+/test_block_cuda.py::.* skipped: Skipped: no GPU: ",
         check["value"],
     )
 
@@ -247,7 +247,7 @@ def test_training_is_the_products_command(orders: Any, tmp_path: Path) -> None:
     given = orders(pack=tmp_path / "pack", start_from=tmp_path / "edge.pt", preset="edge_tune")
     command = training_command(given, tmp_path / "run", tmp_path / "train.json", 590.4)
     assert command[1:] == [
-        "-m", "dsin.runtime.cli", "train", "edge_tune", "--pack", str(tmp_path / "pack"),
+        "-m", "dsin.runtime.commands.cli", "train", "edge_tune", "--pack", str(tmp_path / "pack"),
         "--out", str(tmp_path / "run"), "--budget-s", "590", "--resume",
         "--json", str(tmp_path / "train.json"), "--start-from", str(tmp_path / "edge.pt"),
     ]  # fmt: skip

@@ -232,7 +232,9 @@ def test_the_summary_is_a_table(tmp_path: Path) -> None:
     results.add(kernels)
     results.add({"stage": "machine", "state": "passed", **line, "facts": facts, "checks": []})
     written = (tmp_path / "summary.md").read_text()
-    assert written == """\
+    assert (
+        written
+        == """\
 ### 2030-01-02, H100, driver 580.1, commit abc
 
 | stage | check | result | measured |
@@ -243,6 +245,7 @@ def test_the_summary_is_a_table(tmp_path: Path) -> None:
 |  | two | failed | 3 \\| 4 |
 |  | t |  | 5 |
 """
+    )
     assert "a rehearsal" in summary({"date": "", "commit": "", "rehearsal": True}, [])
 
 

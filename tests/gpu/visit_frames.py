@@ -32,7 +32,7 @@ def frames(pack: Path | None, count: int) -> Frames:
 
 def _packed(pack: Path, count: int) -> list[tuple[Image, Image]]:
     from dsin.runtime.errors import FrameError
-    from dsin.training.picture_pack import open_pack
+    from dsin.training.edge.picture_pack import open_pack
 
     pictures = open_pack(pack, print)
     pairs = [*pictures.validation, *pictures.pairs][:count]
@@ -42,7 +42,7 @@ def _packed(pack: Path, count: int) -> list[tuple[Image, Image]]:
 
 
 def _rig(count: int, reason: str) -> Frames:
-    from dsin.runtime.synthetic_rig import SyntheticRig
+    from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
     pairs = [(frame.left, frame.right) for frame in SyntheticRig(frames=count)]
     return Frames(pairs, f"the built-in rig's frames, since {reason}")

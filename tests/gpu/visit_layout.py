@@ -1,7 +1,7 @@
 """The package `dsin` from a checkout that is not installed.
 
-    folder/dsin/runtime  ─► checkout/runtime      and so on for its other three packages
-    folder/dsin-0.1.0.dist-info/METADATA          so that importlib.metadata knows the version
+folder/dsin/runtime  ─► checkout/runtime      and so on for its other three packages
+folder/dsin-0.1.0.dist-info/METADATA          so that importlib.metadata knows the version
 """
 
 import os
@@ -44,7 +44,7 @@ def environment(folder: Path, cache: Path) -> dict[str, str]:
 
 def bundles(checkout: Path = CHECKOUT) -> list[str]:
     """Names of the bundles that are in the checkout: some may have been left out of a copy."""
-    return sorted(path.parent.name for path in checkout.glob("runtime/bundles/*/bundle.json"))
+    return sorted(path.parent.name for path in checkout.glob("runtime/codec/bundles/*/bundle.json"))
 
 
 def _version(pyproject: Path) -> str:

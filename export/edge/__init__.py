@@ -1,0 +1,1 @@
+"""What only the export of the `edge` model needs."""

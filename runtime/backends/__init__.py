@@ -1,0 +1,1 @@
+"""What runs ONNX graphs: onnxruntime on CPU and CUDA, TensorRT engines."""

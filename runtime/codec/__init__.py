@@ -1,0 +1,1 @@
+"""From frames to packets and back: bundles, encoder, decoder, the side image."""

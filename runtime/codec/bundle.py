@@ -1,0 +1,340 @@
+"""A bundle: the directory that holds one exported model. Read here, written by dsin.export.
+
+    bundle.json       manifest, UTF-8 JSON, at most 1 MiB
+    *.onnx            graphs, opset 18, batch 1, any height and width that fit `frame_multiple`
+    *.weights         external weights of the graphs
+    *.npz             tables of the entropy model: a zip of .npy arrays of integers, at most 16 MiB
+                      unpacked
+
+Format 1 has the causal context model (dsin.runtime.entropy.context_model), format 2 the hyperprior
+(dsin.runtime.entropy.hyper_codec). Keys of the manifest; all are required but `preset`, `training`
+and `weights_licence`:
+
+    format            1 or 2
+    model             name of the model
+    preset            sizes and options that it was trained with (free form, for information)
+    channels          C, channels of the latent, 1 to 1024
+    centers           (format 1) L, number of centres, 2 to 256: symbols are 0 to L - 1
+    stride            pixels per position of the latent, each way
+    frame_multiple    [height, width]: frames are padded to multiples of these
+    search            {"patch": [height, width], "measure": "pearson" or "l2", "prior": bool,
+                      "stretched_patches": bool, "off_centre_prior": bool}
+    truncate_to_uint8 whether pictures are truncated to 8 bits instead of rounded
+    model_id          sha256 of the trained weights, 64 hexadecimal digits
+    rate_points       [{"index": 0, "target_bpp": number}, …], indices counting from 0
+    default_rate      index of the rate point that is used when none is asked for
+    graphs            {name: file name}: "encoder", "x_decoder", "fusion"; in format 1 "decoder"
+                      (the whole decoder in one graph) and "context"; in format 2 "hyper" and
+                      "step0", "step1", … (two or four)
+    context_tables    (format 1) file name of the integer context model
+    entropy_tables    (format 2) file name of the tables of scales
+    files             {file name: {"sha256": 64 hexadecimal digits, "bytes": size}}
+    training          training data and metrics (free form)
+    weights_licence   licence of the weights
+
+Names are plain file names inside the directory, and `files` lists everything but the manifest.
+
+The codec id is the first 6 bytes of the sha256 of: the letters "dsin codec", the version of the
+bitstream (u8), model_id as 32 bytes, the digest of the entropy model (32 bytes), then channels,
+centers, stride and the two frame multiples, each as u16, little-endian. In format 2 the digest is
+the sha256 of that of the tables and of the files of hyper and its steps in turn, and the number of
+rates stands for centers.
+"""
+
+import hashlib
+import operator
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dsin.runtime.codec.packet import VERSION
+from dsin.runtime.entropy.context_model import IntegerContextModel
+from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE, ORDER, HyperTables
+from dsin.runtime.errors import BundleError, DsinError
+from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
+
+CAUSAL, HYPERPRIOR = 1, 2
+"""Formats, by their entropy model."""
+DEFAULT_BUNDLE = "edge"
+"""Name of the shipped bundle that is used when none is named."""
+GRAPHS = {
+    CAUSAL: ("encoder", "decoder", "x_decoder", "fusion", "context"),
+    HYPERPRIOR: ("encoder", "x_decoder", "fusion", "hyper"),
+}
+"""Of each format; the second has step0, step1, … besides, two or four of them."""
+MAX_FILE_BYTES = 2**30
+MAX_FILES = 64
+
+_SHIPPED = Path(__file__).parent / "bundles"
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How patches of x_dec find their match in the side image; `patch` is (height, width)."""
+
+    patch: tuple[int, int]
+    measure: Literal["pearson", "l2"]
+    prior: bool
+    stretched_patches: bool
+    off_centre_prior: bool
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """One rate that the bundle can code at; `target_bpp` is what it was trained for."""
+
+    index: int
+    target_bpp: float
+
+
+@dataclass(frozen=True)
+class _Entry:
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file was checked. Made by `open_bundle`; keys as in the manifest."""
+
+    path: Path
+    model: str
+    preset: Mapping[str, Any]
+    channels: int
+    stride: int
+    frame_multiple: tuple[int, int]
+    search: SearchOptions
+    truncate_to_uint8: bool
+    model_id: str
+    rate_points: tuple[RatePoint, ...]
+    default_rate: int
+    graphs: Mapping[str, str]
+    file_bytes: Mapping[str, int]
+    training: Mapping[str, Any]
+    weights_licence: str
+    entropy: IntegerContextModel | HyperTables
+    codec_id: bytes
+
+    def graph_path(self, name: str) -> Path:
+        """Path of the ONNX graph of that name, one of `graphs`."""
+        return self.path / self.graphs[name]
+
+    @property
+    def entropy_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that must be exact: of format 2 hyper and its steps, in the order of
+        coding."""
+        if "hyper" not in self.graphs:
+            return ("context",)
+        return ("hyper", *sorted(name for name in self.graphs if name.startswith("step")))
+
+    def rate_index(self, rate: int | None) -> int:
+        """`rate`, or the default for None. Raises DsinError where the bundle has no such rate."""
+        if rate is None:
+            return self.default_rate
+        if isinstance(rate, bool) or not hasattr(rate, "__index__"):
+            raise DsinError(f"a rate is a whole number, the index of a rate point, not {rate!r}")
+        rate = operator.index(rate)
+        if not 0 <= rate < len(self.rate_points):
+            last = len(self.rate_points) - 1
+            known = "only rate 0" if last == 0 else f"rates 0 to {last}"
+            raise DsinError(f"bundle {self.path.name} has {known}, not {rate}")
+        return rate
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(folder.name for folder in _SHIPPED.glob("*") if (folder / MANIFEST).is_file())
+
+
+def open_bundle(path: Path | str | None = None) -> Bundle:
+    """Read and check a bundle: a directory, the name of a shipped bundle, or None for the default.
+
+    Raises BundleError, one line, for anything that is missing, altered, escaping or too large.
+    """
+    directory = _directory(DEFAULT_BUNDLE if path is None else path)
+    manifest = read_manifest(directory / MANIFEST)
+    number = manifest.integer("format", 0, 2**31)
+    if number not in GRAPHS:
+        raise BundleError(
+            f"{manifest.where}: format {number} is none of those that this dsin reads: "
+            "update dsin, or export anew"
+        )
+    files = _files(manifest)
+    table = manifest.table("graphs")
+    names = GRAPHS[number] + (_entropy_steps(table) if number == HYPERPRIOR else ())
+    graphs = {name: table.file(name, files) for name in names}
+    tables = manifest.file(
+        "context_tables" if number == CAUSAL else "entropy_tables", files
+    )  # fmt: skip
+    for name, entry in files.items():
+        _check_file(directory, name, entry)
+    arrays = read_arrays(directory / tables)
+    if number == CAUSAL:
+        return _bundle(directory, manifest, graphs, files, IntegerContextModel.from_arrays(arrays))
+    return _bundle(directory, manifest, graphs, files, HyperTables.from_arrays(arrays))
+
+
+def codec_id(
+    model_id: str,
+    entropy_digest: bytes,
+    channels: int,
+    kinds: int,
+    stride: int,
+    frame_multiple: tuple[int, int],
+) -> bytes:
+    """The 6 bytes that name what symbols and probabilities mean (see the module's docstring).
+
+    `kinds` is the number of centres, or of rates in format 2.
+    """
+    sizes = struct.pack("<5H", channels, kinds, stride, *frame_multiple)
+    parts = (b"dsin codec", bytes([VERSION]), bytes.fromhex(model_id), entropy_digest, sizes)
+    return hashlib.sha256(b"".join(parts)).digest()[:6]
+
+
+def _bundle(
+    directory: Path,
+    manifest: Table,
+    graphs: dict[str, str],
+    files: dict[str, _Entry],
+    entropy: IntegerContextModel | HyperTables,
+) -> Bundle:
+    rate_points = _rate_points(manifest)
+    channels = manifest.integer("channels", 1, 1024)
+    stride = manifest.integer("stride", 1, 64)
+    multiple = manifest.pair("frame_multiple")
+    model_id = manifest.sha256("model_id")
+    search = _search(manifest.table("search"))
+    if isinstance(entropy, IntegerContextModel):
+        kinds, steps = _centers(manifest, entropy), search.patch
+        digest = entropy.digest()
+    else:
+        kinds, steps = len(entropy.z_scales), (HYPER_STRIDE * stride,) * 2
+        names = ("hyper", *_entropy_steps(manifest.table("graphs")))
+        hashes = [files[graphs[name]].sha256 for name in names]
+        digest = hashlib.sha256(entropy.digest() + bytes.fromhex("".join(hashes))).digest()
+        if kinds != len(rate_points):
+            raise BundleError(
+                f"{manifest.where}: {len(rate_points)} rate_points, but tables for {kinds}"
+            )
+    if any(m % step or m % stride for m, step in zip(multiple, steps, strict=True)):
+        raise BundleError(
+            f"{manifest.where}: frame_multiple is no multiple of what patches and strides need"
+        )
+    return Bundle(
+        path=directory,
+        model=manifest.text("model"),
+        preset=manifest.mapping("preset"),
+        channels=channels,
+        stride=stride,
+        frame_multiple=multiple,
+        search=search,
+        truncate_to_uint8=manifest.flag("truncate_to_uint8"),
+        model_id=model_id,
+        rate_points=rate_points,
+        default_rate=manifest.integer("default_rate", 0, len(rate_points) - 1),
+        graphs=graphs,
+        file_bytes={name: entry.size for name, entry in files.items()},
+        training=manifest.mapping("training"),
+        weights_licence=manifest.text("weights_licence", default="not stated"),
+        entropy=entropy,
+        codec_id=codec_id(model_id, digest, channels, kinds, stride, multiple),
+    )
+
+
+def _entropy_steps(graphs: Table) -> tuple[str, ...]:
+    """Names of a manifest's step graphs, in the order of coding. Raises BundleError for a number
+    of them that no order of coding exists for."""
+    names = tuple(f"step{n}" for n in range(max(ORDER)) if f"step{n}" in graphs.data)
+    if len(names) not in ORDER or names[-1] != f"step{len(names) - 1}":
+        raise BundleError(f"{graphs.where} must have step0 and step1, or step0 to step3")
+    return names
+
+
+def _centers(manifest: Table, context: IntegerContextModel) -> int:
+    centers = manifest.integer("centers", 2, 256)
+    if centers != context.symbols_per_alphabet:
+        raise BundleError(
+            f"{manifest.where}: {centers} centers, but the context model has "
+            f"{context.symbols_per_alphabet}"
+        )
+    return centers
+
+
+def _directory(path: Path | str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise BundleError(f"a bundle is named by its path or name, not by {path!r}")
+    if isinstance(path, str) and path in (names := shipped_bundles()):
+        return _SHIPPED / path
+    directory = Path(path)
+    if not directory.is_dir():
+        names = shipped_bundles()
+        known = f"shipped are: {', '.join(names)}" if names else "this build ships none"
+        raise BundleError(f"there is no bundle {path}: name a bundle directory ({known})")
+    return directory
+
+
+def _files(manifest: Table) -> dict[str, _Entry]:
+    table = manifest.table("files")
+    if len(table.data) > MAX_FILES:
+        raise BundleError(f"{table.where}: more than {MAX_FILES} files")
+    entries = {}
+    for name in table.data:
+        check_plain_name(name, table.where)
+        entry = table.table(name)
+        size = entry.integer("bytes", 0, MAX_FILE_BYTES)
+        entries[name] = _Entry(entry.sha256("sha256"), size)
+    return entries
+
+
+def _check_file(directory: Path, name: str, entry: _Entry) -> None:
+    """Refuse a file that is missing, outside, or not the one that was exported."""
+    path = directory / name
+    try:
+        if path.resolve().parent != directory.resolve():
+            raise BundleError(f"{path} is a link that leaves the bundle")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: the bundle is incomplete")
+        if path.stat().st_size != entry.size:
+            raise BundleError(f"{path} has not the {entry.size} bytes that {MANIFEST} declares")
+        digest = _sha256(path)
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"cannot read {path}: {error}") from error
+    if digest != entry.sha256:
+        raise BundleError(f"{path} was altered: its sha256 is not the one in {MANIFEST}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _rate_points(manifest: Table) -> tuple[RatePoint, ...]:
+    entries = manifest.data.get("rate_points")
+    if not isinstance(entries, list) or not 1 <= len(entries) <= 256:
+        raise BundleError(f"{manifest.where}: rate_points must be a list of 1 to 256")
+    points = []
+    for index, data in enumerate(entries):
+        entry = Table(data, f"{manifest.where}: rate_points[{index}]")
+        if entry.integer("index", 0, 255) != index:
+            raise BundleError(f"{entry.where}: index must be {index}")
+        points.append(RatePoint(index, entry.number("target_bpp")))
+    return tuple(points)
+
+
+def _search(table: Table) -> SearchOptions:
+    measure = table.text("measure")
+    if measure not in ("pearson", "l2"):
+        raise BundleError(f"{table.where}: measure must be pearson or l2, not {measure!r}")
+    return SearchOptions(
+        patch=table.pair("patch"),
+        measure="pearson" if measure == "pearson" else "l2",
+        prior=table.flag("prior"),
+        stretched_patches=table.flag("stretched_patches"),
+        off_centre_prior=table.flag("off_centre_prior"),
+    )

@@ -1,0 +1,79 @@
+"""The `edge` codec: one set of weights for all rates, a hyperprior and context steps.
+
+    planes, rate ─► encoder.onnx ─► y, z ─► hyper.onnx, step….onnx ─► rANS ─► payload
+    payload ─► the same, with the integers taken from it ─► ŷ ─► x_decoder.onnx ─► x_dec, features
+
+The graphs of the entropy model are exact in float32 only, whatever the others run in.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.backends.session import Backend, open_session
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.protocols import Reconstruction
+from dsin.runtime.entropy.hyper_codec import HyperCodec, HyperTables
+from dsin.runtime.errors import BundleError
+from dsin.runtime.pictures import Planes
+from dsin.runtime.stopwatch import Stopwatch
+
+Floats = npt.NDArray[np.float32]
+
+
+def open_hyper_codec(
+    bundle: Bundle, tables: HyperTables, backend: Backend, threads: int | None
+) -> HyperCodec:
+    """The coder of a bundle's latents. Raises BackendError."""
+    hyper, *steps = (
+        open_session(bundle.graph_path(name), backend, threads=threads, exact=True)
+        for name in bundle.entropy_graphs
+    )
+    return HyperCodec(hyper, steps, tables)
+
+
+class EdgePictureEncoder:
+    """See `dsin.runtime.codec.protocols.PictureEncoder`."""
+
+    def __init__(
+        self, bundle: Bundle, codec: HyperCodec, backend: Backend, threads: int | None
+    ) -> None:
+        self._path = bundle.graph_path("encoder")
+        self._channels = bundle.channels
+        self._session = open_session(self._path, backend, threads=threads)
+        self._codec = codec
+
+    def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
+        with watch.stage("compute"):
+            y, z = self._analyse(planes, rate)
+        with watch.stage("entropy"):
+            payload, _ = self._codec.encode(y, z, rate)
+        return payload
+
+    def latent(self, planes: Planes, rate: int) -> Floats:
+        return self._codec.quantise(*self._analyse(planes, rate), rate)
+
+    def _analyse(self, planes: Planes, rate: int) -> tuple[Floats, Floats]:
+        out = self._session.run(x=planes, rate=np.array([rate], np.int64))
+        y, z = out["y"][0], out["z"][0]
+        if len(y) != self._channels or not (np.isfinite(y).all() and np.isfinite(z).all()):
+            raise BundleError(f"{self._path} yields no latents of this bundle")
+        return y, z
+
+
+class EdgePictureDecoder:
+    """See `dsin.runtime.codec.protocols.PictureDecoder`."""
+
+    def __init__(
+        self, bundle: Bundle, codec: HyperCodec, backend: Backend, threads: int | None
+    ) -> None:
+        self._bundle = bundle
+        self._session = open_session(bundle.graph_path("x_decoder"), backend, threads=threads)
+        self._codec = codec
+
+    def latent(self, payload: bytes, size: tuple[int, int], rate: int) -> Floats:
+        rows, columns = (length // self._bundle.stride for length in size)
+        return self._codec.decode(payload, (self._bundle.channels, rows, columns), rate)
+
+    def reconstruct(self, latent: Floats, rate: int) -> Reconstruction:
+        out = self._session.keep(y_hat=latent[None], rate=np.array([rate], np.int64))
+        return Reconstruction(out["x_dec"], out["features"])

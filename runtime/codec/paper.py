@@ -1,0 +1,60 @@
+"""The paper's codec: symbols of few centres, coded under a causal context model.
+
+planes ─► encoder.onnx ─► symbols ─► frequencies ─► rANS ─► payload
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.backends.session import Backend, open_session
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.protocols import Reconstruction
+from dsin.runtime.entropy.context_model import IntegerContextModel, decode_symbols, encode_symbols
+from dsin.runtime.errors import BundleError
+from dsin.runtime.pictures import Planes
+from dsin.runtime.stopwatch import Stopwatch
+
+Symbols = npt.NDArray[np.uint8]
+
+
+class CausalPictureEncoder:
+    """See `dsin.runtime.codec.protocols.PictureEncoder`. One weight set, one rate: rates are
+    ignored."""
+
+    def __init__(
+        self, bundle: Bundle, context: IntegerContextModel, backend: Backend, threads: int | None
+    ) -> None:
+        self._path = bundle.graph_path("encoder")
+        self._context = context
+        self._session = open_session(self._path, backend, threads=threads)
+
+    def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
+        with watch.stage("compute"):
+            symbols = self.latent(planes, rate)
+        with watch.stage("entropy"):
+            return encode_symbols(self._context, symbols)
+
+    def latent(self, planes: Planes, rate: int) -> Symbols:
+        symbols: Symbols = self._session.run(x=planes)["symbols"][0]
+        # The coder's tables end at the last centre, so a foreign graph is stopped here.
+        if symbols.dtype != np.uint8 or int(symbols.max()) >= self._context.symbols_per_alphabet:
+            raise BundleError(f"{self._path} yields no symbols of this bundle")
+        return symbols
+
+
+class CausalPictureDecoder:
+    """See `dsin.runtime.codec.protocols.PictureDecoder`."""
+
+    def __init__(
+        self, bundle: Bundle, context: IntegerContextModel, backend: Backend, threads: int | None
+    ) -> None:
+        self._bundle = bundle
+        self._context = context
+        self._session = open_session(bundle.graph_path("x_decoder"), backend, threads=threads)
+
+    def latent(self, payload: bytes, size: tuple[int, int], rate: int) -> Symbols:
+        rows, columns = (length // self._bundle.stride for length in size)
+        return decode_symbols(self._context, payload, (self._bundle.channels, rows, columns))
+
+    def reconstruct(self, latent: Symbols, rate: int) -> Reconstruction:
+        return Reconstruction(self._session.keep(symbols=latent[None])["x_dec"], None)

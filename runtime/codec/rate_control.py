@@ -1,0 +1,71 @@
+"""Which rate point to take for the next frame, so that a link's bits per second are used but not
+exceeded.
+
+A token bucket over what was really sent: the budget of every frame is added, its bytes are taken
+away. The size of the next frame at each rate point is predicted from the last frames: their sizes
+follow the rate points' declared bits, times a factor for the scene that is learnt on the way. The
+point whose predicted size is nearest to what the bucket holds, spread over the next frames, wins.
+"""
+
+from collections.abc import Sequence
+
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.errors import DsinError
+
+HORIZON = 1.5
+"""Frames over which an excess or a remainder is made good: longer ones leave the rate alone for
+longer, and miss the target by more over two seconds."""
+LEARNT = 0.5
+"""Share of the newest frame in the scene's factor."""
+
+
+class RateController:
+    """Rate indices for a target bit rate.
+
+        controller = RateController.for_bundle(bundle, kbps=300, fps=10, size=(height, width))
+        packet = encoder.encode(frame, controller.next_rate())
+        controller.sent(packet.header.rate, len(packet))
+
+    `points` are the bundle's bits per pixel, ascending, and `pixels` those of a frame. It keeps
+    account of one stream: give each stream its own, and use it from one thread. Raises DsinError
+    for a target that is not positive.
+    """
+
+    def __init__(
+        self, points: Sequence[float], *, pixels: int, target_kbps: float, fps: float
+    ) -> None:
+        if not (target_kbps > 0 and fps > 0 and points):
+            raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
+        self.target_kbps = target_kbps
+        self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]
+        self._budget = 1000 * target_kbps / 8 / fps
+        self._saved = 0.0
+        self._factors = [1.0] * len(points)
+
+    @classmethod
+    def for_bundle(
+        cls, bundle: Bundle, kbps: float, fps: float, *, size: tuple[int, int]
+    ) -> "RateController":
+        """For the rate points of a bundle: `kbps` in kbit/s (1000 bits), `fps` in frames a second,
+        `size` the height and width of the frames in pixels. Raises DsinError as the class does."""
+        points = [point.target_bpp for point in bundle.rate_points]
+        return cls(points, pixels=size[0] * size[1], target_kbps=kbps, fps=fps)
+
+    def pace(self, fps: float) -> None:
+        """So many frames a second are sent from now on."""
+        self._budget = 1000 * self.target_kbps / 8 / fps
+
+    def next_rate(self) -> int:
+        """The rate index for the next frame."""
+        wanted = self._budget + self._saved / HORIZON
+        predicted = [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
+        return min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
+
+    def sent(self, rate: int, size: int) -> None:
+        """Note that a frame of `size` bytes was sent at that rate."""
+        self._saved += self._budget - size
+        seen = size / self._sizes[rate]
+        for index in range(len(self._factors)):
+            # Neighbouring points learn from each other, the less the further away.
+            share = LEARNT / (1 + abs(index - rate))
+            self._factors[index] += share * (seen - self._factors[index])

@@ -1,0 +1,112 @@
+"""What the side image adds: search, and a network that merges what was found with x_dec.
+
+    paper   x_dec, y_dec ─► search ─► y_syn ─► fusion(x_dec, y_syn)
+    edge    x_dec, y_dec ─► search ─► refinement by blocks ─► y_syn, y_dec_syn, cost
+            ─► fusion(x_dec, features, y_syn, y_dec_syn, cost, rate)
+
+y_dec_syn is y_dec put together like y_syn: with it the network sees what coding took from y.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dsin.runtime.backends.session import Backend, open_session
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.protocols import Reconstruction
+from dsin.runtime.codec.side_search import Prepared, open_block_search, open_patch_search
+from dsin.runtime.entropy.hyper_codec import HyperTables
+from dsin.runtime.gpu.device_tensor import Tensor, cropped
+from dsin.runtime.patch_correlation import Matches
+from dsin.runtime.patch_correlation.block_refinement import BLOCK
+from dsin.runtime.pictures import Image, pad, padded_size
+from dsin.runtime.stopwatch import Stopwatch
+
+LEAST_SCORE = 0.945
+"""Median score of the patches below which the side image is of another scene. On training pairs
+the median is 0.96 and more, and with another scene's picture 0.69 to 0.95."""
+
+
+class Fused(NamedTuple):
+    """x_hat and y_syn, planes (1, 3, H, W) in 0..255, and the positions that the search found.
+    Where the side image does not show the scene, `related` is false and x_hat is x_dec."""
+
+    x_hat: Tensor
+    y_syn: Tensor
+    matches: Matches
+    related: bool
+
+
+class Side(NamedTuple):
+    """A side image of the (height, width) that the fusion works on, as the search prepared it."""
+
+    size: tuple[int, int]
+    prepared: Prepared
+
+
+class SideFusion(Protocol):
+    """Made for one bundle. `watch` gets the stages search and fusion."""
+
+    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+        """What depends on the side image alone."""
+
+    def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
+        """Merge a picture with the side image."""
+
+
+def open_side_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> SideFusion:
+    """The way of a bundle. Raises BackendError."""
+    kind = BlockFusion if isinstance(bundle.entropy, HyperTables) else PatchFusion
+    return kind(bundle, backend, threads)
+
+
+class PatchFusion:
+    """The paper's: whole patches."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._multiple = bundle.frame_multiple
+        self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
+        self._search = open_patch_search(bundle.search, backend, threads)
+
+    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+        y = pad(image, self._multiple)
+        return Side(y.shape[:2], self._search.prepare(y, decoded.x_dec))
+
+    def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
+        with watch.stage("search"):
+            matches, planes = self._search.find(decoded.x_dec, side.prepared)
+        with watch.stage("fusion"):
+            x_hat = self._session.keep(x_dec=decoded.x_dec, **planes)["x_hat"]
+        return Fused(x_hat, planes["y_syn"], matches, related=True)
+
+
+class BlockFusion:
+    """The `edge` codec's. It works on the picture without most of its padding: to whole blocks
+    only, and at least one patch."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        rows, columns = bundle.search.patch
+        self._least = padded_size(rows, columns, (BLOCK, BLOCK))
+        self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
+        self._search = open_block_search(bundle.search, backend, threads)
+
+    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+        whole = padded_size(image.shape[0], image.shape[1], (BLOCK, BLOCK))
+        size = max(whole[0], self._least[0]), max(whole[1], self._least[1])
+        return Side(size, self._search.prepare(pad(image, size), cropped(decoded.x_dec, *size)))
+
+    def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
+        assert decoded.features is not None
+        rows, columns = side.size
+        x_dec = cropped(decoded.x_dec, rows, columns)
+        with watch.stage("search"):
+            matches, planes = self._search.find(x_dec, side.prepared)
+        y_syn = planes["y_syn"]
+        if float(np.median(matches.score)) < LEAST_SCORE:
+            return Fused(x_dec, y_syn, matches, related=False)
+        with watch.stage("fusion"):
+            features = cropped(decoded.features, rows // BLOCK, columns // BLOCK)
+            x_hat = self._session.keep(
+                x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **planes
+            )["x_hat"]
+        return Fused(x_hat, y_syn, matches, related=True)

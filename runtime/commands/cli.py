@@ -1,0 +1,489 @@
+"""The command line, `dsin`.
+
+Exit status: 0 done, 1 an error that the user can mend (one line on stderr), 2 wrong usage. Only
+typer is imported here; each command imports what it needs when it runs.
+"""
+
+import enum
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.commands.cli_replay import replay
+from dsin.runtime.commands.cli_streaming import serve, stream
+from dsin.runtime.errors import DsinError
+
+if TYPE_CHECKING:
+    from dsin.runtime.codec.bundle import Bundle
+
+app = typer.Typer(
+    name="dsin",
+    help="Image compression for two cameras: one sends, the receiver's own view helps to decode.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+RateOption = Annotated[
+    int | None,
+    typer.Option("--rate", metavar="R", min=0, help="Rate point, 0 the lowest [bundle's default]."),
+]
+PairsOption = Annotated[
+    Path, typer.Option("--pairs", metavar="LIST", help="Pair list: paths of x and y in turn.")
+]
+RootOption = Annotated[
+    Path, typer.Option("--root", metavar="DIR", help="Folder that the lists' paths start from.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib import metadata
+
+    try:
+        typer.echo(f"dsin {metadata.version('dsin')}")
+    except metadata.PackageNotFoundError:
+        typer.echo("dsin, not installed: run from its source")
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def encode(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="8-bit colour image.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PACKET", help="[IMAGE as .dsin]")
+    ] = None,
+    bundle: BundleOption = None,
+    rate: RateOption = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Encode one image into a packet."""
+    from dsin.runtime.codec.encoder import Encoder
+    from dsin.runtime.files import write_bytes_atomically
+    from dsin.runtime.picture_files import read_image
+
+    frame = read_image(image)
+    with Encoder(bundle, backend.value) as encoder:
+        packet = encoder.encode(frame, rate)
+    target = output or image.with_suffix(".dsin")
+    write_bytes_atomically(target, bytes(packet))
+    bpp = 8 * len(packet) / (packet.header.width * packet.header.height)
+    typer.echo(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp")
+
+
+@app.command()
+def decode(
+    packet: Annotated[Path, typer.Argument(metavar="PACKET", help="As encode writes it.")],
+    side: Annotated[
+        Path | None, typer.Option("--side", metavar="IMAGE", help="The receiver's own view.")
+    ] = None,
+    no_side: Annotated[
+        bool, typer.Option("--no-side", help="Decode without the receiver's own view.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="[PACKET as .png]")
+    ] = None,
+    bundle: BundleOption = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Decode a packet with the help of the other view."""
+    if (side is None) != no_side:
+        raise typer.BadParameter("give either --side IMAGE or --no-side")
+    from dsin.runtime.codec.decoder import Decoder
+    from dsin.runtime.codec.packet import Packet
+    from dsin.runtime.files import write_image
+    from dsin.runtime.picture_files import read_image
+
+    target = output or packet.with_suffix(".png")
+    if output is None and target.exists():
+        # It may well be the original of the packet.
+        raise DsinError(f"{target} exists: name the output with -o")
+    coded = Packet.parse(_read_packet(packet))
+    view = None if side is None else read_image(side)
+    with Decoder(bundle, backend.value) as decoder:
+        picture = decoder.decode(coded, view).image
+    write_image(target, picture)
+    typer.echo(f"{target}: {coded.header.width}x{coded.header.height}")
+
+
+@app.command()
+def info(
+    what: Annotated[
+        str, typer.Argument(metavar="BUNDLE|PACKET", help="Bundle directory or name, or a packet.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in a bundle or a packet."""
+    is_packet = Path(what).is_file()
+    facts = _packet_facts(Path(what)) if is_packet else _bundle_facts(what)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = json.dumps(value) if isinstance(value, dict | list | bool) else value
+        typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
+
+
+@app.command()
+def demo(
+    kitti: Annotated[
+        Path | None,
+        typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
+    ] = None,
+    bundle: BundleOption = None,
+    rate: RateOption = None,
+    kbps: Annotated[
+        float | None,
+        typer.Option("--kbps", metavar="K", help="Choose rates for K kbit/s, frame by frame."),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps", metavar="F", help="Frames come at this pace, some are dropped [send all]."
+        ),
+    ] = None,
+    web: Annotated[
+        int | None,
+        typer.Option("--web", metavar="PORT", help="Show a page, and repeat until Ctrl-C."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures.")] = Path(
+        "dsin-demo"
+    ),
+    json_path: JsonOption = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Stream stereo frames from a device process to a server process, and compare."""
+    if rate is not None and kbps is not None:
+        raise typer.BadParameter("give either --rate or --kbps")
+    from dsin.runtime.commands.demo import run_demo
+
+    run_demo(
+        kitti, frames, bundle, rate, out, json_path, backend.value, kbps=kbps, fps=fps, web=web
+    )
+
+
+@app.command()
+def profile(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped one."),
+    ] = None,
+    kitti: Annotated[
+        Path | None,
+        typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", "--frames", metavar="N", min=1, help="Frames [as a valid profile needs]."
+        ),
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option("--warmup", metavar="N", min=0, help="Frames before those that count.")
+    ] = 10,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", metavar="F", help="Frames come at this pace [one after another]."),
+    ] = None,
+    rate: RateOption = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [all].")
+    ] = None,
+    json_path: JsonOption = None,
+    html_path: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report to look at.")
+    ] = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Measure each stage's latency on this machine, and whether the figures hold."""
+    from dsin.runtime.profiling.profiler import Options, run_profile
+
+    options = Options(bundle, kitti, samples, warmup, fps, rate, threads, backend.value)
+    run_profile(options, json_path, html_path)
+
+
+@app.command()
+def evaluate(
+    pairs: PairsOption,
+    root: RootOption,
+    bundle: BundleOption = None,
+    json_path: JsonOption = None,
+    rate: RateOption = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", metavar="HxW", help="Centre crop, such as 320x1224.")
+    ] = None,
+    save_images: Annotated[
+        Path | None, typer.Option("--save-images", metavar="DIR", help="Save the pictures there.")
+    ] = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against", metavar="CODECS", help="Rivals: of hevc,avif,jpeg2000,webp,jpeg."
+        ),
+    ] = "",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", help="With --against: draw the curves.")
+    ] = None,
+    backend: BackendOption = BackendName.cpu,
+) -> None:
+    """Code every pair of a list and measure bits, PSNR and MS-SSIM."""
+    if plot is not None and not against:
+        raise typer.BadParameter("--plot draws curves: name rivals with --against")
+    size = None if crop is None else parse_size(crop, "--crop")
+    module = _load("dsin.training.evaluate", "train", "evaluate")
+    module.evaluate_list(
+        pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
+        save_images=save_images, backend=backend.value,
+        against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET", help="Name of a shipped preset, or a .toml file.")
+    ],
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", metavar="LIST", help="Pair list to train on.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option("--val", metavar="LIST", help="Pair list to validate on.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where paths in lists start.")
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option("--photos", metavar="DIR", help="Pictures without a side image, for edge."),
+    ] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            "--pack", metavar="DIR", help="A pack of pictures, for edge, instead of all lists."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run [runs/PRESET].")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option("--start-from", metavar="CKPT", help="Weights to start from.")
+    ] = None,
+    budget_s: Annotated[
+        float | None,
+        typer.Option("--budget-s", min=1, metavar="S", help="Save all and stop after S seconds."),
+    ] = None,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write steps, speed and losses of the run."),
+    ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs/--no-graphs", help="On a GPU, capture steps and replay them.")
+    ] = True,
+    devices: Annotated[int, typer.Option(min=1, help="Processors or GPUs of each machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+) -> None:
+    """Train a model in the phases of its preset."""
+    module = _load("dsin.training.train_command", "train", "train")
+    options = _load("dsin.training.edge.train", "train", "train").EdgeOptions(
+        start_from, resume, devices, nodes, budget_s, json_path, graphs, say=typer.echo
+    )
+    pictures = module.PictureOptions(pairs, validation, root, photos, pack)
+    best = module.train_preset(preset, pictures, out, options)
+    typer.echo(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
+
+
+class TargetName(str, enum.Enum):
+    """Whose 8-bit kernels the graphs are for."""
+
+    cpu = "cpu"
+    tensorrt = "tensorrt"
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="Bundle directory or name, in float.")
+    ],
+    frames: Annotated[
+        Path,
+        typer.Option("--frames", metavar="DIR|LIST", help="Pictures to calibrate on, in pairs."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE")],
+    target: Annotated[
+        TargetName, typer.Option("--target", help="Whose 8-bit kernels the graphs are for.")
+    ] = TargetName.cpu,
+    validation: Annotated[
+        Path | None,
+        typer.Option("--val", metavar="LIST", help="Pairs for the BD-rate in the report."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Where paths in lists start.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", metavar="HxW", help="Centre crop of --val pairs.")
+    ] = None,
+) -> None:
+    """Turn the networks of an edge bundle into 8 bits, and report what that costs."""
+    size = None if crop is None else parse_size(crop, "--crop")
+    module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
+    source = _load("dsin.export.calibration_frames", "export", "calibrate")
+    data = _load("dsin.training.data", "train", "calibrate")
+    done = module.calibrate_bundle(
+        bundle, source.read_frames(frames, root), output, target=target.value, crop=size,
+        validation=data.read_pair_list(validation, root or Path()) if validation else (),
+    )  # fmt: skip
+    for name, ratio in done.report["speed_ratio"].items():
+        error = done.report["graphs"][name]["relative_error"]
+        typer.echo(f"{name:10} {ratio:.2f} times as fast, error {100 * error:.2g} % of variance")
+    rates = done.report["bd_rate_percent"]
+    shown = [
+        f"{rates[key]:+.2f} % in {name}"
+        for key, name in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM"))
+        if rates and rates[key] is not None
+    ]
+    if shown:
+        typer.echo(f"BD-rate    {', '.join(shown)} against the float bundle")
+    megabytes = done.bytes_before / 1e6, done.bytes_after / 1e6
+    typer.echo(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
+
+
+@app.command()
+def import_tf(
+    source: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="TensorFlow checkpoint, without its suffix.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT")],
+) -> None:
+    """Convert a TensorFlow checkpoint of the original implementation."""
+    _load("dsin.training.paper.tf_checkpoint", "tf-import", "import-tf").import_tf(source, output)
+    typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
+
+
+app.command()(serve)
+app.command()(stream)
+app.command()(replay)
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend become one line and exit status 1."""
+    try:
+        app()
+    except DsinError as error:
+        print("dsin:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)
+
+
+def _load(module: str, extra: str, command: str) -> ModuleType:
+    """Import a module of another room, whose packages come with an extra."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "dsin":
+            raise
+        raise DsinError(
+            f"dsin {command} needs {error.name}, which is missing: pip install 'dsin[{extra}]'"
+        ) from error
+
+
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """Height and width from HxW; wrong usage of the option for anything else."""
+    height, cross, width = text.partition("x")
+    if not cross or not height.isdecimal() or not width.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint=option)
+    return int(height), int(width)
+
+
+def _read_packet(path: Path) -> bytes:
+    """A packet's bytes, and no more than a packet can have. Raises DsinError."""
+    from dsin.runtime.codec.packet import MAX_PAYLOAD, PACKET_HEADER_BYTES
+
+    try:
+        with path.open("rb") as file:
+            return file.read(PACKET_HEADER_BYTES + MAX_PAYLOAD + 1)
+    except OSError as error:
+        raise DsinError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _packet_facts(path: Path) -> dict[str, Any]:
+    from dsin.runtime.codec.packet import Packet
+
+    packet = Packet.parse(_read_packet(path))
+    header, size = packet.header, len(packet)
+    return {
+        "packet": str(path),
+        "codec_id": header.codec_id.hex(),
+        "width": header.width,
+        "height": header.height,
+        "rate": header.rate,
+        "frame_number": header.frame_number,
+        "timestamp_ns": header.timestamp_ns,
+        "bytes": size,
+        "payload_bytes": len(packet.payload),
+        "bpp": round(8 * size / (header.width * header.height), 6),
+    }
+
+
+def _bundle_facts(what: str) -> dict[str, Any]:
+    from dsin.runtime.codec.bundle import open_bundle
+
+    bundle: Bundle = open_bundle(what)
+    return {
+        "bundle": str(bundle.path),
+        "model": bundle.model,
+        "codec_id": bundle.codec_id.hex(),
+        "model_id": bundle.model_id,
+        "latent": _latent_facts(bundle),
+        "frame_multiple": list(bundle.frame_multiple),
+        "search": {"patch": list(bundle.search.patch), "measure": bundle.search.measure,
+                   "prior": bundle.search.prior,
+                   "stretched_patches": bundle.search.stretched_patches,
+                   "off_centre_prior": bundle.search.off_centre_prior},
+        "truncate_to_uint8": bundle.truncate_to_uint8,
+        "target_bpp": [point.target_bpp for point in bundle.rate_points],
+        "default_rate": bundle.default_rate,
+        "bytes": sum(bundle.file_bytes.values()),
+        "training": dict(bundle.training),
+        "weights_licence": bundle.weights_licence,
+    }  # fmt: skip
+
+
+def _latent_facts(bundle: "Bundle") -> str:
+    from dsin.runtime.entropy.context_model import IntegerContextModel
+
+    where = f"{bundle.channels} channels, stride {bundle.stride}"
+    if isinstance(bundle.entropy, IntegerContextModel):
+        return f"{where}, {bundle.entropy.symbols_per_alphabet} centres, causal context model"
+    return f"{where}, hyperprior"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""The two processes of the demo, and what they tell the process that started them."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+
+from dsin.runtime.backends.session import Backend
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.commands.serve import ServeOptions, serving
+from dsin.runtime.device.device import AnsweredFrame, Device, PacketMaker
+from dsin.runtime.errors import DsinError, StreamError
+from dsin.runtime.files import write_image
+from dsin.runtime.metrics import psnr_db
+from dsin.runtime.outputs.decoded_frame import DecodedFrame
+from dsin.runtime.outputs.panels import Panel, side_by_side
+from dsin.runtime.sources.cameras import PlayedRecording
+from dsin.runtime.sources.frames import frames_per_second
+from dsin.runtime.sources.recordings import StereoRecording, open_recording, open_stereo
+from dsin.runtime.sources.warm_up import warm_up_encoder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both processes need to know."""
+
+    kitti: Path | None
+    frames: int
+    bundle: str | None
+    rate: int | None
+    kbps: float | None
+    out: Path
+    backend: Backend
+    fps: float | None
+    """None: every frame, as fast as both sides keep up."""
+    web: int | None
+
+    @property
+    def spec(self) -> str:
+        """The frames as dsin.runtime.sources.cameras opens them."""
+        return f"synthetic:{self.frames}" if self.kitti is None else str(self.kitti)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the frames come again and again, to be looked at in a browser."""
+        return self.web is not None
+
+    def source(self) -> StereoRecording:
+        """The frames; both processes open them for themselves."""
+        return open_stereo(self.kitti, self.frames)
+
+    def controller(self, bundle: Bundle, source: StereoRecording) -> RateController | None:
+        """What keeps the stream at `kbps`, if that is asked for."""
+        if self.kbps is None:
+            return None
+        fps = frames_per_second(source)
+        return RateController.for_bundle(bundle, self.kbps, fps, size=source.size)
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The server waits for the device at this address; `urls` are its pages."""
+
+    address: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SentFrame:
+    """A frame that the server has decoded. `stage_ms` are the device's stages, `end_to_end_ms` runs
+    from the taken frame to the server's answer."""
+
+    number: int
+    packet_bytes: int
+    stage_ms: dict[str, float]
+    end_to_end_ms: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """The server has decoded, measured and drawn a frame."""
+
+    number: int
+    psnr_db: float
+    psnr_db_no_side: float
+    stage_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All is done; `seconds` is the device's time from the first frame to the last answer,
+    `captured` how many frames there were meanwhile."""
+
+    seconds: float = 0.0
+    captured: int = 0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The process cannot go on: the kind of error, and what a person should read."""
+
+    kind: str
+    message: str
+
+
+Message = Listening | SentFrame | Served | Finished | Failed
+
+
+STOP = "stop"
+"""Sent to the device's process: end the stream as if its frames had ended."""
+
+
+def run_device(pipe: Connection, settings: Settings) -> None:
+    """Encode and send the left views. Waits in `pipe` for the server's address."""
+    with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
+        source = settings.source()
+        maker = PacketMaker(encoder, settings.rate, settings.controller(encoder.bundle, source))
+        warm_up_encoder(encoder, source.size)
+        address: str = pipe.recv()
+        recording = open_recording(settings.spec, "left", settings.frames)
+        camera = PlayedRecording(
+            recording, fps=settings.fps, loop=settings.repeats, every=settings.fps is None
+        )
+        start = time.monotonic()
+        device = Device(
+            camera, maker, address, "demo", every=settings.fps is None, give_up_s=5.0,
+            on_frame=lambda frame: _report(pipe, frame),
+        )  # fmt: skip
+        threading.Thread(target=_stop_when_told, args=(pipe, device), daemon=True).start()
+        counts = device.run()
+        pipe.send(Finished(time.monotonic() - start, counts.captured))
+
+
+def _report(pipe: Connection, frame: AnsweredFrame) -> None:
+    """Tell of an answered frame. One that was superseded is as good as dropped."""
+    made = frame.made
+    if frame.status == "rejected":
+        reason = f"the server rejected frame {made.number}: {frame.reason}"
+        pipe.send(Failed(StreamError.__name__, reason))
+    elif frame.status == "decoded":
+        pipe.send(SentFrame(made.number, len(made.data), made.stage_ms, frame.round_trip_ms))
+
+
+def _stop_when_told(pipe: Connection, device: Device) -> None:
+    with suppress(EOFError, OSError):
+        if pipe.recv() == STOP:
+            device.stop()
+
+
+def run_server(pipe: Connection, settings: Settings) -> None:
+    """Receive and decode beside the right views; measure and draw against the left ones. Ends when
+    told to in `pipe`."""
+    with _reporting(pipe), _Gallery(pipe, settings.out, settings.source()) as gallery:
+        options = ServeOptions(
+            "127.0.0.1:0", settings.bundle, settings.backend, sides=[settings.spec],
+            web=settings.web, health=False,
+        )  # fmt: skip
+        with serving(options, on_frame=gallery.show) as server:
+            pipe.send(Listening(server.address, tuple(server.urls)))
+            pipe.recv()
+        gallery.finish()
+        pipe.send(Finished())
+
+
+class _Gallery:
+    """Measures and draws decoded frames in a thread, while the next one is decoded."""
+
+    def __init__(self, pipe: Connection, out: Path, source: StereoRecording) -> None:
+        self._pipe = pipe
+        self._out = out
+        self._source = source
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "_Gallery":
+        return self
+
+    def finish(self) -> None:
+        """Wait for the last picture."""
+        if self._last is not None:
+            self._last.result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()
+
+    def show(self, frame: DecodedFrame) -> None:
+        """Draw a frame soon; at most one waits."""
+        self.finish()
+        self._last = self._thread.submit(self._guarded, frame)
+
+    def _guarded(self, frame: DecodedFrame) -> None:
+        """What a person can mend ends the demo."""
+        try:
+            if frame.side is None:
+                # The server goes on without; a demo of decoding with side information does not.
+                self._source.view(frame.number % len(self._source), "right")
+                raise StreamError(f"the server had no side image for frame {frame.number}")
+            self._measure_and_draw(frame)
+        except DsinError as error:
+            self._pipe.send(Failed(type(error).__name__, str(error)))
+
+    def _measure_and_draw(self, frame: DecodedFrame) -> None:
+        original = self._source.view(frame.number % len(self._source), "left")
+        decoded = frame.decoded
+        with_side = psnr_db(decoded.image, original)
+        without = psnr_db(decoded.x_dec, original)
+        self._pipe.send(Served(frame.number, with_side, without, frame.stage_ms))
+        if frame.number >= len(self._source):
+            return  # it was drawn the first time
+        bpp = 8 * len(frame.packet) / (original.shape[0] * original.shape[1])
+        panels = [
+            Panel(original, "x", "what the device sees"),
+            Panel(decoded.x_dec, "x_dec", f"from the packet alone, {without:.2f} dB"),
+            Panel(decoded.image, "result", f"{bpp:.4f} bit per pixel, {with_side:.2f} dB"),
+        ]
+        if decoded.y_syn is not None:
+            note = "patches of the server's own view"
+            panels.insert(2, Panel(decoded.y_syn, "y_syn", note))
+        write_image(self._out / picture_name(frame.number), side_by_side(panels))
+
+
+def picture_name(number: int) -> str:
+    """Name of the side-by-side picture of a frame."""
+    return f"frame_{number:06d}.png"
+
+
+@contextmanager
+def _reporting(pipe: Connection) -> Iterator[None]:
+    """Errors that a person can mend go to the parent; without a parent the process ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        yield
+    except DsinError as error:
+        pipe.send(Failed(type(error).__name__, str(error)))
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

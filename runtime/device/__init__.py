@@ -1,0 +1,1 @@
+"""The half that runs beside the cameras: encodes, sends, adapts."""

@@ -1,0 +1,453 @@
+"""A camera of a rig on its own machine: capture, encode and send at once, the newest frame first.
+
+    camera ─► FrameSlot (one frame, the newest) ─► encode ─► CameraStream ══► server
+     thread                       when the server has room, and not earlier than it can use
+
+A frame that a newer one replaces in the slot is dropped and counted. While the server is away
+capturing goes on, and the connection is tried again with a growing, capped pause.
+"""
+
+import logging
+import random
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.packet import MAX_PAYLOAD
+from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.device.just_in_time import JustInTime
+from dsin.runtime.device.stream_client import CameraStream, ConnectionLostError, Greeting
+from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.link.clocks import now_ns
+from dsin.runtime.link.rpc import Certificates
+from dsin.runtime.link.side_pictures import encode_picture
+from dsin.runtime.sources.cameras import Camera, CapturedFrame
+from dsin.runtime.stopwatch import Stopwatch
+
+LOG = logging.getLogger(__name__)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+STATUS_S = 1.0
+MAX_PICTURE_BYTES = MAX_PAYLOAD
+POLL_S = 0.25
+"""How soon a wait notices that the device is to stop."""
+
+
+@dataclass(frozen=True)
+class MadeFrame:
+    """What is to be sent for a captured frame. `size` is in bytes, `rate` None for a picture."""
+
+    number: int
+    timestamp_ns: int
+    taken_s: float
+    data: bytes
+    rate: int | None
+    stage_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AnsweredFrame:
+    """A frame and the server's answer to it. Times in milliseconds; `round_trip_ms` runs from
+    the taken frame to the answer, `age_ms` is the server's reckoning from capture to decoded."""
+
+    made: MadeFrame
+    status: str
+    side_use: str
+    decode_ms: float
+    age_ms: float
+    round_trip_ms: float
+    reason: str
+
+
+class _UnderWay(NamedTuple):
+    """A frame that is not answered yet, and when its making began."""
+
+    made: MadeFrame
+    begun_s: float
+
+
+@dataclass
+class DeviceCounts:
+    """Since the start: frames captured, never encoded, sent, answered, sent in vain; and how often
+    it was tried to connect again. `statuses` counts answers by status."""
+
+    captured: int = 0
+    dropped: int = 0
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    reconnects: int = 0
+    sent_bytes: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+
+
+class PacketMaker:
+    """Makes packets: camera x. `controller` chooses rates, else `rate`, else the bundle does."""
+
+    letter = "x"
+
+    def __init__(
+        self, encoder: Encoder, rate: int | None = None, controller: RateController | None = None
+    ) -> None:
+        self.codec_id = encoder.bundle.codec_id
+        self.rate_points = len(encoder.bundle.rate_points)
+        encoder.bundle.rate_index(rate)
+        self._encoder = encoder
+        self._rate = rate
+        self.controller = controller
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        """Encode a frame."""
+        rate = self._rate if self.controller is None else self.controller.next_rate()
+        packet = self._encoder.encode(
+            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
+        )
+        index = packet.header.rate
+        if self.controller is not None:
+            self.controller.sent(index, len(packet))
+        stages = {"capture": frame.capture_ms, **packet.stage_ms}
+        return MadeFrame(
+            frame.number, frame.timestamp_ns, frame.taken_s, bytes(packet), index, stages
+        )
+
+    def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
+        """What is sent."""
+        return dsin_v1.CameraMessage(
+            frame=dsin_v1.EncodedFrame(
+                packet=made.data,
+                timestamp_ns=made.timestamp_ns,
+                frame_number=made.number,
+                held_us=held_us,
+                sent_ns=sent_ns,
+            )
+        )
+
+
+class PictureMaker:
+    """Sends whole pictures, lossless or as JPEG of a quality (1..100): camera y."""
+
+    letter = "y"
+    codec_id, rate_points = b"", 0
+    controller = None
+
+    def __init__(self, quality: int | None = None) -> None:
+        if quality is not None and not 1 <= quality <= 100:
+            raise DsinError(f"a JPEG quality is within 1..100, not {quality}")
+        self._quality = quality
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        """Encode a picture. Raises DsinError for one that is too large to be sent."""
+        watch = Stopwatch()
+        with watch.stage("picture"):
+            data = encode_picture(frame.image, self._quality)
+        if len(data) > MAX_PICTURE_BYTES:
+            raise DsinError(
+                f"a picture of {len(data)} bytes is over the limit of {MAX_PICTURE_BYTES}: "
+                "send smaller ones, or JPEG (--quality)"
+            )
+        stages = {"capture": frame.capture_ms, **watch.ms}
+        return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, data, None, stages)
+
+    def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
+        """What is sent."""
+        return dsin_v1.CameraMessage(
+            side=dsin_v1.SideFrame(
+                picture=made.data,
+                timestamp_ns=made.timestamp_ns,
+                frame_number=made.number,
+                held_us=held_us,
+                sent_ns=sent_ns,
+            )
+        )
+
+
+class FrameSlot:
+    """Reads a camera in a thread of its own and holds one frame. With `every` the next one is read
+    when that is taken, else a newer one takes its place."""
+
+    def __init__(self, camera: Camera, every: bool = False) -> None:
+        self._camera = camera
+        self._every = every
+        self._changed = threading.Condition()
+        self._frame: CapturedFrame | None = None
+        self._ended = False
+        self._stopping = False
+        self._fault: BaseException | None = None
+        self._replaced = 0
+        self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
+        self._thread.start()
+
+    @property
+    def captured(self) -> int:
+        """Frames that existed so far."""
+        return self._camera.captured
+
+    @property
+    def dropped(self) -> int:
+        """Frames that nobody took: replaced here, or skipped by the camera."""
+        return self._replaced + self._camera.skipped
+
+    @property
+    def ended(self) -> bool:
+        """Whether all frames were taken and no more will come."""
+        with self._changed:
+            return self._ended and self._frame is None
+
+    def take(self, timeout_s: float) -> CapturedFrame | None:
+        """The newest frame not yet taken; None if none came in time, or none will."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
+            frame, self._frame = self._frame, None
+            self._changed.notify_all()
+            return frame
+
+    def raise_fault(self) -> None:
+        """Once it has ended: raise what ended it, such as FrameError for a recording that cannot
+        be read."""
+        if self._fault is not None:
+            raise self._fault
+
+    def close(self) -> None:
+        """Stop capturing."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _capture(self) -> None:
+        try:
+            while self._has_room() and not self._camera.ended:
+                try:
+                    frame = self._camera.newest(POLL_S)
+                except FrameError as error:
+                    if self._camera.clock == "recording":
+                        raise
+                    LOG.warning("%s", error)  # it may come back
+                    continue
+                if frame is not None:
+                    self._put(frame)
+        except BaseException as error:  # told by `raise_fault`, in the device's thread
+            self._fault = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        """Whether to read another frame, once that may be; false when closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._every or self._frame is None)
+            return not self._stopping
+
+    def _put(self, frame: CapturedFrame) -> None:
+        with self._changed:
+            if self._frame is not None:
+                self._replaced += 1
+            self._frame = frame
+            self._changed.notify_all()
+
+
+class Device:
+    """One camera of a rig, streaming.
+
+        device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
+        counts = device.run()
+
+    `every` sends all frames of a recording, however long that takes. `give_up_s` ends the attempts
+    to reach a server (None: never). `on_frame` is called for each answer, in a thread of the
+    stream, `on_news` with a line when a connection is made and when it is lost or cannot be made
+    for a new reason; without it they are logged. `run` returns at the end of the source or after
+    `stop`; it raises StreamError if the server refuses or was out of reach for too long, DsinError
+    for a camera that fails.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        maker: PacketMaker | PictureMaker,
+        address: str,
+        rig: str,
+        certificates: Certificates | None = None,
+        *,
+        every: bool = False,
+        give_up_s: float | None = None,
+        on_frame: Callable[[AnsweredFrame], None] = lambda frame: None,
+        on_news: Callable[[str], None] | None = None,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
+        height, width = camera.size
+        self._greeting = Greeting(
+            rig=rig, camera=maker.letter, live=camera.clock == "live", width=width, height=height,
+            session=random.getrandbits(64), codec_id=maker.codec_id, rate_points=maker.rate_points,
+            recording_start_ns=camera.start_ns,
+        )  # fmt: skip
+        self._camera = camera
+        self._maker = maker
+        self._address = address
+        self._certificates = certificates
+        self._every = every
+        self._give_up_s = give_up_s
+        self._on_frame = on_frame
+        self._on_news = on_news
+        self._clock = clock
+        self._stop = threading.Event()
+        self._under_way: dict[int, _UnderWay] = {}
+        self._timing = JustInTime()
+        self._recent: deque[MadeFrame] = deque(maxlen=30)
+        self._sent_at: deque[float] = deque(maxlen=10)
+        self.counts = DeviceCounts()
+
+    @property
+    def under_way(self) -> list[int]:
+        """Numbers of the frames that are not answered yet."""
+        return list(self._under_way)
+
+    def stop(self) -> None:
+        """Make `run` return soon. For signal handlers and other threads."""
+        self._stop.set()
+
+    def run(self) -> DeviceCounts:
+        """Stream until the end; see above."""
+        slot = FrameSlot(self._camera, self._every)
+        pause_s, since_s, told = FIRST_PAUSE_S, time.monotonic(), ""
+        try:
+            while not self._stop.is_set():
+                connected_s = time.monotonic()
+                try:
+                    with CameraStream(
+                        self._address, self._certificates, self._greeting, self._answered,
+                        clock=self._clock,
+                    ) as stream:  # fmt: skip
+                        self._say(logging.INFO, f"connected to {self._address}")
+                        pause_s, told = FIRST_PAUSE_S, ""
+                        self._pump(stream, slot)
+                        return self._final(slot)
+                except ConnectionLostError as error:
+                    self._note_loss()
+                    if time.monotonic() - connected_s > LONGEST_PAUSE_S:
+                        since_s = time.monotonic()
+                    if self._gave_up(since_s):
+                        raise
+                    if str(error) != told:
+                        self._say(logging.WARNING, f"{error}; trying again")
+                        told = str(error)
+                self.counts.reconnects += 1
+                self._stop.wait(pause_s * random.uniform(0.8, 1.0))
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            return self._final(slot)
+        finally:
+            slot.close()
+
+    def _say(self, level: int, line: str) -> None:
+        if self._on_news is None:
+            LOG.log(level, "rig %s: %s", self._greeting.rig, line)
+        else:
+            self._on_news(line)
+
+    def _gave_up(self, since_s: float) -> bool:
+        return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s
+
+    def _pump(self, stream: CameraStream, slot: FrameSlot) -> None:
+        """Send frames as long as the connection lasts, to the end of the source."""
+        told_s = 0.0
+        while not self._stop.is_set():
+            stream.wait_for_room()
+            self._hold(stream)
+            if slot.ended:
+                break
+            frame = slot.take(POLL_S)
+            if frame is not None:
+                self._send(stream, frame)
+            if time.monotonic() - told_s >= STATUS_S:
+                told_s = time.monotonic()
+                self._tell(stream, slot)
+        stream.wait_until_empty()
+        self._tell(stream, slot)
+        slot.raise_fault()
+
+    def _hold(self, stream: CameraStream) -> None:
+        """Wait as long as a frame that was taken now would wait at the server."""
+        while not (self._every or self._stop.is_set()) and stream.under_way:
+            pause_s = self._timing.due_s - time.monotonic()
+            if pause_s <= 0:
+                return
+            stream.wait_while_under_way(min(pause_s, POLL_S))
+
+    def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
+        self._update(slot)
+        stream.send_status(self._status())
+
+    def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
+        self._pace_controller()
+        begun_s = time.monotonic()
+        made = self._maker.make(frame)
+        self._under_way[made.number] = _UnderWay(made, begun_s)
+        self._recent.append(made)
+        held_us = min(2**32 - 1, max(0, round(1e6 * (time.monotonic() - made.taken_s))))
+        sent_ns = 0 if self._greeting.live else self._clock()
+        stream.send_frame(self._maker.message(made, held_us, sent_ns))
+        self.counts.sent += 1
+        self.counts.sent_bytes += len(made.data)
+
+    def _pace_controller(self) -> None:
+        """Tell the rate control how many frames a second are really sent; with `every` it goes by
+        the pace of the recording."""
+        if self._every:
+            return
+        self._sent_at.append(time.monotonic())
+        if self._maker.controller is not None and len(self._sent_at) == self._sent_at.maxlen:
+            span_s = self._sent_at[-1] - self._sent_at[0]
+            self._maker.controller.pace((len(self._sent_at) - 1) / max(span_s, 1e-3))
+
+    def _answered(self, ack: dsin_v1.Ack) -> None:
+        now_s = time.monotonic()
+        sent = self._under_way.pop(ack.frame_number, None)
+        if sent is None:
+            return
+        made = sent.made
+        self._timing.answered(1000 * (now_s - sent.begun_s), ack.decode_ms, ack.waited_ms, now_s)
+        self.counts.answered += 1
+        status = dsin_v1.FrameStatus.Name(ack.status).lower()
+        self.counts.statuses[status] = self.counts.statuses.get(status, 0) + 1
+        side_use = dsin_v1.SideUse.Name(ack.side_use).lower().replace("_", "-")
+        round_trip_ms = 1000 * (now_s - made.taken_s)
+        self._on_frame(
+            AnsweredFrame(
+                made, status, side_use, ack.decode_ms, ack.age_ms, round_trip_ms, ack.reason
+            )
+        )
+
+    def _note_loss(self) -> None:
+        """What was under way will never be answered, and is not sent again."""
+        self.counts.lost += len(self._under_way)
+        self._under_way.clear()
+
+    def _update(self, slot: FrameSlot) -> None:
+        self.counts.captured, self.counts.dropped = slot.captured, slot.dropped
+
+    def _final(self, slot: FrameSlot) -> DeviceCounts:
+        self._note_loss()
+        self._update(slot)
+        return self.counts
+
+    def _status(self) -> dsin_v1.DeviceStatus:
+        recent = list(self._recent)
+        controller = self._maker.controller
+        return dsin_v1.DeviceStatus(
+            captured=self.counts.captured,
+            dropped=self.counts.dropped,
+            lost=self.counts.lost,
+            reconnects=self.counts.reconnects,
+            capture_ms=_median([made.stage_ms["capture"] for made in recent]),
+            encode_ms=_median([sum(m.stage_ms.values()) - m.stage_ms["capture"] for m in recent]),
+            target_kbps=0.0 if controller is None else controller.target_kbps,
+        )
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0

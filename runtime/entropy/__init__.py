@@ -1,0 +1,1 @@
+"""From integers to bytes and back, exactly, on any machine."""

@@ -1,0 +1,1 @@
+"""Decoding on the replicas of a Ray Serve application."""

@@ -1,0 +1,1 @@
+"""CUDA without a framework: the driver, the compiler, arrays on the device."""

@@ -1,0 +1,1 @@
+"""What device and server say to each other: protocol, clocks, certificates."""

@@ -1,0 +1,1 @@
+"""What becomes of decoded frames: pictures, videos, recordings, viewers."""

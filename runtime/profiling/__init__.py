@@ -1,0 +1,1 @@
+"""Where the milliseconds and the watts of a frame go."""

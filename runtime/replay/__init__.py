@@ -1,0 +1,1 @@
+"""Recorded packets, read and decoded again."""

@@ -1,0 +1,1 @@
+"""The half that receives the packets of many rigs and has them decoded."""

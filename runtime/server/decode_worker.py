@@ -1,0 +1,63 @@
+"""What the threads of a DecodePool work with: a decoder here, or one elsewhere."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
+from dsin.runtime.outputs.decoded_frame import SideView
+from dsin.runtime.server.rig import ArrivedFrame
+
+
+@dataclass(frozen=True)
+class RemoteSide:
+    """A side image that a decoder elsewhere has prepared for a rate."""
+
+    rate: int | None
+    stage_ms: dict[str, float]
+
+
+SidePreparation = SideFeatures | RemoteSide
+
+
+class Work(NamedTuple):
+    """A decoded frame. `prepared` is the side image as it is prepared now, None if there is none
+    or the decoder did not have it."""
+
+    decoded: Decoded
+    prepared: SidePreparation | None
+
+
+class DecodeWorker(Protocol):
+    """Works for one thread at a time."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Whose packets it decodes."""
+
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> SidePreparation:
+        """All that depends on a side image alone. Raises DsinError."""
+
+    def decode(
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+    ) -> Work:
+        """Decode a frame beside a side image, prepared or not. Raises DsinError."""
+
+
+class LocalWorker:
+    """Decodes here."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.bundle = decoder.bundle
+        self._decoder = decoder
+
+    def prepare(self, rig: str, view: SideView, rate: int | None) -> SidePreparation:
+        return self._decoder.prepare_side(view.image, rate=rate)
+
+    def decode(
+        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+    ) -> Work:
+        features = prepared if isinstance(prepared, SideFeatures) else None
+        if view is not None:
+            features = self._decoder.prepare_side(features or view.image, rate=frame.rate)
+        return Work(self._decoder.decode(frame.packet, features), features)

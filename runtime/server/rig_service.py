@@ -1,0 +1,272 @@
+"""The server's end of dsin_v1.proto: admits cameras, and hands their frames to the pool.
+
+One event loop reads all streams; nothing here computes for long. A stream that breaks the protocol
+is ended with a status that says why; what a frame does wrong is answered, and the stream goes on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from importlib import metadata
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from dsin.runtime.errors import StreamError
+from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.link.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
+from dsin.runtime.pictures import MAX_PIXELS
+from dsin.runtime.server.camera_session import CameraSession, RefusedError
+from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
+from dsin.runtime.server.side_cameras import RecordedSideCamera, SideCameras
+
+LOG = logging.getLogger(__name__)
+HELLO_S = 5.0
+"""A stream that has not said who it is by then is ended."""
+PROBE_S = 1.0
+"""A camera's clock is asked for that often, and at once when it seems to have stepped."""
+_REPLACED = grpc.StatusCode.ABORTED, "a newer connection of this camera came"
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class RigService:
+    """Serves `dsin.v1.Rig`. `authenticated`: names of rigs come from certificates."""
+
+    def __init__(
+        self,
+        pool: DecodePool,
+        *,
+        authenticated: bool,
+        sides: SideCameras | None = None,
+    ) -> None:
+        self._pool = pool
+        self._authenticated = authenticated
+        self._sides = sides or SideCameras()
+        self._cameras: dict[tuple[str, int], CameraSession] = {}
+        self._refused = 0
+        self._told_s = -1.0
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `add_generic_rpc_handlers`."""
+        stream = grpc.stream_stream_rpc_method_handler(
+            self.stream,
+            request_deserializer=_parsed,
+            response_serializer=dsin_v1.ServerMessage.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: stream})
+
+    async def stream(self, _requests: object, context: Context) -> None:
+        """One camera, from its greeting to its end."""
+        try:
+            camera = self._admitted(await self._greeting(context), context)
+        except RefusedError as refused:
+            self._log_refusal(context.peer(), refused.reason)
+            await context.abort(refused.code, refused.reason)
+        key = (camera.rig.name, camera.kind)
+        replaced = self._cameras.get(key)
+        if replaced is not None:
+            replaced.end(*_REPLACED)
+        self._cameras[key] = camera
+        camera.join()
+        LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
+        try:
+            await self._run(camera, context)
+        finally:
+            if self._cameras.get(key) is camera:
+                del self._cameras[key]
+                camera.leave()
+            LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
+
+    def _log_refusal(self, peer: str, reason: str) -> None:
+        """At most one line a second, so that a flood of them does not become one of the log."""
+        self._refused += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s >= 1.0:
+            LOG.warning("refused %s: %s (%d refused so far)", peer, reason, self._refused)
+            self._told_s = now_s
+
+    async def _run(self, camera: CameraSession, context: Context) -> None:
+        welcome = dsin_v1.Welcome(credits=CREDITS, server_version=_version())
+        await context.write(dsin_v1.ServerMessage(welcome=welcome))
+        tasks = [
+            asyncio.create_task(step)
+            for step in (
+                _read(camera, context),
+                _write(camera, context),
+                _probe(camera),
+                camera.ended.wait(),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            camera.ended.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            error = task.exception()
+            if isinstance(error, RefusedError):
+                camera.end(error.code, error.reason)
+            elif error is not None and not isinstance(
+                error, grpc.RpcError | asyncio.CancelledError
+            ):
+                raise error
+        if camera.end_status is not None:
+            LOG.warning("rig %s: ended camera %s: %s", camera.rig.name, camera.letter,
+                        camera.end_status[1])  # fmt: skip
+            await context.abort(*camera.end_status)
+
+    async def _greeting(self, context: Context) -> dsin_v1.Hello:
+        try:
+            message = await asyncio.wait_for(context.read(), HELLO_S)
+        except asyncio.TimeoutError:
+            raise RefusedError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no greeting within {HELLO_S:.0f} s"
+            ) from None
+        if message is grpc.aio.EOF or message.WhichOneof("message") != "hello":
+            raise _unfit("a stream begins with Hello")
+        hello: dsin_v1.Hello = message.hello
+        return hello
+
+    def _admitted(self, hello: dsin_v1.Hello, context: Context) -> CameraSession:
+        """Check a greeting. Raises RefusedError."""
+        if hello.protocol != PROTOCOL:
+            raise _unfit(f"this server speaks protocol {PROTOCOL}, not {hello.protocol}")
+        self._check_name(hello.rig, context)
+        if hello.camera not in (dsin_v1.CAMERA_X, dsin_v1.CAMERA_Y):
+            raise _unfit("a camera is x or y")
+        if hello.clock not in (dsin_v1.CLOCK_LIVE, dsin_v1.CLOCK_RECORDING):
+            raise _unfit("timestamps are of a live clock or of a recording")
+        if not 0 < hello.width * hello.height <= MAX_PIXELS:
+            raise _unfit(f"pictures of {hello.width}x{hello.height} are not supported")
+        if hello.camera == dsin_v1.CAMERA_X:
+            self._check_codec(hello)
+        self._check_clocks(hello)
+        size = hello.height, hello.width
+        local = self._sides.recorded(hello.rig)
+        self._check_own_side(hello, local.size if local else self._sides.live_size(hello.rig))
+        if local is not None:
+            _check_same_recording(hello, local)
+        self._make_way(hello, size)
+        try:
+            rig = self._pool.open_rig(hello.rig, size, local)
+        except NoRoomError as error:
+            raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
+        except StreamError as error:
+            raise _unfit(str(error)) from error
+        return CameraSession(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
+
+    def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> None:
+        """End this camera's connection from before, if its pictures had another size: it may seem
+        to live for seconds after the camera has started again."""
+        before = self._cameras.get((hello.rig, hello.camera))
+        if before is None or before.rig.size == size:
+            return
+        if (hello.rig, 3 - hello.camera) not in self._cameras:
+            before.end(*_REPLACED)
+            before.leave()
+            del self._cameras[hello.rig, before.kind]
+
+    def _check_name(self, rig: str, context: Context) -> None:
+        printable = rig.isprintable() and "/" not in rig and rig not in (".", "..")
+        if not rig or not printable or len(rig.encode()) > NAME_BYTES:
+            raise _unfit(
+                f"a rig has a name of at most {NAME_BYTES} printable bytes without a slash"
+            )
+        if not self._authenticated:
+            return
+        names = context.auth_context().get("x509_common_name", [])
+        if rig.encode() not in names:
+            owner = ", ".join(name.decode(errors="replace") for name in names) or "no rig"
+            raise RefusedError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"this certificate is of {owner}, and cannot speak for rig {rig}",
+            )
+
+    def _check_codec(self, hello: dsin_v1.Hello) -> None:
+        bundle = self._pool.bundle
+        if hello.codec_id != bundle.codec_id:
+            raise _unfit(
+                f"the camera's bundle has codec {hello.codec_id[:6].hex()}, the server's "
+                f"{bundle.path.name} has {bundle.codec_id.hex()}: both need the same bundle"
+            )
+        if hello.rate_points != len(bundle.rate_points):
+            raise _unfit(
+                f"the camera's bundle has {hello.rate_points} rates, the server's "
+                f"{len(bundle.rate_points)}"
+            )
+
+    def _check_clocks(self, hello: dsin_v1.Hello) -> None:
+        """Both cameras of a rig need times that can be compared."""
+        other = self._cameras.get((hello.rig, 3 - hello.camera))
+        live = hello.clock == dsin_v1.CLOCK_LIVE
+        if other is not None and other.live != live:
+            raise _unfit("one camera of this rig is live and the other one plays a recording")
+
+    def _check_own_side(self, hello: dsin_v1.Hello, own: tuple[int, int] | None) -> None:
+        """Where the server has the rig's side camera itself, it must fit."""
+        if own is None:
+            return
+        if hello.camera == dsin_v1.CAMERA_Y:
+            raise _unfit(f"the server has the side camera of rig {hello.rig} itself")
+        if own != (hello.height, hello.width):
+            raise _unfit(
+                f"rig {hello.rig} sends {hello.width}x{hello.height}, but the server's side "
+                f"camera has {own[1]}x{own[0]}"
+            )
+        plays = hello.clock == dsin_v1.CLOCK_RECORDING
+        if plays == (self._sides.live_size(hello.rig) is not None):
+            kinds = ("live", "a recording") if plays else ("a recording", "live")
+            raise _unfit(f"the server's side camera is {kinds[0]}, and this camera is {kinds[1]}")
+
+
+def _check_same_recording(hello: dsin_v1.Hello, local: RecordedSideCamera) -> None:
+    """Times of two recordings mean nothing to each other."""
+    if abs(hello.recording_start_ns - local.start_ns) > local.interval_ns // 2:
+        raise _unfit(
+            f"the server's side camera is of a recording that begins at {local.start_ns} ns, this "
+            f"camera's begins at {hello.recording_start_ns} ns: play the same one on both sides"
+        )
+
+
+async def _read(camera: CameraSession, context: Context) -> None:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        await camera.take(message)
+
+
+async def _write(camera: CameraSession, context: Context) -> None:
+    while True:
+        await context.write(await camera.next_message())
+
+
+async def _probe(camera: CameraSession) -> None:
+    # Before Python 3.12 `wait_for` swallows a cancellation that comes just when its wait is over.
+    while not camera.ended.is_set():
+        camera.send_probe()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(camera.doubted.wait(), PROBE_S)
+        camera.doubted.clear()
+
+
+def _parsed(data: bytes) -> dsin_v1.CameraMessage:
+    """The message, or an empty one where the bytes are none: it is refused like any other."""
+    try:
+        return dsin_v1.CameraMessage.FromString(data)
+    except DecodeError:
+        return dsin_v1.CameraMessage()
+
+
+def _unfit(reason: str) -> RefusedError:
+    return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, reason)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dsin")
+    except metadata.PackageNotFoundError:  # run from its source
+        return ""

@@ -1,0 +1,1 @@
+"""Where frames come from: recordings, cameras, videos, the built-in rig."""

@@ -1,0 +1,184 @@
+"""KITTI's folders as recordings: raw drives, odometry sequences, stereo scenes, and their times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import numpy as np
+
+from dsin.runtime.errors import FrameError
+from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image, centre_crop
+from dsin.runtime.sources.frames import StereoSide, limited, regular_times
+from dsin.runtime.sources.picture_folders import Pictures, image_size, numbered_pictures, one_side
+
+STEREO_MOMENT = "_10"
+"""How KITTI's stereo data names the picture of each scene that both cameras' data are about."""
+
+
+@dataclass(frozen=True)
+class KittiRawDrive:
+    """A drive of the KITTI raw data: image_02 is the left camera, image_03 the right one.
+
+    `folder` holds them, each with data/ (PNG, JPEG or WebP) and timestamps.txt.
+    """
+
+    folder: Path
+
+    @property
+    def left(self) -> Path:
+        """The left camera's folder."""
+        return self.folder / "image_02"
+
+    @property
+    def right(self) -> Path:
+        """The right camera's folder."""
+        return self.folder / "image_03"
+
+    def check_both(self) -> None:
+        """Raise FrameError unless both cameras are there."""
+        if not self.folder.is_dir():
+            raise FrameError(f"there is no folder {self.folder}")
+        for camera in (self.left, self.right):
+            if not (camera / "data").is_dir():
+                raise FrameError(
+                    f"{self.folder} has no {camera.name}/data: give the folder of one KITTI raw "
+                    "drive, with image_02 and image_03"
+                )
+
+    def camera(self, side: StereoSide, frames: int | None = None) -> Pictures:
+        """One camera; the other one may be missing. `frames` takes the first so many.
+
+        The left camera's times count where it is there, as nanoseconds since 1970, UTC. Raises
+        FrameError for what is missing or does not match.
+        """
+        for camera in (self.left, self.right):
+            if camera.is_dir() and not (camera / "data").is_dir():
+                raise FrameError(f"{camera} has no data folder: KITTI raw drives have one")
+        paths, reference = one_side(self.left / "data", self.right / "data", side)
+        times = read_timestamps(reference[0].parents[1] / "timestamps.txt", len(paths))
+        return numbered_pictures(paths, times, reference, frames)
+
+
+class Scenes(Pictures):
+    """Pictures of separate scenes, whose sizes differ by some pixels: cut around the centre.
+
+    KITTI's stereo data mixes drives of 1242x375, 1241x376, 1238x374, 1226x370 and 1224x370; a
+    stream has one size. The same cut in both views keeps the geometry.
+    """
+
+    def image(self, number: int) -> Image:
+        path = self.paths[self._checked(number)]
+        picture, (height, width) = read_image(path), self.size
+        if picture.shape[0] < height or picture.shape[1] < width:
+            raise FrameError(
+                f"{path} is {picture.shape[1]}x{picture.shape[0]}, smaller than the "
+                f"{width}x{height} of its source's smallest"
+            )
+        return np.ascontiguousarray(centre_crop(picture, self.size))
+
+
+def open_odometry_or_stereo(
+    left: Path, right: Path, side: StereoSide, frames: int | None
+) -> Pictures:
+    """One camera of an odometry sequence, which has times.txt, or of a stereo data folder.
+
+    Raises FrameError for what is neither.
+    """
+    times_file = left.parent / "times.txt"
+    own = left if side == "left" else right
+    if not times_file.is_file():
+        if own.is_dir() and any(own.glob(f"*{STEREO_MOMENT}.*")):
+            return open_stereo_scenes(left, right, side, frames)
+        raise FrameError(
+            f"{left.parent} has neither times.txt, as KITTI's odometry sequences, nor pictures "
+            f"*{STEREO_MOMENT}.png, as KITTI's stereo data"
+        )
+    paths, reference = one_side(left, right, side)
+    return numbered_pictures(paths, read_times(times_file, len(paths)), reference, frames)
+
+
+def open_stereo_scenes(left: Path, right: Path, side: StereoSide, frames: int | None) -> Pictures:
+    """One camera of KITTI's stereo data: separate scenes, 10 a second, cut to one size.
+
+    Raises FrameError for what cannot be used.
+    """
+    paths, reference = one_side(left, right, side, STEREO_MOMENT)
+    count = limited(len(paths), frames, paths[0].parent)
+    sizes = [_picture_size(path) for path in reference[:count]]
+    size = min(height for height, _ in sizes), min(width for _, width in sizes)
+    return Scenes(paths[:count], regular_times(count), size)
+
+
+def read_timestamps(path: Path, count: int) -> tuple[int, ...]:
+    """`count` times of a KITTI raw drive, one `2011-09-26 13:02:25.103400000` a line.
+
+    In nanoseconds since 1970, UTC, increasing. Raises FrameError for any other file.
+    """
+    return _read(path, count, "KITTI raw drives", "2011-09-26 13:02:25.103400000", _timestamp_ns)
+
+
+def read_times(path: Path, count: int) -> tuple[int, ...]:
+    """`count` times of a KITTI odometry sequence, one `1.036224e-01` a line, in seconds.
+
+    In nanoseconds since the sequence's start, increasing. Raises FrameError for any other file.
+    """
+    return _read(path, count, "KITTI odometry sequences", "1.036224e-01", _seconds_ns)
+
+
+def _read(
+    path: Path, count: int, owners: str, example: str, parse: Callable[[str], int | None]
+) -> tuple[int, ...]:
+    if not path.is_file():
+        raise FrameError(f"there is no {path}: {owners} have one")
+    try:
+        lines = path.read_text(encoding="ascii").split("\n")
+    except UnicodeDecodeError as error:
+        raise FrameError(f"{path} is not a list of timestamps") from error
+    times: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        time = parse(line.strip())
+        if time is None:
+            raise FrameError(
+                f"{path}, line {number}: {line.strip()[:40]!r} is not a time like {example}"
+            )
+        if times and time <= times[-1]:
+            raise FrameError(f"{path}, line {number}: the time is not after the one before it")
+        times.append(time)
+    if len(times) != count:
+        raise FrameError(f"{path} has {len(times)} times for {count} frames")
+    return tuple(times)
+
+
+def _timestamp_ns(text: str) -> int | None:
+    """Nanoseconds since 1970, or None; datetime alone would keep only microseconds."""
+    seconds, _, fraction = text.partition(".")
+    if len(fraction) > 9 or not (fraction or "0").isdecimal():
+        return None
+    try:
+        moment = datetime.strptime(seconds, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0"))
+
+
+def _seconds_ns(text: str) -> int | None:
+    try:
+        seconds = Decimal(text)
+        # The bound (30 years) also keeps 1e999999 from becoming an integer of a million digits.
+        return int(seconds * 1_000_000_000) if 0 <= seconds < 1_000_000_000 else None
+    except InvalidOperation:  # no number, or "nan"
+        return None
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    """Height and width; of a PNG file from its header, since decoding all scenes takes seconds."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    if header[:8] != b"\x89PNG\r\n\x1a\n" or header[12:16] != b"IHDR":
+        return image_size(path)
+    return int.from_bytes(header[20:24], "big"), int.from_bytes(header[16:20], "big")

@@ -1,0 +1,1 @@
+"""The live page, metrics and health over HTTP."""

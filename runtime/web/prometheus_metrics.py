@@ -1,0 +1,227 @@
+"""/metrics, for Prometheus: what every rig does, read when it is asked for.
+
+Counters and gauges come from the rigs' status; ages and stage times of frames from the frames
+themselves, for which `Metrics` is a sink. Times are in milliseconds, as everywhere in dsin.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsin.runtime.errors import BackendError
+from dsin.runtime.outputs.decoded_frame import DecodedFrame
+from dsin.runtime.outputs.rig_status import RigStatus
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from prometheus_client import Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    from dsin.runtime.web.http_server import Routes
+
+BUCKETS_MS = (10.0, 25.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 1000.0, 2000.0, 5000.0)
+_FRAMES_OF_DEVICE = ("captured", "dropped", "lost")
+_GAUGES_OF_DEVICE = {
+    "capture_ms": "Median time that the camera took for a picture, told by the device.",
+    "encode_ms": "Median time from picture to packet, told by the device.",
+    "target_kbps": "What the device's rate control aims at, 0 without.",
+}
+
+
+class SinkCounts(NamedTuple):
+    """Frames that an output took, missed since it was too slow, and failed to write."""
+
+    taken: int
+    missed: int
+    failed: int
+
+
+class Metrics:
+    """A sink of frames, and the routes of /metrics.
+
+    `status` and `sinks` (counts by the output's name) are called from the HTTP server's thread.
+    Raises BackendError without prometheus_client.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], Sequence[RigStatus]],
+        sinks: Callable[[], Mapping[str, SinkCounts]] = dict,
+    ) -> None:
+        try:
+            from prometheus_client import CollectorRegistry
+        except ImportError as error:
+            raise BackendError(
+                "metrics need prometheus_client: pip install 'dsin[serve]'"
+            ) from error
+        self._times = FrameTimes()
+        self._registry: CollectorRegistry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Collector(status, sinks, self._times))
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    def take(self, frame: DecodedFrame) -> None:
+        """Count a frame's age and stages."""
+        self._times.add(frame)
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+    def routes(self) -> "Routes":
+        """For HttpServer."""
+        from aiohttp import web
+
+        return [web.get("/metrics", self._answer)]
+
+    async def _answer(self, request: "web.Request") -> "web.Response":
+        from aiohttp import web
+        from prometheus_client.exposition import choose_encoder
+
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = encode(self._registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+class Histogram:
+    """How many values are at most as large as each of BUCKETS_MS, and their sum."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS_MS) + 1)
+        self.sum_ms = 0.0
+
+    def add(self, ms: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(BUCKETS_MS, ms)] += 1
+        self.sum_ms += ms
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper limit and number of values up to it, as Prometheus has them."""
+        limits = [*map(str, BUCKETS_MS), "+Inf"]
+        return [
+            (limit, float(n)) for limit, n in zip(limits, accumulate(self._counts), strict=True)
+        ]
+
+
+class FrameTimes:
+    """Of each rig's frames: age and stage times. Written by one thread, read by another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._age: dict[str, Histogram] = {}
+        self._decode: dict[str, Histogram] = {}
+        self._stages: dict[tuple[str, str], Histogram] = {}
+
+    def add(self, frame: DecodedFrame) -> None:
+        """Count one."""
+        with self._lock:
+            self._age.setdefault(frame.rig, Histogram()).add(frame.age_ms)
+            server = (ms for stage, ms in frame.stage_ms.items() if stage.startswith("server."))
+            self._decode.setdefault(frame.rig, Histogram()).add(sum(server))
+            for stage, ms in frame.stage_ms.items():
+                self._stages.setdefault((frame.rig, stage), Histogram()).add(ms)
+
+    def metrics(self, rigs: Iterable[str]) -> "list[Metric]":
+        """The histograms; those of rigs that are no longer known are forgotten."""
+        from prometheus_client.core import HistogramMetricFamily
+
+        known = set(rigs)
+        age, decode, stage = (
+            HistogramMetricFamily(f"dsin_{name}_ms", text, labels=labels)
+            for name, text, labels in (
+                ("frame_age", "From capture to the end of decoding.", ["rig"]),
+                ("decode", "The server's stages of a frame together.", ["rig"]),
+                ("stage", "Each stage on the server.", ["rig", "stage"]),
+            )
+        )
+        with self._lock:
+            self._age = {rig: h for rig, h in self._age.items() if rig in known}
+            self._decode = {rig: h for rig, h in self._decode.items() if rig in known}
+            self._stages = {key: h for key, h in self._stages.items() if key[0] in known}
+            for rig, histogram in self._age.items():
+                age.add_metric([rig], histogram.buckets(), histogram.sum_ms)
+            for rig, histogram in self._decode.items():
+                decode.add_metric([rig], histogram.buckets(), histogram.sum_ms)
+            for key, histogram in self._stages.items():
+                stage.add_metric(list(key), histogram.buckets(), histogram.sum_ms)
+        return [age, decode, stage]
+
+
+class _Collector:
+    """What prometheus_client asks for metrics."""
+
+    def __init__(
+        self,
+        status: Callable[[], Sequence[RigStatus]],
+        sinks: Callable[[], Mapping[str, SinkCounts]],
+        times: FrameTimes,
+    ) -> None:
+        self._status = status
+        self._sinks = sinks
+        self._times = times
+
+    def collect(self) -> "Iterator[Metric]":
+        rigs = self._status()
+        yield from _counters(rigs)
+        yield from _gauges(rigs)
+        yield from self._times.metrics(rig.rig for rig in rigs)
+        counter = _counter("dsin_sink_frames", "Frames at each output.", "sink", "status")
+        for sink, counts in self._sinks().items():
+            for status, count in counts._asdict().items():
+                counter.add_metric([sink, status], count)
+        yield counter
+
+
+def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
+    frames = _counter("dsin_frames", "Frames that came from the camera.", "rig", "status")
+    sides = _counter("dsin_side", "Decoded frames by their side image.", "rig", "use")
+    device = _counter("dsin_device_frames", "Frames on the device, as it tells.", "rig", "status")
+    reconnects = _counter("dsin_device_reconnects", "Reconnections, as the device tells.", "rig")
+    for rig in rigs:
+        for status in ("decoded", "superseded", "rejected"):
+            frames.add_metric([rig.rig, status], getattr(rig, status))
+        for use, count in rig.side_uses.items():
+            sides.add_metric([rig.rig, use], count)
+        for status in _FRAMES_OF_DEVICE:
+            if status in rig.device:
+                device.add_metric([rig.rig, status], rig.device[status])
+        if "reconnects" in rig.device:
+            reconnects.add_metric([rig.rig], rig.device["reconnects"])
+    return [frames, sides, device, reconnects]
+
+
+def _gauges(rigs: Sequence[RigStatus]) -> "list[Metric]":
+    connected = _gauge("dsin_camera_connected", "1 while it is connected.", "rig", "camera")
+    kbps = _gauge("dsin_packet_kbps", "Packets in the last five seconds, 1000 bit/s.", "rig")
+    fps = _gauge("dsin_frames_per_second", "Decoded frames in the last five seconds.", "rig")
+    newest = _gauge("dsin_newest_frame_age_ms", "Age of the newest decoded picture now.", "rig")
+    offset = _gauge("dsin_clock_offset_ms", "The camera's clock minus the server's.", "rig")
+    error = _gauge("dsin_clock_error_ms", "What that may be wrong by.", "rig")
+    device = {name: _gauge(f"dsin_device_{name}", text, "rig")
+              for name, text in _GAUGES_OF_DEVICE.items()}  # fmt: skip
+    for rig in rigs:
+        connected.add_metric([rig.rig, "x"], rig.camera_connected)
+        connected.add_metric([rig.rig, "y"], rig.side_connected)
+        kbps.add_metric([rig.rig], rig.kbps)
+        fps.add_metric([rig.rig], rig.fps)
+        known = ((newest, rig.newest_age_ms), (offset, rig.clock_offset_ms),
+                 (error, rig.clock_error_ms))  # fmt: skip
+        for gauge, value in (*known, *((g, rig.device.get(n)) for n, g in device.items())):
+            if value is not None:
+                gauge.add_metric([rig.rig], value)
+    return [connected, kbps, fps, newest, offset, error, *device.values()]
+
+
+def _counter(name: str, text: str, *labels: str) -> "CounterMetricFamily":
+    from prometheus_client.core import CounterMetricFamily
+
+    return CounterMetricFamily(name, text, labels=labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> "GaugeMetricFamily":
+    from prometheus_client.core import GaugeMetricFamily
+
+    return GaugeMetricFamily(name, text, labels=labels)

@@ -1,0 +1,367 @@
+"""Exported bundles compute what the model computes, whole and cut, at any size."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dsin.export import graphs, patch_correlation_op, write_bundle
+from dsin.export.calibration_frames import read_frames
+from dsin.export.cli import app, main
+from dsin.export.weights import WeightsFile
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.errors import CheckpointError, ExportError, FrameError
+from dsin.runtime.patch_correlation.definition import match, patch_correlation, synthesise
+from dsin.training.checkpoint import load_checkpoint, save_checkpoint
+from dsin.training.paper.model import Dsin
+from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset, Quirks, SearchConfig
+
+Array = np.ndarray[Any, Any]
+QUIRKS = Quirks(tf_same_padding=True, stretched_patches=True, off_centre_prior=True)
+
+
+def preset(**changes: Any) -> Preset:
+    sizes = {
+        "name": "tiny",
+        "autoencoder": AutoencoderConfig(features=16, blocks=1),
+        "fusion": FusionConfig(features=8, dilations=(1, 2, 1)),
+    }
+    return Preset(**{**sizes, **changes})
+
+
+def frames(count: int = 2, height: int = 128, width: int = 200) -> list[Array]:
+    """Blurred noise, each frame a little left of the one before."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 4 + 1, width // 4 + 9, 3)).astype(np.uint8)
+    scene = coarse.repeat(4, 0).repeat(4, 1)[:height]
+    return [np.ascontiguousarray(scene[:, 4 * n : 4 * n + width]) for n in range(count)]
+
+
+def lively(config: Preset) -> Dsin:
+    """Random weights whose batch norms fit pictures, so that all symbols occur."""
+    torch.manual_seed(1)
+    model = Dsin(config)
+    x = torch.from_numpy(frames()[0][:120, :192].transpose(2, 0, 1).copy()).float()[None]
+    with torch.no_grad():
+        for _ in range(30):
+            model.code(x)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.bias.normal_(0, 0.2)
+    return model.eval()
+
+
+def export(model: Dsin, out: Path, **options: Any) -> Path:
+    defaults = {"weights": "float32", "calibration_frames": frames(), "name": "tiny", "notes": {}}
+    comparisons = write_bundle.export_model(model, out, **{**defaults, **options})
+    assert comparisons
+    assert all(comparisons)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model() -> Dsin:
+    return lively(preset())
+
+
+@pytest.fixture(scope="module")
+def bundle(model: Dsin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(model, tmp_path_factory.mktemp("export") / "tiny")
+
+
+def side_images(height: int, width: int) -> dict[str, Array]:
+    rng = np.random.default_rng(5)
+    pair = rng.uniform(0, 255, (2, 1, 3, height, width)).astype(np.float32)
+    return {"y_dec": pair[0], "y": pair[1]}
+
+
+def image(planes: Array) -> Array:
+    return np.ascontiguousarray(planes[0].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("size", [(40, 24), (80, 96), (120, 192), (200, 48)])
+def test_graphs_equal_torch_at_any_size(bundle: Path, model: Dsin, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.uniform(0, 255, (1, 3, *size)).astype(np.float32)
+    coded = model.code(torch.from_numpy(x))
+    symbols = open_session(bundle / "encoder.onnx").run(x=x)["symbols"]
+    assert symbols.dtype == np.uint8
+    assert (symbols != coded.symbols.numpy()).mean() < 1e-4
+    exact = coded.symbols.numpy().astype(np.uint8)
+    x_dec = open_session(bundle / "x_decoder.onnx").run(symbols=exact)["x_dec"]
+    np.testing.assert_allclose(x_dec, coded.x_dec.detach().numpy(), atol=0.01)
+    x_hat = open_session(bundle / "fusion.onnx").run(x_dec=x_dec, y_syn=x)["x_hat"]
+    expected = model.fusion(torch.from_numpy(x_dec), torch.from_numpy(x)).detach().clamp(0, 255)
+    np.testing.assert_allclose(x_hat, expected.numpy(), atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(40, 48), (120, 96)])
+def test_the_whole_decoder_is_the_cut_one_around_the_search(
+    bundle: Path, size: tuple[int, int]
+) -> None:
+    side = side_images(*size)
+    symbols = np.random.default_rng(2).integers(0, 6, (1, 32, size[0] // 8, size[1] // 8))
+    symbols = symbols.astype(np.uint8)
+    whole = open_session(bundle / "decoder.onnx").run(symbols=symbols, **side)
+    assert list(whole) == ["x_hat", "x_dec", "y_syn"]
+    x_dec = open_session(bundle / "x_decoder.onnx").run(symbols=symbols)["x_dec"]
+    found = match(image(x_dec), image(side["y_dec"]))
+    y_syn = synthesise(image(side["y"]), found).transpose(2, 0, 1)[None]
+    x_hat = open_session(bundle / "fusion.onnx").run(x_dec=x_dec, y_syn=y_syn)["x_hat"]
+    np.testing.assert_array_equal(whole["y_syn"], y_syn)
+    np.testing.assert_allclose(whole["x_dec"], x_dec, atol=1e-3)
+    np.testing.assert_allclose(whole["x_hat"], x_hat, atol=1e-3)
+
+
+def test_one_node_keeps_its_attributes_and_has_a_body(bundle: Path) -> None:
+    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    nodes = [node for node in graph.graph.node if node.domain == "dsin"]
+    assert [node.op_type for node in nodes] == ["PatchCorrelation"]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
+    assert attributes == {
+        "patch_height": 20, "patch_width": 24, "prior": 1, "measure": b"pearson",
+        "stretched": 0, "off_centre": 0, "plugin_namespace": b"dsin", "plugin_version": b"1",
+    }  # fmt: skip
+    assert "PatchCorrelation" in {f.name for f in graph.functions if f.domain == "dsin"}
+    onnx.checker.check_model(str(bundle / "decoder.onnx"))
+
+
+@pytest.mark.parametrize("measure", ["pearson", "l2"])
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("quirks", [Quirks(), QUIRKS], ids=["plain", "quirks"])
+def test_the_body_is_the_definition(measure: Any, prior: bool, quirks: Quirks) -> None:
+    search = SearchConfig(measure=measure, prior=prior)
+    model = patch_correlation_op.standalone(search, quirks)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, y = (np.ascontiguousarray(f[:80, :144]).astype(np.float32) for f in frames())
+    x = (x + np.random.default_rng(3).normal(0, 9, x.shape)).clip(0, 255).astype(np.float32)
+    planes = [a.transpose(2, 0, 1)[None] for a in (x, y, y)]
+    y_syn, row, col, score = session.run(
+        None, dict(zip(("x_dec", "y_dec", "y"), planes, strict=True))
+    )
+    found = match(x, y, prior=prior, measure=measure, off_centre=quirks.off_centre_prior)
+    np.testing.assert_array_equal(row[0], found.row)
+    np.testing.assert_array_equal(col[0], found.col)
+    np.testing.assert_allclose(
+        score[0], found.score, rtol=1e-3 if measure == "l2" else 0, atol=5e-6
+    )
+    expected = synthesise(y, found, stretched=quirks.stretched_patches)
+    np.testing.assert_allclose(image(y_syn), expected, atol=1e-3)
+
+
+def test_a_flat_patch_stays_in_the_body_too() -> None:
+    model = patch_correlation_op.standalone(SearchConfig(), Quirks())
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = side_images(80, 96)["y"]
+    y = x.copy()
+    x[:, :, 20:40, 48:72] = np.reshape(np.float32([93.704544, 98.282432, 94.846781]), (1, 3, 1, 1))
+    _, row, col, score = session.run(None, {"x_dec": x, "y_dec": y, "y": y})
+    assert (row[0, 1, 2], col[0, 1, 2]) == (20, 48)
+    assert abs(score[0, 1, 2]) < 1e-6
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_the_body_takes_batches_odd_sizes_and_any_number(prior: bool) -> None:
+    model = patch_correlation_op.standalone(SearchConfig(prior=prior), Quirks())
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, y = (np.ascontiguousarray(f[:71, :137]).astype(np.float32) for f in frames())
+    x[3, 4:9, 1] = np.nan, np.inf, -np.inf, 1e30, -7
+    y[60:70, 20:60] = 94, 98, 95
+    views = (np.stack([a, a[::-1]]) for a in (x, y, y))
+    planes = [view.transpose(0, 3, 1, 2) for view in views]
+    found = session.run(None, dict(zip(("x_dec", "y_dec", "y"), planes, strict=True)))
+    expected = patch_correlation(*(p.transpose(0, 2, 3, 1) for p in planes), prior=prior)
+    np.testing.assert_array_equal(found[0].transpose(0, 2, 3, 1), expected.y_syn)
+    for got, wanted in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_stock_onnxruntime_runs_the_whole_decoder_in_a_gigabyte() -> None:
+    """The shipped bundle's decoder at 320×1224, in a process of its own."""
+    program = """
+import re, sys, numpy as np, onnxruntime as ort
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+side = np.random.default_rng(0).uniform(0, 255, (2, 1, 3, 320, 1224)).astype(np.float32)
+session.run(None, {"symbols": np.zeros((1, 32, 40, 153), np.uint8), "y_dec": side[0], "y": side[1]})
+# Not getrusage: that also counts what the parent had when it forked.
+print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024)
+"""
+    path = open_bundle("paper").graph_path("x_decoder").with_name("decoder.onnx")
+    run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, check=True)
+    assert float(run.stdout) < 600
+
+
+def test_quirks_and_float16_export(tmp_path: Path) -> None:
+    out = export(lively(preset(quirks=QUIRKS)), tmp_path / "b", weights="float16")
+    manifest = json.loads((out / "bundle.json").read_text())
+    assert manifest["search"]["stretched_patches"] is True
+    kernels = [
+        t
+        for name in ("encoder", "decoder")
+        for t in onnx.load(out / f"{name}.onnx", load_external_data=False).graph.initializer
+        if "weight" in t.name
+    ]
+    assert {t.data_type for t in kernels} == {onnx.TensorProto.FLOAT16}
+
+
+def test_weights_are_stored_once(bundle: Path) -> None:
+    """decoder.onnx, x_decoder.onnx and fusion.onnx point at the same bytes."""
+
+    def places(name: str) -> set[tuple[str, ...]]:
+        graph = onnx.load(bundle / f"{name}.onnx", load_external_data=False)
+        external = [t for t in graph.graph.initializer if t.external_data]
+        return {tuple(e.value for e in t.external_data) for t in external}
+
+    assert places("decoder") == places("x_decoder") | places("fusion")
+    assert {place[0] for place in places("decoder")} == {"decoder.weights"}
+    used = sum(int(length) for _, _, length in places("decoder"))
+    assert used <= (bundle / "decoder.weights").stat().st_size < used + 64 * len(places("decoder"))
+    graph_bytes = sum(path.stat().st_size for path in bundle.glob("*coder.onnx"))
+    assert graph_bytes < 100_000
+
+
+def test_equal_tensors_share_their_bytes(tmp_path: Path) -> None:
+    tensor = np.arange(512, dtype=np.float32)
+    model = onnx.parser.parse_model(
+        "<ir_version: 10, opset_import: ['': 18]> g () => (float[512] y) { y = Add(a, b) }".replace(
+            "'", '"'
+        )
+    )
+    for name in "ab":
+        model.graph.initializer.append(onnx.numpy_helper.from_array(tensor, name))
+    store = WeightsFile("w")
+    store.take(model)
+    store.write(tmp_path)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert (tmp_path / "w").stat().st_size == tensor.nbytes
+    np.testing.assert_array_equal(open_session(tmp_path / "m.onnx").run()["y"], 2 * tensor)
+
+
+def test_the_manifest_lists_every_file(bundle: Path) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    present = {path.name: path for path in bundle.iterdir() if path.name != "bundle.json"}
+    assert set(manifest["files"]) == set(present)
+    for name, entry in manifest["files"].items():
+        data = present[name].read_bytes()
+        assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+@pytest.mark.parametrize(
+    ("graph", "output"),
+    [("encoder_graph", "encoder symbols"), ("x_decoder_graph", "x_decoder x_dec"),
+     ("fusion_graph", "fusion x_hat")],
+)  # fmt: skip
+def test_a_wrong_graph_is_named_and_nothing_is_written(
+    model: Dsin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    graph: str,
+    output: str,
+) -> None:
+    right: Callable[[Dsin], onnx.ModelProto] = getattr(graphs, graph)
+
+    def wrong(folded: Dsin) -> onnx.ModelProto:
+        made = right(folded)
+        kernel = [t for t in made.graph.initializer if t.name.endswith("weight")][-1]
+        larger = onnx.numpy_helper.to_array(kernel) * np.float32(1.5)
+        kernel.CopyFrom(onnx.numpy_helper.from_array(larger, kernel.name))
+        return made
+
+    monkeypatch.setattr(graphs, graph, wrong)
+    with pytest.raises(ExportError, match=output):
+        export(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_old_bundle(
+    model: Dsin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bundle.json").write_text("old")
+    monkeypatch.setattr(write_bundle, "verify", lambda *_: fail())
+    with pytest.raises(ExportError, match="no"):
+        export(model, tmp_path / "out")
+    assert (tmp_path / "out" / "bundle.json").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def fail() -> None:
+    raise ExportError("no")
+
+
+def test_only_bundles_are_replaced(model: Dsin, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("data")
+    for taken in (tmp_path, tmp_path / "precious"):
+        with pytest.raises(ExportError, match="not a bundle"):
+            export(model, taken)
+    assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
+    far = Dsin(preset(search=SearchConfig(measure="l2"), quirks=Quirks(l2_prefers_far=True)))
+    with pytest.raises(ExportError, match="l2_prefers_far"):
+        export(far, tmp_path / "out")
+    big = Dsin(preset())
+    with torch.no_grad():
+        big.fusion.convs[0].weight[0, 0, 0, 0] = 1e6
+    with pytest.raises(ExportError, match=r"fusion\.convs\.0\.weight reaches 1e\+06"):
+        export(big, tmp_path / "out", weights="float16")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((39, 100, 3), np.uint8),
+        np.zeros((80, 96), np.uint8),
+        np.zeros((80, 96, 3), np.uint16),
+    ],
+    ids=["small", "grey", "16 bit"],
+)
+def test_unfit_calibration_frames_are_refused(model: Dsin, tmp_path: Path, frame: Array) -> None:
+    with pytest.raises(FrameError):
+        export(model, tmp_path / "out", calibration_frames=[frame])
+
+
+def test_command_line(model: Dsin, tmp_path: Path) -> None:
+    import cv2
+
+    save_checkpoint(tmp_path / "c.pt", model, notes={"weights_licence": "MIT", "data": "noise"})
+    for number, frame in enumerate(frames()):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), frame[:, :, ::-1])
+    (tmp_path / "list.txt").write_text("0.png\n1.png\n")
+    arguments = ["onnx", str(tmp_path / "c.pt"), "-o", str(tmp_path / "out"), "--name", "noisy"]
+    result = CliRunner().invoke(app, [*arguments, "--frames", str(tmp_path / "list.txt")])
+    assert result.exit_code == 0, result.output
+    assert "decoder positions: ok" in result.output
+    manifest = json.loads((tmp_path / "out" / "bundle.json").read_text())
+    assert (manifest["model"], manifest["weights_licence"]) == ("noisy", "MIT")
+    assert manifest["training"]["data"] == "noise"
+    for one, other in zip(read_frames(tmp_path), frames(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_user_error_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "none.pt"
+    monkeypatch.setattr(
+        "sys.argv", ["dsin-export", "onnx", str(missing), "-o", str(tmp_path / "b")]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"dsin-export: there is no checkpoint {missing}"]
+    with pytest.raises(CheckpointError):
+        load_checkpoint(missing)

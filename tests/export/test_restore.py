@@ -1,0 +1,88 @@
+"""Checkpoints restored from bundles compute what the bundles compute."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import textured_pair
+from typer.testing import CliRunner
+
+from dsin.export.cli import app
+from dsin.export.restore import restore_model
+from dsin.runtime import Decoder, Encoder, open_bundle
+from dsin.runtime.errors import ExportError
+from dsin.runtime.metrics import psnr_db
+from dsin.training.checkpoint import load_model
+from dsin.training.edge.model import EdgeDsin
+from dsin.training.paper.model import Dsin
+
+
+def planes(image: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    return torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).float()
+
+
+def test_an_edge_bundle_becomes_its_model_again(edge_bundle: Path, edge_model: EdgeDsin) -> None:
+    restored = restore_model(open_bundle(edge_bundle))
+    assert isinstance(restored, EdgeDsin)
+    assert restored.preset == edge_model.preset
+    before, after = edge_model.state_dict(), restored.state_dict()
+    assert set(before) == set(after)
+    for name in before:
+        if not name.startswith(("entropy.decoder", "entropy.steps", "entropy.hyper_gain")):
+            # Scales come from a table of 64.
+            room = 0.05 if name == "entropy.log_z_scale" else 1e-3
+            torch.testing.assert_close(after[name], before[name], rtol=0, atol=room, msg=name)
+    x = planes(textured_pair(128, 192, 2)[0])
+    for index in range(3):
+        rate = torch.tensor([index])
+        one, other = (m.reconstruct(x, rate) for m in (edge_model, restored))
+        assert float(other.bits) == pytest.approx(float(one.bits), rel=0.05)
+        assert psnr_db(one.x_dec.numpy(), other.x_dec.numpy()) > 35
+
+
+def test_a_bundle_of_the_papers_model_becomes_its_model_again(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    restored = restore_model(bundle)
+    assert isinstance(restored, Dsin)
+    x = textured_pair(80, 96, 1)[0]
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder, torch.no_grad():
+        symbols = encoder.latent(x)
+        coded = restored.code(planes(x))
+        np.testing.assert_array_equal(coded.symbols[0].numpy(), symbols)
+        alone = decoder.decode_latent(symbols, None, *x.shape[:2]).image
+        packet_bits = 8 * len(encoder.encode(x))
+    assert np.abs(coded.x_dec[0].permute(1, 2, 0).numpy() - alone).max() < 0.6
+    # The packet has a header of 40 bytes.
+    assert float(coded.bits.sum()) == pytest.approx(packet_bits - 320, rel=0.05, abs=100)
+
+
+def test_the_command_writes_a_checkpoint(edge_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "back.pt"
+    done = CliRunner().invoke(app, ["checkpoint", str(edge_bundle), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    restored, notes = load_model(out)
+    assert isinstance(restored, EdgeDsin)
+    assert notes["weights_licence"] == "random weights"
+    assert notes["restored_from"] == edge_bundle.name
+    assert "export" not in notes
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"preset": {"rates": 3}}, "no usable preset"), ({"preset": {}}, "of another model")],
+)
+def test_bundles_that_do_not_say_what_they_are_are_refused(
+    edge_bundle: Path,
+    tmp_path: Path,
+    change: dict[str, object],
+    words: str,
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(edge_bundle, copy)
+    manifest = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ExportError, match=words):
+        restore_model(open_bundle(copy))

@@ -1,0 +1,48 @@
+"""Rate control: the link's budget is used, whatever the scene costs."""
+
+import numpy as np
+import pytest
+
+from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.errors import DsinError
+
+POINTS = [0.0163, 0.0258, 0.0403, 0.0603, 0.0852, 0.1144, 0.1489, 0.1884]
+PIXELS = 1242 * 375
+FPS = 10
+
+
+def stream(target_kbps: float, scene: np.ndarray) -> np.ndarray:
+    """kbit/s in every window of two seconds; `scene` says how costly each frame is."""
+    control = RateController(POINTS, pixels=PIXELS, target_kbps=target_kbps, fps=FPS)
+    sizes = []
+    for factor in scene:
+        rate = control.next_rate()
+        sizes.append(POINTS[rate] * PIXELS / 8 * factor)
+        control.sent(rate, round(sizes[-1]))
+    return np.convolve(sizes, np.ones(2 * FPS), "valid") * 8 / 2 / 1000
+
+
+@pytest.mark.parametrize("target", [120, 300, 700])
+@pytest.mark.parametrize("level", [0.8, 1.0, 1.1])
+def test_the_target_is_met_over_two_seconds(target: float, level: float) -> None:
+    rng = np.random.default_rng(0)
+    scene = level * np.exp(rng.normal(0, 0.03, 100))
+    assert np.abs(stream(target, scene)[FPS:] / target - 1).max() < 0.05
+
+
+def test_a_change_of_scene_is_followed() -> None:
+    scene = np.repeat([0.7, 1.4], 60)
+    rates = stream(300, scene)
+    assert np.abs(rates[-30:] / 300 - 1).max() < 0.05
+
+
+def test_beyond_the_rates_the_nearest_serves() -> None:
+    low, high = (
+        RateController(POINTS, pixels=PIXELS, target_kbps=t, fps=FPS) for t in (1, 100_000)
+    )
+    assert (low.next_rate(), high.next_rate()) == (0, len(POINTS) - 1)
+
+
+def test_an_impossible_target_is_refused() -> None:
+    with pytest.raises(DsinError, match="above 0"):
+        RateController(POINTS, pixels=PIXELS, target_kbps=0, fps=FPS)

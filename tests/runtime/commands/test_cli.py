@@ -1,0 +1,363 @@
+"""The command line: what it writes, its exit status, and what it must not import."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.block_bundle import read_manifest, write_block_bundle, write_manifest
+from support.command_line import Outcome, Run, command_line
+
+from dsin.runtime import Decoder, Encoder
+from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet
+from dsin.runtime.commands import demo
+from dsin.runtime.errors import DsinError
+from dsin.runtime.picture_files import read_image
+
+
+@pytest.fixture
+def dsin(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+    return command_line(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_block_bundle(tmp_path_factory.mktemp("cli") / "blocks")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two views and a packet of the first."""
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        blocks = rng.integers(0, 256, (11, 25, 3)).astype(np.uint8)
+        image = blocks.repeat(16, 0).repeat(16, 1)
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+    return tmp_path
+
+
+def user_error(outcome: Outcome, *words: object) -> None:
+    """The contract for what the user can mend: status 1, one line on stderr, nothing else."""
+    assert outcome.status == 1
+    assert outcome.out == ""
+    assert outcome.err.startswith("dsin: ")
+    assert outcome.err.count("\n") == 1
+    for word in words:
+        assert str(word) in outcome.err
+
+
+class TestEncodeAndDecode:
+    def test_a_picture_goes_through(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        left, right = folder / "left.png", folder / "right.png"
+        done = dsin("encode", left, "--bundle", bundle, "--rate", 0)
+        assert (done.status, done.err) == (0, "")
+        packet = folder / "left.dsin"
+        assert f"{packet}: {packet.stat().st_size} bytes" in done.out
+        with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+            assert packet.read_bytes() == bytes(encoder.encode(read_image(left), 0))
+            expected = decoder.decode(packet.read_bytes(), read_image(right)).image
+            alone = decoder.decode(packet.read_bytes(), None).image
+        left.unlink()
+        assert dsin("decode", packet, "--side", right, "--bundle", bundle).status == 0
+        assert np.array_equal(read_image(left), expected)
+        target = folder / "alone.png"
+        done = dsin("decode", packet, "--no-side", "-o", target, "--bundle", bundle)
+        assert done == (0, f"{target}: 400x176\n", "")
+        assert np.array_equal(read_image(target), alone)
+
+    def test_the_original_is_not_overwritten(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        left = folder / "left.png"
+        original = left.read_bytes()
+        dsin("encode", left, "--bundle", bundle)
+        done = dsin("decode", folder / "left.dsin", "--no-side", "--bundle", bundle)
+        user_error(done, "left.png exists: name the output with -o")
+        assert left.read_bytes() == original
+
+    @pytest.mark.parametrize("sides", [[], ["--no-side", "--side", "right.png"]])
+    def test_decoding_needs_one_of_side_and_no_side(self, dsin: Run, sides: list[str]) -> None:
+        done = dsin("decode", "x.dsin", *sides)
+        assert done.status == 2
+        assert "give either --side IMAGE or --no-side" in done.err
+
+    @pytest.mark.parametrize("output", ["absent/x.dsin", "."])
+    def test_unwritable_output(self, dsin: Run, folder: Path, bundle: Path, output: str) -> None:
+        before = sorted(folder.iterdir())
+        done = dsin("encode", folder / "left.png", "-o", folder / output, "--bundle", bundle)
+        user_error(done, "cannot write", (folder / output).resolve())
+        assert sorted(folder.iterdir()) == before
+
+    def test_a_picture_of_no_known_format(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        dsin("encode", folder / "left.png", "--bundle", bundle)
+        packet, target = folder / "left.dsin", folder / "x.xyz"
+        done = dsin("decode", packet, "--no-side", "-o", target, "--bundle", bundle)
+        user_error(done, "cannot write", "x.xyz")
+        assert not target.exists()
+
+    def test_images_that_cannot_be_used(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        color = np.zeros((40, 48, 3), np.uint8)
+        cv2.imwrite(str(folder / "deep.png"), color.astype(np.uint16))
+        (folder / "text.png").write_text("text")
+        (folder / "cut.png").write_bytes((folder / "left.png").read_bytes()[:200])
+        for name in ("deep.png", "text.png", "cut.png", "absent.png", "."):
+            done = dsin("encode", folder / name, "-o", folder / "out", "--bundle", bundle)
+            user_error(done, folder / name)
+            assert not (folder / "out").exists()
+
+    def test_a_grey_picture_is_coded_as_one_of_colour(
+        self, dsin: Run, folder: Path, bundle: Path
+    ) -> None:
+        grey = cv2.imread(str(folder / "left.png"), cv2.IMREAD_GRAYSCALE)
+        assert cv2.imwrite(str(folder / "grey.png"), grey)
+        assert cv2.imwrite(str(folder / "same.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+        for name in ("grey", "same"):
+            assert dsin("encode", folder / f"{name}.png", "--bundle", bundle).status == 0
+        packets = [(folder / f"{name}.dsin").read_bytes() for name in ("grey", "same")]
+        assert packets[0] == packets[1]
+
+    def test_a_side_image_of_another_size(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        cv2.imwrite(str(folder / "small.png"), np.zeros((40, 48, 3), np.uint8))
+        dsin("encode", folder / "left.png", "--bundle", bundle)
+        side, packet = folder / "small.png", folder / "left.dsin"
+        done = dsin("decode", packet, "--side", side, "-o", folder / "o.png", "--bundle", bundle)
+        user_error(done, "side image is 48x40, but the packet is of 400x176")
+        assert not (folder / "o.png").exists()
+
+    def test_packets_that_cannot_be_used(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        dsin("encode", folder / "left.png", "--bundle", bundle)
+        packet = (folder / "left.dsin").read_bytes()
+        spoilt = {
+            "empty": b"",
+            "cut": packet[:-1],
+            "flipped": packet[:-1] + bytes([packet[-1] ^ 1]),
+            "oversized": packet + bytes(MAX_PAYLOAD),
+            "foreign": (folder / "left.png").read_bytes(),
+        }
+        for name, data in spoilt.items():
+            (folder / name).write_bytes(data)
+        for name in (*spoilt, "absent", "."):
+            target = folder / "out.png"
+            done = dsin("decode", folder / name, "--no-side", "-o", target, "--bundle", bundle)
+            user_error(done)
+            assert not target.exists()
+
+    def test_a_packet_of_another_bundle(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        other = write_block_bundle(folder / "other", model_id="cd" * 32)
+        dsin("encode", folder / "left.png", "-o", folder / "x.dsin", "--bundle", other)
+        done = dsin("decode", folder / "x.dsin", "--no-side", "--bundle", bundle)
+        user_error(done, "packet was made by another bundle")
+
+    def test_bundles_and_rates_that_are_not_there(
+        self, dsin: Run, folder: Path, bundle: Path
+    ) -> None:
+        left = folder / "left.png"
+        user_error(dsin("encode", left, "--bundle", "nix"), "there is no bundle nix")
+        user_error(dsin("encode", left, "--bundle", bundle, "--rate", 7), "rates 0 to 1, not 7")
+        assert dsin("encode", left, "--bundle", bundle, "--rate", -1).status == 2
+
+    def test_a_backend_that_is_not_there(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("this machine has CUDA")
+        done = dsin("encode", folder / "left.png", "--bundle", bundle, "--backend", "cuda")
+        user_error(done, "CUDAExecutionProvider", "pip install 'dsin[gpu]'")
+
+    @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-fp16"])
+    def test_tensorrt_that_is_not_there(
+        self, dsin: Run, folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        done = dsin("encode", folder / "left.png", "--bundle", bundle, "--backend", name)
+        user_error(done, "tensorrt is not installed: pip install 'dsin[tensorrt]'")
+
+
+class TestInfo:
+    def test_of_a_packet(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        dsin("encode", folder / "left.png", "--bundle", bundle)
+        packet = folder / "left.dsin"
+        coded = Packet.parse(packet.read_bytes())
+        header = coded.header
+        facts = json.loads(dsin("info", packet, "--json").out)
+        assert facts == {
+            "packet": str(packet),
+            "codec_id": header.codec_id.hex(),
+            "width": 400,
+            "height": 176,
+            "rate": 1,
+            "frame_number": 0,
+            "timestamp_ns": 0,
+            "bytes": packet.stat().st_size,
+            "payload_bytes": len(coded.payload),
+            "bpp": round(8 * packet.stat().st_size / (400 * 176), 6),
+        }
+        lines = dsin("info", packet).out.splitlines()
+        assert "width          400" in lines
+        assert len(lines) == len(facts)
+
+    def test_of_a_bundle(self, dsin: Run, bundle: Path) -> None:
+        facts = json.loads(dsin("info", bundle, "--json").out)
+        assert facts["latent"] == "3 channels, stride 8, 6 centres, causal context model"
+        assert facts["target_bpp"] == [0.06, 0.1]
+        assert facts["bytes"] == sum(f["bytes"] for f in read_manifest(bundle)["files"].values())
+        assert "weights licence    MIT" in dsin("info", bundle).out
+
+    def test_of_something_else(self, dsin: Run, folder: Path, tmp_path: Path) -> None:
+        user_error(dsin("info", folder / "left.png"), "not a dsin packet")
+        user_error(dsin("info", folder / "absent"), "there is no bundle")
+        broken = write_block_bundle(tmp_path / "broken")
+        write_manifest(broken, {**read_manifest(broken), "format": 3})
+        user_error(dsin("info", broken), "format 3")
+
+
+class TestOtherRooms:
+    def test_evaluate_measures_real_packets(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        (folder / "list.txt").write_text("left.png\nright.png\n")
+        done = dsin(
+            "evaluate", "--pairs", folder / "list.txt", "--root", folder, "--bundle", bundle,
+            "--rate", 0, "--crop", "160x240", "--json", folder / "figures.json",
+            "--save-images", folder / "pictures",
+        )  # fmt: skip
+        assert done.status == 0
+        report = json.loads((folder / "figures.json").read_text())
+        (image,) = report["images"]
+        assert (image["width"], image["height"]) == (240, 160)
+        assert image["bpp"] == 8 * image["bytes"] / (160 * 240)
+        assert len(list((folder / "pictures").glob("*.png"))) == 4
+
+    @pytest.mark.parametrize("crop", ["320", "axb", "320x", "x", "3.5x4", "-3x4"])
+    def test_a_crop_is_height_by_width(self, dsin: Run, crop: str) -> None:
+        done = dsin("evaluate", "--pairs", "l", "--root", "r", "--crop", crop)
+        assert done.status == 2
+
+    def test_a_list_with_a_missing_file(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        (folder / "list.txt").write_text("left.png\nabsent.png\n")
+        lists = ["--pairs", folder / "list.txt", "--root", folder]
+        user_error(dsin("evaluate", *lists, "--bundle", bundle), "absent.png")
+        train = ["train", "paper", "--val", folder / "list.txt", "--out", folder / "run"]
+        user_error(dsin(*train, *lists), "absent.png")
+        assert not (folder / "run").exists()
+
+    def test_training_refuses_an_unknown_preset(self, dsin: Run, folder: Path) -> None:
+        lists = ["--pairs", "l", "--val", "l", "--root", folder]
+        user_error(dsin("train", "nix", *lists), "no preset 'nix'", "paper")
+
+    def test_a_tensorflow_checkpoint_that_is_not_there(self, dsin: Run, folder: Path) -> None:
+        done = dsin("import-tf", folder / "absent", "-o", folder / "x.pt")
+        user_error(done, "absent")
+
+    def test_the_demo_gets_what_was_asked_for(
+        self, dsin: Run, monkeypatch: pytest.MonkeyPatch, folder: Path
+    ) -> None:
+        asked: list[tuple[object, ...]] = []
+        monkeypatch.setattr(
+            demo, "run_demo", lambda *a, kbps, fps, web: asked.append((*a, kbps, fps, web))
+        )
+        dsin("demo")
+        dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
+             "--out", folder / "out", "--json", folder / "j")  # fmt: skip
+        dsin("demo", "--kbps", 250, "--fps", 5, "--web", 8080)
+        assert asked == [
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", None, None, None),
+            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None, None, None),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0, 5.0, 8080),
+        ]
+
+
+class TestContract:
+    def test_an_error_of_several_lines_becomes_one(
+        self, dsin: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise DsinError("first\n  second")
+
+        monkeypatch.setattr(demo, "run_demo", fail)
+        assert dsin("demo") == (1, "", "dsin: first second\n")
+
+    def test_an_internal_fault_keeps_its_traceback(
+        self, dsin: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(demo, "run_demo", fail)
+        with pytest.raises(ZeroDivisionError):
+            dsin("demo")
+
+    @pytest.mark.parametrize(
+        "arguments", [["nix"], ["encode"], ["encode", "x", "--nix"], ["encode", "x", "--rate", "x"],
+                      ["encode", "x", "--backend", "tpu"], ["demo", "--frames", "0"],
+                      ["demo", "--rate", "1", "--kbps", "200"]]
+    )  # fmt: skip
+    def test_wrong_usage_exits_with_2(self, dsin: Run, arguments: list[str]) -> None:
+        assert dsin(*arguments).status == 2
+
+    def test_the_commands_of_the_contract_exist(self, dsin: Run) -> None:
+        commands = "encode", "decode", "info", "demo", "profile", "evaluate", "train", "import-tf"
+        shown = dsin("--help").out
+        for command in commands:
+            assert f"  {command} " in shown
+            assert dsin(command, "--help").status == 0
+
+    def test_the_version_is_printed(self, dsin: Run) -> None:
+        done = dsin("--version")
+        assert done.status == 0
+        assert done.out.startswith("dsin")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after running `code`."""
+    program = f"{code}\nimport sys\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HELP = """
+import sys
+from dsin.runtime.commands.cli import main
+sys.argv = ["dsin", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+HEAVY = {"numpy", "cv2", "numba", "onnxruntime", "onnx", "torch", "lightning", "tensorrt"}
+
+
+class TestImports:
+    def test_help_loads_nothing_heavy(self) -> None:
+        assert not loaded_after(HELP) & HEAVY
+
+    def test_the_codec_loads_no_training_framework(self) -> None:
+        loaded = loaded_after("from dsin.runtime import Encoder, Decoder, open_bundle")
+        assert "numpy" in loaded
+        assert not loaded & {"torch", "onnx", "onnxruntime", "tensorrt", "lightning"}
+
+    def test_this_test_can_fail(self) -> None:
+        assert {"numpy"} == loaded_after("import numpy") & HEAVY
+
+    def test_a_missing_extra_is_named(self, folder: Path) -> None:
+        # None in sys.modules makes an import fail as if the package were not installed.
+        program = (
+            "import sys; sys.modules['torch'] = None\n"
+            "from dsin.runtime.commands.cli import main\n"
+            "sys.argv = ['dsin', 'evaluate', '--pairs', 'l', '--root', 'r']\n"
+            "main()"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        user_error(Outcome(done.returncode, done.stdout, done.stderr), "pip install 'dsin[train]'")
+
+    def test_the_public_names_exist_and_no_others(self) -> None:
+        import dsin.runtime as runtime
+
+        assert sorted(runtime.__all__) == runtime.__all__
+        for name in runtime.__all__:
+            assert getattr(runtime, name).__name__ == name
+            assert name in dir(runtime)
+        with pytest.raises(AttributeError, match="no attribute 'nix'"):
+            _ = runtime.nix

@@ -1,0 +1,247 @@
+"""The demo: what it reports, and how it fails."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.block_bundle import write_block_bundle
+from support.command_line import interruptible
+from support.rig_drive import write_drive
+
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.metrics import psnr_db
+from dsin.runtime.outputs.panels import Panel, side_by_side
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
+
+WIDTH, HEIGHT = 144, 90
+LONGEST_S = 120
+
+
+@pytest.fixture(scope="module")
+def rig() -> SyntheticRig:
+    return SyntheticRig(width=WIDTH, height=HEIGHT, frames=4)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_block_bundle(tmp_path_factory.mktemp("demo") / "blocks")
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle: Path) -> Iterator[Encoder]:
+    with Encoder(bundle) as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="module")
+def decoder(bundle: Path) -> Iterator[Decoder]:
+    with Decoder(bundle) as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def drive(rig: SyntheticRig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rig's frames as a KITTI raw drive."""
+    return write_drive(rig, tmp_path_factory.mktemp("drive"), interval_ms=1000)
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dsin.runtime.commands.cli", "demo", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=LONGEST_S, check=False
+    )
+
+
+def test_the_demo_streams_a_drive_and_reports(drive: Path, bundle: Path, tmp_path: Path) -> None:
+    done = run(
+        "--kitti", drive, "--bundle", bundle, "--out", "pictures", "--json", "r.json", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "streaming 4 frames of 144x90\n")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert set(report) == {
+        "frames", "bpp", "psnr_db", "psnr_db_no_side", "fps", "dropped", "stages", "end_to_end_ms",
+    }  # fmt: skip
+    assert (report["frames"], report["dropped"]) == (4, 0)
+    assert report["psnr_db"] > report["psnr_db_no_side"] > 10
+    assert report["fps"] > 0
+    for times in (*report["stages"].values(), report["end_to_end_ms"]):
+        assert set(times) == {"p50_ms", "p90_ms", "p99_ms"}
+        assert 0 <= times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
+    assert set(report["stages"]) == {
+        "device.capture", "device.preprocess", "device.compute", "device.entropy",
+        "device.packetise", "side.compute", "side.prepare", "server.entropy", "server.x_decoder",
+        "server.search", "server.fusion", "server.postprocess",
+    }  # fmt: skip
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == [f"frame_{number:06d}.png" for number in range(4)]
+    assert "with side information" in done.stdout
+    assert "end to end" in done.stdout
+
+
+def test_the_demos_figures_are_those_of_the_files(
+    drive: Path, bundle: Path, rig: SyntheticRig, encoder: Encoder, decoder: Decoder, tmp_path: Path
+) -> None:
+    done = run(
+        "--kitti", drive, "--bundle", bundle, "--frames", 2, "--json", "r.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    bits, quality = [], []
+    for number in range(2):
+        original = rig.view(number, "left")
+        packet = encoder.encode(original)
+        bits.append(8 * len(packet) / (WIDTH * HEIGHT))
+        quality.append(psnr_db(decoder.decode(packet, rig.view(number, "right")).image, original))
+    assert report["bpp"] == pytest.approx(np.mean(bits), abs=1e-6)
+    assert report["psnr_db"] == pytest.approx(np.mean(quality), abs=1e-3)
+    assert len(list((tmp_path / "dsin-demo").iterdir())) == 2
+
+
+def test_a_bit_rate_is_kept_frame_by_frame(tmp_path: Path) -> None:
+    """With the shipped weights, on the built-in rig: 12 frames at 10 a second."""
+    done = run("--kbps", 250, "--frames", 12, "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    shown = re.search(r"link +([\d.]+) kbit/s at the recorded pace, 250 wanted", done.stdout)
+    assert shown
+    assert float(shown[1]) == pytest.approx(250, rel=0.15)
+    height, width = SyntheticRig().size
+    assert report["bpp"] * height * width / 100 == pytest.approx(float(shown[1]), rel=0.01)
+
+
+def test_mistakes_are_one_line(drive: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    good = ("--kitti", drive, "--bundle", bundle)
+    for arguments, complaint in (
+        (("--kitti", tmp_path / "none", "--bundle", bundle), "there is no folder"),
+        ((*good, "--frames", 9), "has 4 frames, not 9"),
+        ((*good, "--rate", 7), "rate"),
+        ((*good, "--kbps", 0), "above 0"),
+        ((*good, "--out", "file"), "cannot write pictures to file"),
+        ((*good, "--json", "none/r.json"), "cannot write none/r.json"),
+        (("--kitti", drive, "--bundle", tmp_path / "none"), "none"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 1, arguments
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert complaint in done.stderr
+        assert not (tmp_path / "dsin-demo").exists() or not list((tmp_path / "dsin-demo").iterdir())
+
+
+def test_a_frame_that_breaks_on_the_way_ends_the_demo_with_its_reason(
+    drive: Path, bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "drive"
+    for file in sorted(drive.rglob("*")):
+        if file.is_file():
+            copy = folder / file.relative_to(drive)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    (folder / "image_03" / "data" / "0000000002.png").write_bytes(b"torn")
+    done = run("--kitti", folder, "--bundle", bundle, "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("dsin: the server process failed: ")
+    assert "0000000002.png is not an image" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def children_of(pid: int) -> list[int]:
+    """Process numbers of the demo's device and server processes, from /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                status = (entry / "status").read_text()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"\nPPid:\t{pid}\n" in status and b"spawn_main" in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def started_demo(bundle: Path, cwd: Path) -> tuple["subprocess.Popen[str]", list[int]]:
+    """A long demo, once both of its processes are there."""
+    command = [sys.executable, "-m", "dsin.runtime.commands.cli", "demo", "--bundle", str(bundle)]
+    demo = subprocess.Popen(
+        interruptible(*command, "--frames", 500), cwd=cwd, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + LONGEST_S
+    while len(children := children_of(demo.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return demo, children
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + LONGEST_S
+    while not all(map(is_gone, pids)):
+        assert time.monotonic() < deadline, "a process was left behind"
+        time.sleep(0.05)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+
+
+@linux
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_process_is_reported_and_takes_the_other_with_it(
+    bundle: Path, tmp_path: Path, which: int
+) -> None:
+    demo, children = started_demo(bundle, tmp_path)
+    os.kill(children[which], signal.SIGKILL)
+    _, errors = demo.communicate(timeout=LONGEST_S)
+    assert demo.returncode == 1
+    assert errors.splitlines()[-1].startswith("dsin: the ")
+    assert "was killed by signal 9" in errors.splitlines()[-1]
+    wait_until_gone(children)
+
+
+@linux
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_nothing_is_left_behind_when_the_demo_is_ended(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    demo, children = started_demo(bundle, tmp_path)
+    demo.send_signal(getattr(signal, name))
+    _, errors = demo.communicate(timeout=LONGEST_S)
+    assert demo.returncode != 0
+    assert "Traceback" not in errors
+    wait_until_gone(children)
+
+
+def test_psnr_by_hand() -> None:
+    black = np.zeros((4, 5, 3), np.uint8)
+    assert psnr_db(black + np.uint8(255), black) == pytest.approx(0)
+    assert psnr_db(black + np.uint8(5), black) == pytest.approx(34.1514, abs=1e-4)
+    assert psnr_db(black, black) == 100
+
+
+def test_panels_are_captioned_above_the_untouched_pictures() -> None:
+    pictures = [np.full((50, 600, 3), 10 + n, np.uint8) for n in range(4)]
+    sheet = side_by_side([Panel(p, f"p{n}", "a note") for n, p in enumerate(pictures)])
+    height, width = sheet.shape[0] // 2, sheet.shape[1] // 2
+    for number, picture in enumerate(pictures):
+        bottom = (number // 2 + 1) * sheet.shape[0] // 2 + (0 if number > 1 else -2)
+        left = number % 2 * (width + 2)
+        assert np.array_equal(sheet[bottom - 50 : bottom, left : left + 600], picture)
+    assert sheet[: height - 54].max() > 200  # the letters
+    small = side_by_side([Panel(pictures[0][:, :100], "small", "enlarged")], columns=1)
+    assert small.shape[1] == 500

@@ -1,0 +1,84 @@
+"""What ends a device, and what must not: faults of its camera, its own code, its surroundings."""
+
+import threading
+
+import pytest
+from support.rig_fakes import FakeCamera, FakeEncoder, fake_device, fake_server
+
+from dsin.runtime.device.device import AnsweredFrame, MadeFrame, PictureMaker
+from dsin.runtime.errors import DsinError, FrameError, StreamError
+from dsin.runtime.link.rpc import split_address
+from dsin.runtime.sources.cameras import CapturedFrame
+
+
+class Slow(FakeEncoder):
+    """Is busy while the camera fails."""
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        threading.Event().wait(0.05)
+        return super().make(frame)
+
+
+class Failing(FakeCamera):
+    """A recording whose fifth picture cannot be had."""
+
+    fault: Exception = FrameError("picture 4 is damaged")
+
+    def newest(self, timeout_s: float) -> CapturedFrame | None:
+        if self._next == 4:
+            raise self.fault
+        return super().newest(timeout_s)
+
+
+@pytest.mark.parametrize("fault", [FrameError("picture 4 is damaged"), ValueError("a mistake")])
+def test_a_recording_that_fails_is_not_taken_for_one_that_ended(fault: Exception) -> None:
+    camera = Failing(100, 20, clock="recording", every=True)
+    camera.fault = fault
+    with fake_server() as server:
+        device = fake_device(server.address, camera=camera, maker=Slow(), every=True)
+        with pytest.raises(type(fault), match=str(fault)):
+            device.finish()
+        assert server.numbers("front") == [0, 1, 2, 3]
+
+
+def test_a_fault_in_what_takes_answers_ends_the_device_with_it() -> None:
+    """Not a thread, after which the device would connect again every ten seconds for ever."""
+
+    def fail(frame: AnsweredFrame) -> None:
+        raise BrokenPipeError("nobody reads the report")
+
+    class Reporting(list[AnsweredFrame]):
+        append = staticmethod(fail)  # type: ignore[assignment]
+
+    with fake_server() as server:
+        device = fake_device(server.address, count=None, answers=Reporting())
+        with pytest.raises(BrokenPipeError):
+            device.finish(5)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_for_the_internet_is_not_asked_the_way_to_this_machine(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with fake_server() as server:
+        assert fake_device(server.address, give_up_s=1.0).finish().answered > 0
+
+
+def test_a_picture_that_no_message_can_hold_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsin.runtime.device.device.MAX_PICTURE_BYTES", 50)
+    with fake_server() as server:
+        device = fake_device(server.address, maker=PictureMaker())
+        with pytest.raises(DsinError, match="--quality"):
+            device.finish()
+
+
+@pytest.mark.parametrize("address", ["::1:7000", "ipv4:127.0.0.1:7000", "dns:localhost:7000"])
+def test_an_address_means_what_it_says(address: str) -> None:
+    """gRPC takes ::1:7000 for the machine ::1:7000, which is not this one."""
+    with pytest.raises(StreamError, match="brackets"):
+        split_address(address)

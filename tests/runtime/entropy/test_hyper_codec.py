@@ -1,0 +1,91 @@
+"""Latents through bytes, with the exported integer graphs in onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import SMALL
+from test_integer_entropy import integer, latents, model
+
+from dsin.calibration.integer_entropy import IntegerEntropy, integer_bits
+from dsin.export.edge.integer_graph import hyper_graph, step_graph
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.entropy.hyper_codec import HyperCodec, turns
+from dsin.runtime.errors import PacketError
+from dsin.training.edge import entropy as edge_entropy
+from dsin.training.edge.entropy import EntropyModel
+
+__all__ = ["integer", "model"]
+
+
+@pytest.fixture(scope="module")
+def codec(integer: IntegerEntropy, tmp_path_factory: pytest.TempPathFactory) -> HyperCodec:
+    folder = tmp_path_factory.mktemp("graphs")
+    graphs = {"hyper": hyper_graph(integer.hyper)}
+    graphs |= {f"step{n}": step_graph(layers) for n, layers in enumerate(integer.steps)}
+    paths: dict[str, Path] = {}
+    for name, graph in graphs.items():
+        paths[name] = folder / f"{name}.onnx"
+        onnx.save(graph, paths[name])
+    hyper, *steps = (open_session(path) for path in paths.values())
+    return HyperCodec(hyper, steps, integer.tables)
+
+
+def sample(model: EntropyModel, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """y, z and rate."""
+    y, rate = latents(3, seed)[seed % 3]
+    with torch.no_grad():
+        z = model.encoder(y)
+    return y[0].numpy(), z[0].numpy(), int(rate)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_comes_out_is_what_the_encoder_said(
+    model: EntropyModel, codec: HyperCodec, seed: int
+) -> None:
+    y, z, rate = sample(model, seed)
+    payload, y_hat = codec.encode(y, z, rate)
+    np.testing.assert_array_equal(codec.decode(payload, y.shape, rate), y_hat)
+    assert np.abs(y_hat - y).max() <= 0.5 + 1 / 64
+
+
+def test_the_payload_costs_what_the_integer_model_says(
+    model: EntropyModel, integer: IntegerEntropy, codec: HyperCodec
+) -> None:
+    y, z, rate = sample(model, 4)
+    bits = 8 * len(codec.encode(y, z, rate)[0])
+    expected = integer_bits(model, integer, torch.from_numpy(y)[None], rate)
+    assert bits == pytest.approx(expected, rel=1e-3, abs=60)
+
+
+def test_values_beyond_any_table_are_coded_as_well(model: EntropyModel, codec: HyperCodec) -> None:
+    y, z, rate = sample(model, 5)
+    y[0, :2], z[1, 0, 0] = 3e3, -700
+    payload, y_hat = codec.encode(y, z, rate)
+    np.testing.assert_array_equal(codec.decode(payload, y.shape, rate), y_hat)
+    assert np.abs(y_hat - y).max() <= 0.6
+
+
+def test_damaged_payloads_are_refused(model: EntropyModel, codec: HyperCodec) -> None:
+    y, z, rate = sample(model, 6)
+    payload, _ = codec.encode(y, z, rate)
+    for spoiled in (payload[:-1], payload + b"\0", payload[:7], b"", payload[::-1]):
+        with pytest.raises(PacketError):
+            codec.decode(spoiled, y.shape, rate)
+    with pytest.raises(PacketError):
+        codec.decode(payload, (y.shape[0], y.shape[1] + 4, y.shape[2]), rate)
+    with pytest.raises(PacketError, match="size fields"):
+        codec.decode(payload, (y.shape[0], y.shape[1] + 1, y.shape[2]), rate)
+    with pytest.raises(PacketError, match="rate 3"):
+        codec.decode(payload, y.shape, SMALL.rates)
+
+
+def test_both_sides_take_turns_as_in_training() -> None:
+    y = torch.zeros(1, 8, 6, 10)
+    for steps in (2, 4):
+        masks, indices = edge_entropy.turns(y, steps), list(turns((8, 6, 10), steps))
+        assert len(masks) == len(indices) == steps
+        for mask, places in zip(masks, indices, strict=True):
+            np.testing.assert_array_equal(np.flatnonzero(mask[0].numpy()), places)

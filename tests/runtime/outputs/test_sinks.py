@@ -1,0 +1,330 @@
+"""Sinks: what they write, and that none of them can hold up or end a stream."""
+
+import importlib.util
+import logging
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.block_bundle import write_block_bundle
+from support.rig_frames import make_frames
+
+from dsin.runtime.errors import DsinError, RecordingError
+from dsin.runtime.outputs.decoded_frame import DecodedFrame
+from dsin.runtime.outputs.output_names import rig_name_in_paths, unused_path
+from dsin.runtime.outputs.outputs import Outputs
+from dsin.runtime.outputs.picture_sink import PictureSink
+from dsin.runtime.outputs.rerun_sink import RerunSink
+from dsin.runtime.outputs.sinks import SinkRunner
+from dsin.runtime.outputs.video_sink import VideoSink
+from dsin.runtime.picture_files import read_image
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> list[DecodedFrame]:
+    return make_frames(write_block_bundle(tmp_path_factory.mktemp("sinks") / "blocks"), 6)
+
+
+class Recorder:
+    """A sink that remembers, does `work` first, and can be held up."""
+
+    name = "recorder"
+
+    def __init__(self, work: Callable[[DecodedFrame], None] = lambda frame: None) -> None:
+        self.numbers: list[int] = []
+        self.threads: set[int] = set()
+        self.closed = 0
+        self.busy = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self._work = work
+
+    def take(self, frame: DecodedFrame) -> None:
+        self.threads.add(threading.get_ident())
+        self.busy.set()
+        assert self.may_go_on.wait(60)
+        self._work(frame)
+        self.numbers.append(frame.number)
+
+    def close(self) -> None:
+        self.threads.add(threading.get_ident())
+        self.closed += 1
+
+
+class TestSinkRunner:
+    def test_frames_arrive_in_order_in_one_other_thread(self, frames: list[DecodedFrame]) -> None:
+        sink = Recorder()
+        runner = SinkRunner(sink, depth=len(frames))
+        for frame in frames:
+            runner.offer(frame)
+        runner.close()
+        assert sink.numbers == [0, 1, 2, 3, 4, 5]
+        assert (runner.taken, runner.missed, runner.failed) == (6, 0, 0)
+        assert len(sink.threads) == 1
+        assert threading.get_ident() not in sink.threads
+        assert sink.closed == 1
+
+    def test_a_slow_sink_misses_the_oldest_frames(self, frames: list[DecodedFrame]) -> None:
+        sink = Recorder()
+        sink.may_go_on.clear()
+        runner = SinkRunner(sink, depth=2)
+        runner.offer(frames[0])
+        assert sink.busy.wait(60)
+        for frame in frames[1:]:
+            runner.offer(frame)  # returns, though the sink does nothing
+        sink.may_go_on.set()
+        runner.close()
+        assert sink.numbers == [0, 4, 5]
+        assert (runner.taken, runner.missed) == (3, 3)
+
+    def test_a_failing_sink_is_tried_again_and_logged_once_for_each_message(
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def work(frame: DecodedFrame) -> None:
+            if frame.number < 3:
+                raise DsinError("no room\nleft")
+            if frame.number == 3:
+                raise OSError("gone")
+
+        sink = Recorder(work)
+        runner = SinkRunner(sink, depth=len(frames))
+        with caplog.at_level(logging.INFO, "dsin.runtime.outputs.sinks"):
+            for frame in frames:
+                runner.offer(frame)
+            runner.close()
+        assert sink.numbers == [4, 5]
+        assert (runner.taken, runner.missed, runner.failed) == (2, 0, 4)
+        assert runner.last_error == "gone"
+        assert [r.getMessage() for r in caplog.records] == [
+            "recorder: no room left", "recorder: gone",
+        ]  # fmt: skip
+        assert not any(record.exc_info for record in caplog.records)
+
+    def test_a_fault_of_a_sink_is_logged_with_its_traceback(
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def work(frame: DecodedFrame) -> None:
+            raise ZeroDivisionError("a fault")
+
+        runner = SinkRunner(Recorder(work))
+        with caplog.at_level(logging.ERROR, "dsin.runtime.outputs.sinks"):
+            runner.offer(frames[0])
+            runner.close()
+        assert runner.failed == 1
+        assert runner.last_error == "ZeroDivisionError: a fault"
+        assert caplog.records[0].exc_info is not None
+
+    def test_closing_does_not_wait_for_ever(
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sink = Recorder()
+        sink.may_go_on.clear()
+        runner = SinkRunner(sink)
+        runner.offer(frames[0])
+        assert sink.busy.wait(60)
+        runner.offer(frames[1])
+        with caplog.at_level(logging.WARNING, "dsin.runtime.outputs.sinks"):
+            runner.close(timeout_s=0.05)
+        assert "gave up waiting" in caplog.text
+        runner.offer(frames[2])
+        sink.may_go_on.set()
+        runner.close()
+        # The time to drain was over, so the second frame was missed, as was the one after closing.
+        assert (sink.numbers, sink.closed, runner.missed) == ([0], 1, 2)
+
+
+class TestNames:
+    def test_a_rig_cannot_leave_the_folder(self) -> None:
+        for rig in ("..", ".", "", "../../etc", "/abs", "a/b", "a\0b", "grün", ".hidden"):
+            name = rig_name_in_paths(rig)
+            assert Path(name).name == name
+            assert not name.startswith(".")
+            assert "\0" not in name
+        assert rig_name_in_paths("car-7_b.front") == "car-7_b.front"
+
+    def test_existing_files_are_left_alone(self, tmp_path: Path) -> None:
+        assert unused_path(tmp_path / "a.mcap").name == "a.mcap"
+        for name in ("a.mcap", "a.2.mcap"):
+            (tmp_path / name).touch()
+        assert unused_path(tmp_path / "a.mcap").name == "a.3.mcap"
+
+
+class TestPictures:
+    def test_a_folder_for_each_rig(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
+        sink = PictureSink(tmp_path / "out", panels=True)
+        sink.take(frames[2])
+        sink.take(replace(frames[3], rig="../van"))
+        sink.close()
+        written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*") if p.is_file()}
+        assert written == {
+            "out/car/frame_000002.png", "out/car/panels_000002.png",
+            "out/%2E.%2Fvan/frame_000003.png", "out/%2E.%2Fvan/panels_000003.png",
+        }  # fmt: skip
+        picture = read_image(tmp_path / "out" / "car" / "frame_000002.png")
+        assert np.array_equal(picture, frames[2].decoded.image)
+
+    def test_a_frame_without_side_image_has_panels_too(
+        self, frames: list[DecodedFrame], tmp_path: Path
+    ) -> None:
+        alone = replace(frames[0].decoded, y_syn=None, matches=None, used_side=False)
+        sink = PictureSink(tmp_path, ".jpg", panels=True)
+        sink.take(replace(frames[0], decoded=alone, side=None))
+        sheet = read_image(tmp_path / "car" / "panels_000000.jpg")
+        with_side = PictureSink(tmp_path, ".png", panels=True)
+        with_side.take(frames[0])
+        assert sheet.shape == read_image(tmp_path / "car" / "panels_000000.png").shape
+
+    def test_what_cannot_be_written(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
+        with pytest.raises(DsinError, match=r"\.png, \.jpg"):
+            PictureSink(tmp_path, ".gif")
+        (tmp_path / "file").touch()
+        with pytest.raises(DsinError, match="cannot write pictures"):
+            PictureSink(tmp_path / "file")
+        sink = PictureSink(tmp_path)
+        with pytest.raises(DsinError, match="File name too long"):
+            sink.take(replace(frames[0], rig="r" * 300))
+
+
+def count_frames(path: Path) -> tuple[int, tuple[int, ...]]:
+    """Frames of a video, and the shape of the last."""
+    video, count, shape = cv2.VideoCapture(str(path)), 0, ()
+    while True:
+        there, picture = video.read()
+        if not there:
+            video.release()
+            return count, shape
+        count, shape = count + 1, picture.shape
+
+
+class TestVideo:
+    @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+    def test_all_frames_are_in_it(
+        self, frames: list[DecodedFrame], tmp_path: Path, suffix: str
+    ) -> None:
+        sink = VideoSink(tmp_path / f"drive{suffix}", fps=10)
+        for frame in frames:
+            sink.take(frame)
+        sink.take(replace(frames[0], rig="van"))
+        sink.close()
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            f"drive-car{suffix}", f"drive-van{suffix}",
+        ]  # fmt: skip
+        assert count_frames(tmp_path / f"drive-car{suffix}") == (6, (120, 216, 3))
+        assert count_frames(tmp_path / f"drive-van{suffix}")[0] == 1
+
+    def test_odd_sizes_are_padded_and_another_size_is_another_file(
+        self, frames: list[DecodedFrame], tmp_path: Path
+    ) -> None:
+        sink = VideoSink(tmp_path / "drive.avi")
+        cut = replace(frames[1].decoded, image=frames[1].decoded.image[:99, :101])
+        sink.take(frames[0])
+        sink.take(replace(frames[1], decoded=cut))
+        sink.close()
+        assert count_frames(tmp_path / "drive-car.avi") == (1, (120, 216, 3))
+        assert count_frames(tmp_path / "drive-car.2.avi") == (1, (100, 102, 3))
+
+    def test_what_cannot_be_written(
+        self, frames: list[DecodedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(DsinError, match=r"\.mp4, \.avi, \.mkv"):
+            VideoSink(tmp_path / "drive.wmv")
+        with pytest.raises(DsinError, match="folder does not exist"):
+            VideoSink(tmp_path / "no" / "drive.mp4")
+        with pytest.raises(DsinError, match="frames a second"):
+            VideoSink(tmp_path / "drive.mp4", fps=0)
+        sink = VideoSink(tmp_path / "drive.mp4")
+        sink.take(frames[0])
+        monkeypatch.setattr("dsin.runtime.outputs.video_sink.LEAST_FREE_BYTES", 2**62)
+        with pytest.raises(DsinError, match="are free"):
+            sink.take(frames[1])
+        assert count_frames(tmp_path / "drive-car.mp4")[0] == 1
+
+    @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+    def test_a_killed_process_leaves_most_of_it(self, tmp_path: Path, suffix: str) -> None:
+        code = f"""
+import os, sys
+from types import SimpleNamespace
+import numpy as np
+from pathlib import Path
+from dsin.runtime.outputs.video_sink import VideoSink
+sink = VideoSink(Path({str(tmp_path)!r}) / "drive{suffix}")
+noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+for _ in range(100):
+    sink.take(SimpleNamespace(rig="car", decoded=SimpleNamespace(image=noise)))
+os.kill(os.getpid(), 9)
+"""
+        done = subprocess.run([sys.executable, "-c", code])
+        assert done.returncode == -signal.SIGKILL
+        assert count_frames(tmp_path / f"drive-car{suffix}")[0] > 50
+
+
+class TestRerun:
+    def test_frames_can_be_loaded_back(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
+        pytest.importorskip("rerun")
+        sink = RerunSink(tmp_path / "drive.rrd")
+        for frame in frames:
+            sink.take(frame)
+        sink.close()
+        rows = rerun_rows(tmp_path / "drive.rrd")
+        assert {rows[f"/car/{name}"] for name in ("x_dec", "result", "y", "bpp", "age_ms")} == {6}
+        assert rows["/car/stage_ms/search"] == 6
+
+    @pytest.mark.filterwarnings("ignore:RRD file has no footer")
+    def test_a_killed_process_leaves_what_it_took(
+        self, frames: list[DecodedFrame], tmp_path: Path
+    ) -> None:
+        pytest.importorskip("rerun")
+        (tmp_path / "frames").write_bytes(pickle.dumps(frames))
+        code = f"""
+import os, pickle
+from pathlib import Path
+from dsin.runtime.outputs.rerun_sink import RerunSink
+folder = Path({str(tmp_path)!r})
+sink = RerunSink(folder / "drive.rrd")
+for frame in pickle.loads((folder / "frames").read_bytes()):
+    sink.take(frame)
+os.kill(os.getpid(), 9)
+"""
+        done = subprocess.run([sys.executable, "-c", code])
+        assert done.returncode == -signal.SIGKILL
+        assert rerun_rows(tmp_path / "drive.rrd")["/car/result"] == 6
+
+    def test_it_says_what_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(RecordingError, match=r"end with \.rrd"):
+            RerunSink(tmp_path / "drive.mcap")
+        with pytest.raises(RecordingError, match="folder does not exist"):
+            RerunSink(tmp_path / "no" / "drive.rrd")
+        if Path("/proc").is_dir() and importlib.util.find_spec("rerun"):
+            with pytest.raises(RecordingError, match="cannot write"):
+                RerunSink(Path("/proc/drive.rrd"))
+        monkeypatch.setitem(sys.modules, "rerun", None)
+        with pytest.raises(RecordingError, match=r"pip install 'dsin\[rerun\]'"):
+            RerunSink(tmp_path / "drive.rrd")
+
+
+def rerun_rows(path: Path) -> dict[str, int]:
+    """Rows of each entity in a Rerun recording."""
+    chunk = pytest.importorskip("rerun.chunk")
+    rows: dict[str, int] = {}
+    for part in chunk.RrdReader(str(path)).stream():
+        rows[part.entity_path] = rows.get(part.entity_path, 0) + part.num_rows
+    return rows
+
+
+def test_if_one_output_cannot_be_had_none_stays_open(tmp_path: Path) -> None:
+    with pytest.raises(DsinError, match="cannot write"):
+        Outputs(mcap=tmp_path / "a.mcap", rerun=tmp_path / "a.txt").open()
+    assert list(tmp_path.iterdir()) == []
+    sinks = Outputs(pictures=tmp_path / "p", video=tmp_path / "v.avi", mcap=tmp_path / "a.mcap")
+    opened = sinks.open()
+    assert [sink.name for sink in opened] == ["pictures", "video", "mcap"]
+    for sink in opened:
+        sink.close()

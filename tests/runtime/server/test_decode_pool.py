@@ -1,0 +1,71 @@
+"""What the pool is told of a rig's cameras: who joined, who left, how the device fares."""
+
+from typing import cast
+
+import numpy as np
+import pytest
+from support.rig_fakes import SIZE, FakeDecoder
+
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.link.clocks import Offset
+from dsin.runtime.outputs.decoded_frame import SideView
+from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.server.decode_pool import DecodePool
+from dsin.runtime.server.decode_worker import LocalWorker
+from dsin.runtime.server.rig import Rig
+from dsin.runtime.server.side_buffer import PairingPolicy
+
+
+@pytest.fixture
+def pool() -> DecodePool:
+    """One that was not started: nothing is decoded."""
+    return DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))], PairingPolicy(), print)
+
+
+@pytest.fixture
+def rig(pool: DecodePool) -> Rig:
+    return pool.open_rig("front", SIZE)
+
+
+def status(pool: DecodePool) -> RigStatus:
+    (only,) = pool.status()
+    return only
+
+
+def test_cameras_join_and_leave_on_their_own(pool: DecodePool, rig: Rig) -> None:
+    def connected() -> tuple[bool, bool]:
+        return status(pool).camera_connected, status(pool).side_connected
+
+    assert connected() == (False, False)
+    pool.camera_joined(rig, lambda: None)
+    assert connected() == (True, False)
+    pool.side_joined(rig)
+    assert connected() == (True, True)
+    pool.camera_left(rig)
+    assert connected() == (False, True)
+    pool.side_left(rig)
+    assert connected() == (False, False)
+
+
+def test_the_clock_that_a_camera_joins_with_is_asked_each_time(pool: DecodePool, rig: Rig) -> None:
+    known: list[Offset] = []
+    pool.camera_joined(rig, lambda: known[-1] if known else None)
+    assert status(pool).clock_offset_ms is None
+    known.append(Offset(3_000_000, 500_000))
+    assert (status(pool).clock_offset_ms, status(pool).clock_error_ms) == (3.0, 0.5)
+
+
+def test_side_images_are_kept_until_both_cameras_are_gone(pool: DecodePool, rig: Rig) -> None:
+    pool.camera_joined(rig, lambda: None)
+    pool.side_joined(rig)
+    pool.offer_side(rig, SideView(np.zeros((*SIZE, 3), np.uint8), 0, 0), 0)
+    pool.side_left(rig)
+    assert rig.sides.newest is not None
+    pool.camera_left(rig)
+    assert rig.sides.newest is None
+
+
+def test_what_the_device_reported_last_is_shown(pool: DecodePool, rig: Rig) -> None:
+    pool.device_reported(rig, {"captured": 7.0})
+    pool.device_reported(rig, {"captured": 9.0, "dropped": 1.0})
+    assert status(pool).device == {"captured": 9.0, "dropped": 1.0}

@@ -1,0 +1,137 @@
+"""/metrics, read back with the library's own parser."""
+
+import http.client
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dsin.runtime.codec.decoder import Decoded
+from dsin.runtime.errors import BackendError
+from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
+from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.web.http_server import LOOPBACK, HttpServer
+from dsin.runtime.web.prometheus_metrics import Metrics, SinkCounts
+
+AWKWARD = 'a"b\\c\nd{},e="f'
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+STATUS = RigStatus(
+    rig="front", camera_connected=True, side_connected=False, width=8, height=8, decoded=40,
+    superseded=3, rejected=2, side_uses={"paired": 30, "missing": 10}, kbps=287.5, fps=9.8,
+    newest_age_ms=212.0, clock_offset_ms=-1.5, clock_error_ms=0.25,
+    device={"captured": 50.0, "dropped": 4.0, "lost": 1.0, "reconnects": 2.0, "encode_ms": 48.0},
+)  # fmt: skip
+
+
+def frame(rig: str, age_ms: float, **stage_ms: float) -> DecodedFrame:
+    decoded = Decoded(PICTURE, PICTURE, None, None, False, None, {})
+    captured = 10**18
+    return DecodedFrame(
+        rig, 0, 0, captured, captured, captured + int(1e6 * age_ms), b"", decoded, None,
+        SideUse.MISSING, {name.replace("__", "."): ms for name, ms in stage_ms.items()},
+    )  # fmt: skip
+
+
+class Samples(dict[tuple[str, frozenset[tuple[str, str]]], float]):
+    """Values by name and labels."""
+
+    def of(self, name: str, **labels: str) -> float:
+        return self[name, frozenset(labels.items())]
+
+
+def scrape(metrics: Metrics) -> Samples:
+    with HttpServer(LOOPBACK, 0, [metrics.routes()]) as server:  # noqa: SIM117
+        with closing(http.client.HTTPConnection(LOOPBACK, server.port, timeout=20)) as connection:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            return Samples(parsed(answer.read().decode()))
+
+
+def parsed(text: str) -> Iterator[tuple[tuple[str, frozenset[tuple[str, str]]], float]]:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield (sample.name, frozenset(sample.labels.items())), sample.value
+
+
+def test_status_becomes_counters_and_gauges() -> None:
+    samples = scrape(Metrics(lambda: [STATUS]))
+    assert samples.of("dsin_frames_total", rig="front", status="decoded") == 40
+    assert samples.of("dsin_frames_total", rig="front", status="superseded") == 3
+    assert samples.of("dsin_frames_total", rig="front", status="rejected") == 2
+    assert samples.of("dsin_side_total", rig="front", use="paired") == 30
+    assert samples.of("dsin_side_total", rig="front", use="missing") == 10
+    assert samples.of("dsin_camera_connected", rig="front", camera="x") == 1
+    assert samples.of("dsin_camera_connected", rig="front", camera="y") == 0
+    assert samples.of("dsin_packet_kbps", rig="front") == 287.5
+    assert samples.of("dsin_newest_frame_age_ms", rig="front") == 212
+    assert samples.of("dsin_clock_offset_ms", rig="front") == -1.5
+    assert samples.of("dsin_device_frames_total", rig="front", status="dropped") == 4
+    assert samples.of("dsin_device_reconnects_total", rig="front") == 2
+    assert samples.of("dsin_device_encode_ms", rig="front") == 48
+
+
+def test_what_is_not_known_is_absent_rather_than_zero() -> None:
+    unknown = replace(
+        STATUS, newest_age_ms=None, clock_offset_ms=None, clock_error_ms=None, device={}
+    )
+    names = {name for name, _ in scrape(Metrics(lambda: [unknown]))}
+    assert "dsin_packet_kbps" in names
+    assert not {name for name in names if "clock" in name or "device" in name or "newest" in name}
+
+
+def test_ages_and_stages_are_counted_frame_by_frame() -> None:
+    metrics = Metrics(lambda: [STATUS])
+    for age_ms in (20, 100, 100.001, 9000):
+        metrics.take(frame("front", age_ms, side__compute=5, server__search=40, server__fusion=20))
+    samples = scrape(metrics)
+    below = {
+        limit: samples.of("dsin_frame_age_ms_bucket", rig="front", le=limit)
+        for limit in ("10.0", "25.0", "100.0", "150.0", "5000.0", "+Inf")
+    }
+    assert list(below.values()) == [0, 1, 2, 3, 3, 4]
+    assert samples.of("dsin_frame_age_ms_count", rig="front") == 4
+    assert samples.of("dsin_frame_age_ms_sum", rig="front") == pytest.approx(9220.001)
+    assert samples.of("dsin_decode_ms_sum", rig="front") == 240  # without the side image's stages
+    assert samples.of("dsin_stage_ms_sum", rig="front", stage="side.compute") == 20
+    assert samples.of("dsin_stage_ms_bucket", rig="front", stage="server.search", le="50.0") == 4
+
+
+def test_rigs_that_are_gone_are_forgotten() -> None:
+    known: list[Sequence[RigStatus]] = [[STATUS]]
+    metrics = Metrics(lambda: known[0])
+    metrics.take(frame("front", 20, server__search=1))
+    assert scrape(metrics).of("dsin_frame_age_ms_count", rig="front") == 1
+    known[0] = []
+    assert not any(labels for _, labels in scrape(metrics))
+    known[0] = [STATUS]
+    assert not any("age_ms_count" in name for name, _ in scrape(metrics))
+
+
+def test_outputs_are_counted() -> None:
+    metrics = Metrics(list, lambda: {"png": SinkCounts(taken=7, missed=2, failed=1)})
+    samples = scrape(metrics)
+    counts = [
+        samples.of("dsin_sink_frames_total", sink="png", status=s) for s in SinkCounts._fields
+    ]
+    assert counts == [7, 2, 1]
+
+
+def test_any_name_of_a_rig_survives() -> None:
+    metrics = Metrics(lambda: [replace(STATUS, rig=AWKWARD)])
+    metrics.take(frame(AWKWARD, 20))
+    samples = scrape(metrics)
+    assert samples.of("dsin_packet_kbps", rig=AWKWARD) == 287.5
+    assert samples.of("dsin_frame_age_ms_count", rig=AWKWARD) == 1
+
+
+def test_without_the_library_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(BackendError, match=r"pip install 'dsin\[serve\]'"):
+        Metrics(list)

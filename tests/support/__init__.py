@@ -1,0 +1,1 @@
+"""What several tests use: fakes, made-up frames, stand-ins for hardware."""

@@ -1,0 +1,128 @@
+"""Checkpoints of the original: names, layouts, refusals; a real TensorFlow file where it can be."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden.weights import original_weights
+
+from dsin.runtime.errors import CheckpointError
+from dsin.training.checkpoint import load_checkpoint
+from dsin.training.paper.tf_checkpoint import (
+    ENCODER,
+    ORIGINAL_QUIRKS,
+    import_tf,
+    original_names,
+    original_to_state_dict,
+)
+
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None,
+    reason="TensorFlow is not installed: pip install 'dsin[tf-import]'",
+)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return original_weights()
+
+
+def test_every_variable_has_one_place_and_every_place_one_variable(original, variables):
+    names = original_names(original)
+    assert sorted(names.values()) == sorted(variables)
+    counters = {k for k in original.state_dict() if k.endswith("num_batches_tracked")}
+    assert set(original.state_dict()) == set(names) | counters
+
+
+def test_layouts(variables):
+    state = original_to_state_dict(variables)
+    h1 = variables[ENCODER + "h1/weights"]
+    assert state["encoder.h1.conv.weight"][5, 2, 0, 4] == h1[0, 4, 2, 5]
+    up = variables["decoder/autoencoder/decoder/h12/weights"]
+    assert state["decoder.h12.conv.weight"][7, 3, 1, 2] == up[1, 2, 3, 7]
+    context = variables["imgcomp/probclass3d/logits/conv3d_conv2_mask/weights"]
+    assert state["context.logits.weight"][5, 9, 1, 0, 2] == context[1, 0, 2, 9, 5]
+
+
+def test_state_of_the_optimisers_is_left_out(variables):
+    slots = {
+        "global_step": np.int64(3),
+        "beta1_power": np.float32(0.9),
+        "beta2_power_1": np.float32(0.999),
+        ENCODER + "centers/Adam": np.zeros(6, np.float32),
+        ENCODER + "centers/Adam_1": np.zeros(6, np.float32),
+    }
+    state = original_to_state_dict({**variables, **slots})
+    assert state.keys() == original_to_state_dict(variables).keys()
+
+
+def test_a_missing_variable_is_named(variables):
+    some = {k: v for k, v in variables.items() if not k.endswith("h1/weights")}
+    with pytest.raises(CheckpointError, match=r"has no variable .*encoder/h1/weights$"):
+        original_to_state_dict(some)
+
+
+def test_an_unknown_variable_is_named(variables):
+    with pytest.raises(CheckpointError, match=r"unknown variable resnet/conv1$"):
+        original_to_state_dict({**variables, "resnet/conv1": np.zeros(3, np.float32)})
+
+
+def test_another_size_is_refused(variables):
+    with pytest.raises(CheckpointError, match=r"centers has shape \(8,\).*expected \(6,\)"):
+        original_to_state_dict({**variables, ENCODER + "centers": np.zeros(8, np.float32)})
+
+
+def test_paths_that_hold_no_checkpoint_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no TensorFlow checkpoint"):
+        import_tf(tmp_path / "model-1", tmp_path / "out.pt")
+    with pytest.raises(CheckpointError, match="no file 'checkpoint'"):
+        import_tf(tmp_path, tmp_path / "out.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_tensorflow_the_install_command_is_given(tmp_path, monkeypatch):
+    (tmp_path / "model-1.index").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'dsin\[tf-import\]'"):
+        import_tf(tmp_path / "model-1", tmp_path / "out.pt")
+
+
+@pytest.fixture(scope="module")
+def tf_folder(variables, tmp_path_factory) -> Path:
+    """A checkpoint as the original's Saver writes it, state of the optimiser included."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("tf")
+    tf1 = tf.compat.v1
+    with tf.Graph().as_default(), tf1.Session() as session:
+        for name, value in variables.items():
+            tf1.get_variable(name, initializer=value)
+        tf1.get_variable(ENCODER + "centers/Adam", initializer=np.zeros(6, np.float32))
+        tf1.get_variable("beta1_power", initializer=np.float32(0.9))
+        tf1.train.create_global_step()
+        session.run(tf1.global_variables_initializer())
+        tf1.train.Saver().save(session, str(folder / "model"), global_step=100)
+    return folder
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["", "model-100", "model-100.index"])
+def test_a_tensorflow_checkpoint(original, tf_folder, tmp_path, name):
+    out = import_tf(tf_folder / name, tmp_path / "original.pt")
+    model, notes = load_checkpoint(out)
+    assert model.preset.quirks == ORIGINAL_QUIRKS
+    assert "model-100" in notes["source"]
+    for key, value in original.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_tensorflow_checkpoint_is_refused(tmp_path):
+    (tmp_path / "model-1.index").write_bytes(b"not an index")
+    with pytest.raises(CheckpointError, match="not a readable TensorFlow checkpoint"):
+        import_tf(tmp_path / "model-1", tmp_path / "out.pt")

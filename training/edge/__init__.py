@@ -1,0 +1,1 @@
+"""The `edge` model: its parts, its data, its training."""

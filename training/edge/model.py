@@ -1,0 +1,60 @@
+"""The `edge` system: one codec for all rates, and the fusion with what the search finds.
+
+x, rate ─► encoder ─► entropy model ─► ŷ ─► decoder ─► x_dec, features ─┐
+y, rate ─► the same ─► y_dec ─► search, refinement ─► y_syn, y_dec_syn ─┴─► fusion ─► x_hat
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsin.training.edge.codec import STRIDE, EdgeDecoder, EdgeEncoder
+from dsin.training.edge.entropy import HYPER_STRIDE, EntropyModel
+from dsin.training.edge.fusion import EdgeFusion
+from dsin.training.presets import EdgePreset
+
+MULTIPLE = STRIDE * HYPER_STRIDE
+"""Pictures are padded to multiples of this, each way."""
+
+
+class EdgeCoded(NamedTuple):
+    """x_dec (N, 3, H, W), unclipped; features (N, fine, H/8, W/8); bits of each picture (N,)."""
+
+    x_dec: Tensor
+    features: Tensor
+    bits: Tensor
+
+
+class EdgeDsin(nn.Module):
+    """All trainable parts of one preset. Images are RGB float32 (N, 3, H, W) in 0..255, with sides
+    that are multiples of MULTIPLE; rates int64 (N,)."""
+
+    def __init__(self, preset: EdgePreset) -> None:
+        super().__init__()
+        self.preset = preset
+        self.encoder = EdgeEncoder(preset.codec)
+        self.entropy = EntropyModel(preset.codec)
+        self.decoder = EdgeDecoder(preset.codec)
+        self.fusion = EdgeFusion(preset.codec)
+
+    def code(self, x: Tensor, rate: Tensor) -> EdgeCoded:
+        """Encode and decode x without side information."""
+        entropy = self.entropy(self.encoder(x, rate), rate)
+        x_dec, features = self.decoder(entropy.y_hat, rate)
+        return EdgeCoded(x_dec, features, entropy.y_bits + entropy.z_bits)
+
+    @torch.no_grad()
+    def reconstruct(self, image: Tensor, rate: Tensor) -> EdgeCoded:
+        """As at inference, for images of any size (the features to whole blocks), also while
+        training."""
+        mode, (height, width) = self.training, image.shape[2:]
+        self.eval()
+        try:
+            margins = 0, -width % MULTIPLE, 0, -height % MULTIPLE
+            coded = self.code(F.pad(image, margins, mode="replicate"), rate)
+        finally:
+            self.train(mode)
+        features = coded.features[:, :, : -(-height // 8), : -(-width // 8)]
+        return EdgeCoded(coded.x_dec[:, :, :height, :width].clamp(0, 255), features, coded.bits)
