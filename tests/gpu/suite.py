@@ -28,7 +28,7 @@ class _Counted:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
-            file = os.path.basename(report.nodeid.split("::")[0])
+            file = report.nodeid.split("::")[0].removeprefix("tests/")
             self.passed[file] = self.passed.get(file, 0) + 1
         elif report.failed:
             self.failed.append(f"{report.nodeid}: {_cause(report)}")

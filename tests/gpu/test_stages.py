@@ -177,6 +177,9 @@ def test_a_sanitizer_that_hangs_fails_its_check(orders: Any, tmp_path: Path) -> 
 # The project's tests.
 
 
+BLOCKS = "runtime/patch_correlation/test_block_cuda.py"
+
+
 def test_tests_that_skip_have_proved_nothing(orders: Any, tmp_path: Path) -> None:
     """Those of the GPU all skip where there is none."""
     try:
@@ -189,7 +192,7 @@ def test_tests_that_skip_have_proved_nothing(orders: Any, tmp_path: Path) -> Non
     program = tmp_path / "stage_some.py"
     program.write_text(
         "from stage import run\nfrom suite import run_tests\n"
-        "run(lambda o, r: run_tests(o, r, ['test_block_cuda.py'], rehearsed='', several=False))"
+        f"run(lambda o, r: run_tests(o, r, [{BLOCKS!r}], rehearsed='', several=False))"
     )
     folders = [str(Path(stage.__file__).parent), str(Path(stage.__file__).parents[1])]
     done = subprocess.run(
@@ -198,7 +201,7 @@ def test_tests_that_skip_have_proved_nothing(orders: Any, tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 1, done.stderr.decode()
     written = json.loads((tmp_path / "result.json").read_text())
-    assert (written["state"], written["reason"]) == ("failed", "test_block_cuda.py failed")
+    assert (written["state"], written["reason"]) == ("failed", f"{BLOCKS} failed")
     (check,) = written["checks"]
     assert re.match(
         r"0 passed, \d+ failed; first: \S+/test_block_cuda.py::.* skipped: Skipped: no GPU: ",

@@ -34,7 +34,7 @@ def run_child(
     with log.open("ab") as output:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=dict(environment), cwd=folder, preexec_fn=os.setpgrp,
+            env=dict(environment), cwd=folder, start_new_session=True,
         )  # fmt: skip
         try:
             status = _wait(child, began + limit_s)

@@ -17,11 +17,19 @@ from dsin.training.presets import EdgePreset
 
 @torch.no_grad()
 def grown(model: EdgeDsin, preset: EdgePreset) -> EdgeDsin:
-    """A model of the preset, whose rates are as many, with the weights of `model` in its leading
-    features. Raises CheckpointError where the preset has less of anything but entropy steps."""
+    """A model of the preset with the weights of `model` in its leading features. A fusion of other
+    sizes starts anew: it has to learn the new codec's errors anyway.
+
+    Raises CheckpointError where the preset has other rates, or less of anything but entropy steps.
+    """
+    rates, wanted = model.preset.codec.rates, preset.codec.rates
+    if rates != wanted:
+        raise CheckpointError(f"weights of {rates} rates cannot grow into a preset of {wanted}")
     larger = EdgeDsin(preset)
     _make_blocks_identities(larger)
     old, new = model.state_dict(), larger.state_dict()
+    if _fusion_sizes(model.preset) != _fusion_sizes(preset):
+        old = {name: value for name, value in old.items() if not name.startswith("fusion.")}
     steps = model.preset.codec.entropy_steps, preset.codec.entropy_steps
     for name, target in new.items():
         source = old.get(_stored_name(name, *steps))
@@ -30,6 +38,10 @@ def grown(model: EdgeDsin, preset: EdgePreset) -> EdgeDsin:
         _put(name, _middle(source, target), target, (model, larger))
     larger.load_state_dict(new)
     return larger
+
+
+def _fusion_sizes(preset: EdgePreset) -> tuple[int, int, int]:
+    return preset.codec.fine, preset.codec.fusion, preset.codec.fusion_blocks
 
 
 def _stored_name(name: str, old_steps: int, new_steps: int) -> str:

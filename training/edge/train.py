@@ -16,6 +16,7 @@ from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_edge_checkpoint
 from dsin.training.edge.crops import PictureBank
 from dsin.training.edge.data import PicturePair, TrainingPictures, decoded
+from dsin.training.edge.growth import grown
 from dsin.training.edge.model import MULTIPLE, EdgeDsin
 from dsin.training.edge.phase import PhaseRun, PhaseSetting
 from dsin.training.edge.rates import fits, with_preset
@@ -162,9 +163,9 @@ def _starting_model(preset: EdgePreset, start_from: Path | None) -> tuple[EdgeDs
         torch.manual_seed(preset.seed)
         return EdgeDsin(preset), {}
     model, notes = load_edge_checkpoint(start_from)
-    if not fits(model, preset):
-        raise CheckpointError(f"{start_from} has other sizes than preset {preset.name}")
-    return with_preset(model, preset), notes
+    if fits(model, preset):
+        return with_preset(model, preset), notes
+    return grown(model, preset), notes
 
 
 def _validation_views(

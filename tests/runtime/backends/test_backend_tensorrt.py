@@ -47,7 +47,7 @@ def pretend() -> None:
 
 def write_all(bundle_path: Path, engines: Path, precision: Any = "fp32", **changed: Any) -> None:
     """Fake engines of a bundle's graphs, for frames of FRAME."""
-    from dsin.export.tensorrt_engine import EXACT, profile_of
+    from dsin.export.tensorrt_engine import profile_of
 
     os.environ["DSIN_ENGINES"] = str(engines)
     bundle = open_bundle(bundle_path)
@@ -56,7 +56,7 @@ def write_all(bundle_path: Path, engines: Path, precision: Any = "fp32", **chang
         inputs = {n: tuple(s) for n, s in graph_shapes(path).items()}
         profile = profile_of(bundle, name, inputs, FRAME)
         ends = {key: (low, high) for key, (low, _, high) in profile.items()}
-        kind = "exact" if name in EXACT else precision
+        kind = "exact" if name in bundle.entropy_graphs else precision
         write_fake(engine_folder(bundle_path), path, ends, kind, FRAME, **changed)
 
 

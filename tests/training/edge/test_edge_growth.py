@@ -58,6 +58,18 @@ def test_a_pointwise_last_layer_is_the_middle_of_the_old_one(edge_model: EdgeDsi
     assert torch.equal(larger.decoder.out.weight, middle)
 
 
+def test_a_fusion_of_other_sizes_starts_anew(edge_model: EdgeDsin) -> None:
+    larger = grown(edge_model, EdgePreset(codec=replace(SMALL, fusion=8)))
+    assert not larger.fusion.out.weight.any()
+    kept = grown(edge_model, EdgePreset(codec=replace(SMALL, entropy_steps=2)))
+    assert torch.equal(kept.fusion.out.weight, edge_model.fusion.out.weight)
+
+
+def test_other_rates_are_refused(edge_model: EdgeDsin) -> None:
+    with pytest.raises(CheckpointError, match="weights of 3 rates cannot grow into a preset of 4"):
+        grown(edge_model, EdgePreset(codec=replace(SMALL, rates=4)))
+
+
 def test_a_smaller_model_is_refused(edge_model: EdgeDsin) -> None:
     smaller = EdgePreset(codec=replace(SMALL, latent=4))
     with pytest.raises(CheckpointError, match=r"encoder\.log_steps is \(3, 8\)"):
