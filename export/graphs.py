@@ -200,7 +200,7 @@ def decoder_graph(
         onnx.compose.add_prefix(graph, prefix, rename_inputs=False, rename_outputs=False).graph
         for graph, prefix in ((x_decoder, "x_decoder/"), (fusion, "fusion/"))
     )
-    search = patch_correlation_op.node(preset.search, preset.quirks)
+    search = patch_correlation_op.node(preset.search)
     side = [onnx.ValueInfoProto() for _ in range(2)]
     for value, name in zip(side, ("y_dec", "y"), strict=True):
         value.CopyFrom(first.output[0])

@@ -29,15 +29,15 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.protocols import open_picture_codecs
+from dsin.runtime.codec.side_search import CpuBlockSearch
 from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
 from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.patch_correlation import match
-from dsin.runtime.patch_correlation.block_refinement import BLOCK, side_planes
-from dsin.runtime.pictures import Image, centre_crop, from_planes, to_planes, to_uint8
+from dsin.runtime.patch_correlation.block_refinement import BLOCK
+from dsin.runtime.pictures import Image, centre_crop, to_planes
 from dsin.training.comparison import bd_rates
 from dsin.training.data import Pair
 from dsin.training.evaluate import curve, means_of_rates
@@ -124,6 +124,7 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
     middles = [_middle(frame, bundle.frame_multiple) for frame in frames]
     runs: dict[str, list[dict[str, Array]]] = {name: [] for name in GRAPHS}
     encoder, decoder = open_picture_codecs(bundle, "cpu", None)
+    search = CpuBlockSearch(bundle.search, None)
     for number in range(0, len(middles) - 1, 2):
         x, y = middles[number : number + 2]
         if y.shape != x.shape:
@@ -140,13 +141,10 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
             x_dec, features = decoder.reconstruct(y_hat, rate)
             assert features is not None
             decoded.append((on_host(x_dec), on_host(features)))
-        size = x.shape[:2]
-        mine, theirs = (to_uint8(from_planes(d[0]), size, truncate=False) for d in decoded)
-        patch = bundle.search.patch
-        matches = match(mine, theirs, patch=patch, prior=bundle.search.prior)
-        side = side_planes(mine, theirs, np.ascontiguousarray(y), matches, patch)
+        found = search.find(decoded[0][0], search.prepare(y, decoded[1][0]))
         x_dec, features = decoded[0]
-        runs["fusion"].append({"x_dec": x_dec, "features": features, **side._asdict(), **index})
+        pieces = {name: on_host(tensor) for name, tensor in found.planes.items()}
+        runs["fusion"].append({"x_dec": x_dec, "features": features, **pieces, **index})
     return runs
 
 

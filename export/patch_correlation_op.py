@@ -23,7 +23,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from dsin.runtime.patch_correlation.definition import H_SPACE, MEAN, NO_VARIANCE, PRIOR_WIDTH, STD
-from dsin.training.presets import Quirks, SearchConfig
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 DOMAIN = "dsin"
 NAME = "PatchCorrelation"
@@ -404,8 +404,8 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g.node)
 
 
-def node(search: SearchConfig, quirks: Quirks) -> onnx.NodeProto:
-    """The node with the attributes of a preset; inputs and outputs as in INPUTS and OUTPUTS."""
+def node(search: SearchOptions) -> onnx.NodeProto:
+    """The node with its attributes; inputs and outputs as in INPUTS and OUTPUTS."""
     return onnx.helper.make_node(
         NAME,
         INPUTS,
@@ -416,15 +416,15 @@ def node(search: SearchConfig, quirks: Quirks) -> onnx.NodeProto:
         patch_width=search.patch[1],
         prior=int(search.prior),
         measure=search.measure,
-        stretched=int(quirks.stretched_patches),
-        off_centre=int(quirks.off_centre_prior),
+        stretched=int(search.stretched),
+        off_centre=int(search.off_centre),
         # TensorRT takes its plugin of this name and version rather than the body.
         plugin_namespace=DOMAIN,
         plugin_version="1",
     )
 
 
-def standalone(search: SearchConfig, quirks: Quirks) -> onnx.ModelProto:
+def standalone(search: SearchOptions) -> onnx.ModelProto:
     """A model of the node alone: three images to y_syn, row, col and score."""
     image: list[int | str | None] = ["N", 3, "H", "W"]
     grid: list[int | str | None] = ["N", "rows", "columns"]
@@ -434,7 +434,7 @@ def standalone(search: SearchConfig, quirks: Quirks) -> onnx.ModelProto:
         onnx.helper.make_tensor_value_info(n, kind, shape)
         for n, kind, shape in zip(OUTPUTS, kinds, (image, grid, grid, grid), strict=True)
     ]
-    graph = onnx.helper.make_graph([node(search, quirks)], NAME, inputs, outputs)
+    graph = onnx.helper.make_graph([node(search)], NAME, inputs, outputs)
     return onnx.helper.make_model(
         graph,
         functions=functions(search.measure),

@@ -12,7 +12,7 @@ import dsin.training.patch_correlation  # noqa: F401 - registers the operator
 from dsin.export.graphs import OPSET, quiet
 from dsin.export.patch_correlation_op import DOMAIN, INPUTS, NAME, OUTPUTS, functions, node
 from dsin.runtime.errors import ExportError
-from dsin.training.presets import Quirks, SearchConfig
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 _ATTRIBUTE_TYPES = {
     onnx.AttributeProto.INT: onnx.defs.OpSchema.AttrType.INT,
@@ -38,7 +38,7 @@ def export_with_node(module: nn.Module, inputs: dict[str, Tensor]) -> onnx.Model
         type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "images")],
         attributes=[
             onnx.defs.OpSchema.Attribute(a.name, _ATTRIBUTE_TYPES[a.type], required=True)
-            for a in node(SearchConfig(), Quirks()).attribute
+            for a in node(SearchOptions()).attribute
         ],
     )
     call = onnxscript.values.Op(Opset(DOMAIN, 1), NAME, kind)

@@ -24,7 +24,6 @@ from dsin.runtime.patch_correlation.definition import (
     match,
     rgb_to_lab,
     scores_at,
-    synthesise,
 )
 from dsin.training.paper.model import Dsin
 
@@ -172,15 +171,12 @@ def _search(model: Dsin) -> dict[str, Any]:
         "patch": search.patch,
         "prior": search.prior,
         "measure": search.measure,
-        "off_centre": model.preset.quirks.off_centre_prior,
+        "off_centre": search.off_centre,
     }
 
 
 def _y_syn(model: Dsin, pair: Frames, found: Matches) -> Array:
-    stretched = model.preset.quirks.stretched_patches
-    picture = synthesise(
-        _image(pair.y.numpy()), found, model.preset.search.patch, stretched=stretched
-    )
+    picture = model.preset.search.synthesise(_image(pair.y.numpy()), found)
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[None])
 
 

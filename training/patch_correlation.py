@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.patch_correlation.definition import Measure, check_extent, match, synthesise
+from dsin.runtime.patch_correlation.definition import Measure, check_extent
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda import (
     PatchCorrelationKernel,
     open_kernel,
@@ -41,17 +42,13 @@ def patch_correlation(
     shape and type, row and col (int32) and score (float32), each (N, patch rows, patch columns).
     Raises FrameError for images of other shapes, types or sizes.
     """
-    patch = patch_height, patch_width
-    _check(x_dec, y_dec, y, patch)
-    kind: Measure = "pearson" if measure == "pearson" else "l2"
+    search = _options((patch_height, patch_width), prior, measure, stretched, off_centre)
+    _check(x_dec, y_dec, y, search.patch)
     made = []
     for views in zip(x_dec, y_dec, y, strict=True):
         x_one, y_dec_one, y_one = (_picture(view) for view in views)
-        found = match(
-            x_one, y_dec_one, patch=patch, prior=prior, measure=kind, off_centre=off_centre,
-            threads=torch.get_num_threads(),
-        )  # fmt: skip
-        pieces = synthesise(y_one, found, patch, stretched=stretched)
+        found = search.match(x_one, y_dec_one, threads=torch.get_num_threads())
+        pieces = search.synthesise(y_one, found)
         made.append((np.ascontiguousarray(pieces.transpose(2, 0, 1)), *found))
     y_syn, row, col, score = (torch.from_numpy(np.stack(p)) for p in zip(*made, strict=True))
     return y_syn.to(y.dtype), row, col, score
@@ -72,29 +69,30 @@ def _(
     kernel = _kernel_of(x_dec.device.index)
     with torch.cuda.device(x_dec.device):
         stream = torch.cuda.current_stream().cuda_stream
-        return search_on_device(
-            kernel, stream, (x_dec, y_dec, y), (patch_height, patch_width), prior=prior,
-            measure=measure, stretched=stretched, off_centre=off_centre,
-        )  # fmt: skip
+        search = _options((patch_height, patch_width), prior, measure, stretched, off_centre)
+        return search_on_device(kernel, stream, (x_dec, y_dec, y), search)
 
 
 _kernel_of = cache(open_kernel)
+
+
+def _options(
+    patch: tuple[int, int], prior: bool, measure: str, stretched: bool, off_centre: bool
+) -> SearchOptions:
+    """An operator's arguments are numbers and text only."""
+    kind: Measure = "pearson" if measure == "pearson" else "l2"
+    return SearchOptions(patch, kind, prior, stretched, off_centre)
 
 
 def search_on_device(
     kernel: PatchCorrelationKernel,
     stream: int,
     images: tuple[Tensor, Tensor, Tensor],
-    patch: tuple[int, int],
-    *,
-    prior: bool,
-    measure: str,
-    stretched: bool,
-    off_centre: bool,
+    search: SearchOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator on x_dec, y_dec and y in the memory of the kernel's device, in one stream."""
+    patch = search.patch
     _check(*images, patch)
-    kind: Measure = "pearson" if measure == "pearson" else "l2"
     half = all(image.dtype == torch.float16 for image in images)
     x_dec, y_dec, y = (
         image.to(torch.float16 if half else torch.float32).contiguous() for image in images
@@ -109,8 +107,7 @@ def search_on_device(
     kernel.launch(
         x_dec=x_dec.data_ptr(), y_dec=y_dec.data_ptr(), y=y.data_ptr(), y_syn=y_syn.data_ptr(),
         row=row.data_ptr(), col=col.data_ptr(), score=score.data_ptr(), workspace=room.data_ptr(),
-        batch=n, height=height, width=width, half=half, patch=patch, prior=prior, measure=kind,
-        off_centre=off_centre, stretched=stretched, stream=stream,
+        batch=n, height=height, width=width, half=half, search=search, stream=stream,
     )  # fmt: skip
     return y_syn.to(images[2].dtype), row, col, score
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,10 +28,6 @@ class Quirks:
     """Stride-2 layers see one pixel before and two after (TensorFlow's SAME); off: centred."""
     relu_on_logits: bool = False
     """The context model's last layer has a ReLU, so no logit is negative."""
-    stretched_patches: bool = False
-    """Matches are resampled from a slightly larger window instead of being copied."""
-    off_centre_prior: bool = False
-    """The Gaussian prior peaks one pixel right of and below the patch's own place."""
     truncate_to_uint8: bool = False
     """Pictures are truncated to 8 bits instead of rounded."""
     regularisers_dropped: bool = False
@@ -80,15 +77,6 @@ class ContextConfig:
     """Sizes of the causal 3-D context model."""
 
     features: int = 24
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """How a patch of the decoded image finds its match in the side image (section 3.2)."""
-
-    patch: tuple[int, int] = (20, 24)
-    measure: Literal["pearson", "l2"] = "pearson"
-    prior: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,7 +134,7 @@ class Preset:
     name: str = "paper"
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: SearchOptions = field(default_factory=SearchOptions)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     phases: tuple[PhaseConfig, ...] = ()
@@ -190,13 +178,18 @@ class EdgePreset:
     name: str = "edge"
     model: Literal["edge"] = "edge"
     codec: EdgeConfig = field(default_factory=EdgeConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: SearchOptions = field(default_factory=SearchOptions)
     multipliers: tuple[float, float] = (0.9e-4, 9e-3)
     phases: tuple[EdgePhase, ...] = ()
     seed: int = 666
 
+    def __post_init__(self) -> None:
+        if reason := self.search.reason_against_blocks():
+            raise CheckpointError(f"preset {self.name}: search: {reason}")
+
 
 AnyPreset = Preset | EdgePreset
+_MOVED_QUIRKS = {"stretched_patches": "stretched", "off_centre_prior": "off_centre"}
 
 
 def preset_names() -> list[str]:
@@ -238,7 +231,20 @@ def preset_from_dict(data: dict[str, Any]) -> AnyPreset:
     Raises CheckpointError naming the key.
     """
     kind = EdgePreset if data.get("model") == "edge" else Preset
-    return typing.cast(AnyPreset, _build(kind, data, "preset"))
+    return typing.cast(AnyPreset, _build(kind, _with_whole_search(data), "preset"))
+
+
+def _with_whole_search(data: dict[str, Any]) -> dict[str, Any]:
+    """Shipped bundles and older checkpoints have two options of the search among the quirks."""
+    quirks, search = data.get("quirks"), data.get("search", {})
+    if not isinstance(quirks, dict) or not isinstance(search, dict):
+        return data
+    moved = {old: new for old, new in _MOVED_QUIRKS.items() if old in quirks}
+    return {
+        **data,
+        "quirks": {name: value for name, value in quirks.items() if name not in moved},
+        "search": search | {new: quirks[old] for old, new in moved.items()},
+    }
 
 
 def _build(cls: type[Any], data: Any, where: str) -> Any:

@@ -29,7 +29,6 @@ from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
-from dsin.training.presets import Quirks, SearchConfig
 
 _PICTURE: list[int | str] = [1, 3, "H", "W"]
 _GRID: list[int | str] = [1, "patch_rows", "patch_columns"]
@@ -99,13 +98,7 @@ def _levels(g: Expressions, picture: str) -> str:
 
 
 def _search(bundle: Bundle, x: str, y_dec: str) -> onnx.NodeProto:
-    chosen = bundle.search
-    made = node(
-        SearchConfig(patch=chosen.patch, measure=chosen.measure, prior=chosen.prior),
-        Quirks(
-            stretched_patches=chosen.stretched_patches, off_centre_prior=chosen.off_centre_prior
-        ),
-    )
+    made = node(bundle.search)
     made.input[:] = [x, y_dec, "y"]
     # Pieces of whole patches, which the refinement replaces.
     made.output[0] = "y_of_patches"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dsin.runtime.errors import BundleError
 from dsin.runtime.patch_correlation.definition import Measure
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 NAME = "PatchCorrelation"
 
@@ -36,9 +37,12 @@ class Attributes:
     measure: Measure
 
     @property
-    def patch(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.patch_height, self.patch_width
+    def search(self) -> SearchOptions:
+        """The same as options of the search."""
+        return SearchOptions(
+            (self.patch_height, self.patch_width), self.measure, bool(self.prior),
+            bool(self.stretched), bool(self.off_centre),
+        )  # fmt: skip
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, npt.NDArray[Any]]) -> "Attributes":

@@ -92,7 +92,7 @@ class _Plugin:
             raise BundleError(f"{NAME} needs inputs of shape (N, 3, H, W)")
         grid = trt.DimsExprs(3)
         grid[0] = inputs[0][0]
-        for axis, step in enumerate(self.attributes.patch, 1):
+        for axis, step in enumerate(self.attributes.search.patch, 1):
             grid[axis] = expressions.operation(
                 trt.DimensionOperation.CEIL_DIV, inputs[0][axis + 1], expressions.constant(step)
             )
@@ -113,14 +113,14 @@ class _Plugin:
     @_reported()
     def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Raise FrameError where the profile admits frames that are smaller than a patch."""
+        patch = self.attributes.search.patch
         for name, tensor in zip(INPUTS, inputs, strict=True):
-            smallest = tuple(tensor.min)[2:]
-            check_extent(f"the smallest {name} of the profile", smallest, self.attributes.patch)
+            check_extent(f"the smallest {name} of the profile", tuple(tensor.min)[2:], patch)
 
     def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         """Bytes for the largest frames of the profile."""
         batch, _, height, width = map(int, inputs[0].max)
-        return patch_cuda.workspace_bytes(batch, height, width, self.attributes.patch)
+        return patch_cuda.workspace_bytes(batch, height, width, self.attributes.search.patch)
 
     # Run.
 
@@ -149,11 +149,11 @@ class _Plugin:
                 for name, shape in zip(INPUTS, shapes, strict=True)
             )
             raise FrameError(f"images must be N x 3 x height x width and of one size, not {listed}")
-        check_extent("x_dec", shapes[0][2:], self.attributes.patch)
+        check_extent("x_dec", shapes[0][2:], self.attributes.search.patch)
         if self._kernel is not None:
             # Later, while a CUDA graph is captured, nothing can be loaded.
             half = inputs[0].type == _tensorrt().float16
-            self._kernel.prepare(self.attributes.patch, self.attributes.measure, half=half)
+            self._kernel.prepare(self.attributes.search.patch, self.attributes.measure, half=half)
 
     @_reported()
     def enqueue(
@@ -184,11 +184,7 @@ class _Plugin:
             height=height,
             width=width,
             half=input_desc[0].type == _tensorrt().float16,
-            patch=self.attributes.patch,
-            prior=bool(self.attributes.prior),
-            measure=self.attributes.measure,
-            off_centre=bool(self.attributes.off_centre),
-            stretched=bool(self.attributes.stretched),
+            search=self.attributes.search,
             stream=stream,
         )
 

@@ -48,13 +48,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dsin.runtime.codec.packet import VERSION
 from dsin.runtime.entropy.context_model import IntegerContextModel
 from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE, ORDER, HyperTables
 from dsin.runtime.errors import BundleError, DsinError
 from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 CAUSAL, HYPERPRIOR = 1, 2
 """Formats, by their entropy model."""
@@ -69,17 +70,6 @@ MAX_FILE_BYTES = 2**30
 MAX_FILES = 64
 
 _SHIPPED = Path(__file__).parent / "bundles"
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How patches of x_dec find their match in the side image; `patch` is (height, width)."""
-
-    patch: tuple[int, int]
-    measure: Literal["pearson", "l2"]
-    prior: bool
-    stretched_patches: bool
-    off_centre_prior: bool
 
 
 @dataclass(frozen=True)
@@ -211,6 +201,8 @@ def _bundle(
         kinds, steps = _centers(manifest, entropy), search.patch
         digest = entropy.digest()
     else:
+        if reason := search.reason_against_blocks():
+            raise BundleError(f"{manifest.where}: search: {reason}")
         kinds, steps = len(entropy.z_scales), (HYPER_STRIDE * stride,) * 2
         names = ("hyper", *_entropy_steps(manifest.table("graphs")))
         hashes = [files[graphs[name]].sha256 for name in names]
@@ -335,6 +327,6 @@ def _search(table: Table) -> SearchOptions:
         patch=table.pair("patch"),
         measure="pearson" if measure == "pearson" else "l2",
         prior=table.flag("prior"),
-        stretched_patches=table.flag("stretched_patches"),
-        off_centre_prior=table.flag("off_centre_prior"),
+        stretched=table.flag("stretched_patches"),
+        off_centre=table.flag("off_centre_prior"),
     )

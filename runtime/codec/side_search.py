@@ -11,17 +11,14 @@ in 0..255: arrays of the host, or tensors of the GPU where the backend has them 
 from typing import Any, NamedTuple, Protocol
 
 from dsin.runtime.backends.session import Backend
-from dsin.runtime.codec.bundle import SearchOptions
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
 from dsin.runtime.patch_correlation.block_refinement import side_planes
 from dsin.runtime.patch_correlation.definition import (
     Image,
     Matches,
     PreparedSide,
-    match,
-    prepare,
-    synthesise,
 )
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 
 
@@ -67,20 +64,15 @@ class CpuPatchSearch:
 
     def find(self, x_dec: Tensor, prepared: _Side) -> Found:
         matches = self._positions(from_planes(on_host(x_dec)), prepared)
-        stretched = self._search.stretched_patches
-        y_syn = synthesise(prepared.y, matches, self._search.patch, stretched=stretched)
+        y_syn = self._search.synthesise(prepared.y, matches)
         return Found(matches, {"y_syn": to_planes(y_syn)})
 
     def _prepared(self, y: Image, y_dec: Image) -> _Side:
-        search = self._search
-        done = prepare(y_dec, search.patch, measure=search.measure, threads=self._threads)
-        return _Side(y, y_dec, done)
+        return _Side(y, y_dec, self._search.prepare(y_dec, self._threads))
 
     def _positions(self, x_dec: Image, side: _Side) -> Matches:
-        search = self._search
-        return match(
-            x_dec, side.y_dec, patch=search.patch, prior=search.prior, measure=search.measure,
-            off_centre=search.off_centre_prior, prepared=side.prepared, threads=self._threads,
+        return self._search.match(
+            x_dec, side.y_dec, prepared=side.prepared, threads=self._threads
         )  # fmt: skip
 
 

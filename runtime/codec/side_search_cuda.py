@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsin.runtime.codec.bundle import SearchOptions
 from dsin.runtime.codec.side_search import Found
 from dsin.runtime.gpu.cuda_driver import Stream, chosen_device
 from dsin.runtime.gpu.device_tensor import DeviceTensor, Tensor, on_device
 from dsin.runtime.patch_correlation.block_cuda import BlockKernels
 from dsin.runtime.patch_correlation.definition import Image, Matches
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda import PatchCorrelationKernel, workspace_bytes
 from dsin.runtime.pictures import to_planes
 
@@ -78,9 +78,7 @@ class CudaPatchSearch:
             x_dec=x_dec.address, y_dec=side.y_dec.address, y=side.y.address,
             **{name: tensor.address for name, tensor in found._asdict().items()},
             workspace=self._workspace.address, batch=1, height=height, width=width, half=False,
-            patch=search.patch, prior=search.prior, measure=search.measure,
-            off_centre=search.off_centre_prior, stretched=search.stretched_patches,
-            stream=self._stream.handle,
+            search=search, stream=self._stream.handle,
         )  # fmt: skip
         return found
 

@@ -23,6 +23,7 @@ from dsin.runtime.patch_correlation.definition import (
     check_pair,
     check_sizes,
 )
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda_plan import (
     KERNELS,
     THREADS,
@@ -81,11 +82,7 @@ class PatchCorrelationKernel:
         height: int,
         width: int,
         half: bool,
-        patch: tuple[int, int],
-        prior: bool,
-        measure: Measure,
-        off_centre: bool,
-        stretched: bool,
+        search: SearchOptions,
         stream: int,
     ) -> None:
         """Search; returns before it is done.
@@ -98,13 +95,14 @@ class PatchCorrelationKernel:
 
         Raises FrameError for sizes that do not fit, BackendError where a launch fails.
         """
+        patch = search.patch
         check_extent("x_dec", (height, width), patch)
-        if stretched and (height % patch[0] or width % patch[1]):
+        if search.stretched and (height % patch[0] or width % patch[1]):
             raise FrameError(
                 f"y is {width}x{height}: stretched patches of {patch[1]}x{patch[0]} must divide it"
             )
-        functions = self._functions(patch, measure, half)
-        steps = plan(height, width, patch, measure)
+        functions = self._functions(patch, search.measure, half)
+        steps = plan(height, width, patch, search.measure)
         picture, grid = (2 if half else 4) * 3 * height * width, 4 * steps.down * steps.across
         for n in range(batch):
             job = Job(
@@ -113,8 +111,8 @@ class PatchCorrelationKernel:
                 score=score + n * grid, crowded=workspace, patches=workspace + 16,
                 features=workspace + steps.features, inverse=workspace + steps.inverse,
                 lab=workspace + steps.features, height=height, width=width, down=steps.down,
-                across=steps.across, pitch=steps.pitch, prior=prior, off_centre=off_centre,
-                stretched=stretched,
+                across=steps.across, pitch=steps.pitch, prior=search.prior,
+                off_centre=search.off_centre, stretched=search.stretched,
             )  # fmt: skip
             for step in steps.launches():
                 job.first, job.last, job.again = step.band.start, step.band.stop, step.again
@@ -196,8 +194,8 @@ class CudaPatchCorrelation:
             outputs = {name: self._room(name, size) for name, size in sizes.items()}
             self._kernel.launch(
                 **{name: memory.address for name, memory in (images | outputs).items()},
-                batch=1, height=height, width=width, half=False, patch=patch, prior=prior,
-                measure=measure, off_centre=off_centre, stretched=stretched, stream=0,
+                batch=1, height=height, width=width, half=False, stream=0,
+                search=SearchOptions(patch, measure, prior, stretched, off_centre),
             )  # fmt: skip
             y_syn = outputs["y_syn"].download((3, height, width), np.float32).transpose(1, 2, 0)
             found = Matches(

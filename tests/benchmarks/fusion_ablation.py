@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from dsin.runtime.patch_correlation import Matches, match
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, Refined, displacements, paste
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 from dsin.training.checkpoint import load_edge_checkpoint
 from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
@@ -27,7 +28,6 @@ from dsin.training.edge.fusion import EdgeFusion
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.edge.side import side_input
 from dsin.training.losses import psnr_db
-from dsin.training.presets import SearchConfig
 
 SAMPLES, BATCH, CROP, VALIDATION_CROP = 240, 4, (192, 384), (320, 1216)
 LEARNING_RATE = 5e-4
@@ -79,7 +79,7 @@ def sample(model: EdgeDsin, x: Tensor, y: Tensor, rate: int) -> Sample:
     return Sample(x, coded.x_dec, coded.features, *side, whole, y, index)
 
 
-def whole_patches(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchConfig) -> Tensor:
+def whole_patches(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchOptions) -> Tensor:
     """y_syn as the paper has it, but cut into blocks: every block moves with its patch."""
     size = (x_dec.shape[2], x_dec.shape[3])
     mine, theirs, side = (

@@ -17,13 +17,13 @@ from dsin.export.patch_correlation_op import standalone
 from dsin.runtime.errors import BackendError
 from dsin.runtime.gpu.cuda_driver import Device, Memory
 from dsin.runtime.patch_correlation import definition as pc
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda import (
     CudaPatchCorrelation,
     PatchCorrelationKernel,
     workspace_bytes,
 )
 from dsin.training.paper.si_finder import SideInformationFinder
-from dsin.training.presets import Quirks, SearchConfig
 
 Positions = tuple[Image, Image]
 PATCH = (20, 24)
@@ -74,9 +74,8 @@ class Cuda:
 
             def launch() -> None:
                 kernel.launch(
-                    **pointers, batch=1, height=height, width=width, half=False, patch=PATCH,
-                    prior=case.prior, measure="pearson", off_centre=False, stretched=False,
-                    stream=0,
+                    **pointers, batch=1, height=height, width=width, half=False, stream=0,
+                    search=SearchOptions(PATCH, prior=case.prior),
                 )  # fmt: skip
 
             launch()
@@ -90,7 +89,7 @@ class Cuda:
 
 def brute_force(case: Case) -> Positions:
     """The tuned convolution in PyTorch, in float32."""
-    finder = SideInformationFinder(SearchConfig(prior=case.prior), Quirks())
+    finder = SideInformationFinder(SearchOptions(prior=case.prior))
     found = finder.brute_force(_planes(case.x), _planes(case.y))
     return found.row[0].numpy(), found.col[0].numpy()
 
@@ -132,7 +131,7 @@ _SESSIONS: dict[bool, ort.InferenceSession] = {}
 def onnx_body(case: Case) -> Positions:
     """The node's portable body in stock onnxruntime."""
     if case.prior not in _SESSIONS:
-        model = standalone(SearchConfig(prior=case.prior), Quirks()).SerializeToString()
+        model = standalone(SearchOptions(prior=case.prior)).SerializeToString()
         _SESSIONS[case.prior] = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     x, y = (image.transpose(2, 0, 1)[None] for image in case[:2])
     row, col = _SESSIONS[case.prior].run(["row", "col"], {"x_dec": x, "y_dec": y, "y": y})

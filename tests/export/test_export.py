@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.errors import CheckpointError, ExportError, FrameError
 from dsin.runtime.patch_correlation.definition import match, patch_correlation, synthesise
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.checkpoint import load_checkpoint, save_checkpoint
 from dsin.training.paper.model import Dsin
-from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset, Quirks, SearchConfig
+from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset, Quirks
 
 Array = np.ndarray[Any, Any]
-QUIRKS = Quirks(tf_same_padding=True, stretched_patches=True, off_centre_prior=True)
+QUIRKS = Quirks(tf_same_padding=True)
+ORIGINAL = SearchOptions(stretched=True, off_centre=True)
 
 
 def preset(**changes: Any) -> Preset:
@@ -139,10 +142,10 @@ def test_one_node_keeps_its_attributes_and_has_a_body(bundle: Path) -> None:
 
 @pytest.mark.parametrize("measure", ["pearson", "l2"])
 @pytest.mark.parametrize("prior", [True, False])
-@pytest.mark.parametrize("quirks", [Quirks(), QUIRKS], ids=["plain", "quirks"])
-def test_the_body_is_the_definition(measure: Any, prior: bool, quirks: Quirks) -> None:
-    search = SearchConfig(measure=measure, prior=prior)
-    model = patch_correlation_op.standalone(search, quirks)
+@pytest.mark.parametrize("kind", [SearchOptions(), ORIGINAL], ids=["plain", "original"])
+def test_the_body_is_the_definition(measure: Any, prior: bool, kind: SearchOptions) -> None:
+    search = replace(kind, measure=measure, prior=prior)
+    model = patch_correlation_op.standalone(search)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x, y = (np.ascontiguousarray(f[:80, :144]).astype(np.float32) for f in frames())
     x = (x + np.random.default_rng(3).normal(0, 9, x.shape)).clip(0, 255).astype(np.float32)
@@ -150,18 +153,18 @@ def test_the_body_is_the_definition(measure: Any, prior: bool, quirks: Quirks) -
     y_syn, row, col, score = session.run(
         None, dict(zip(("x_dec", "y_dec", "y"), planes, strict=True))
     )
-    found = match(x, y, prior=prior, measure=measure, off_centre=quirks.off_centre_prior)
+    found = match(x, y, prior=prior, measure=measure, off_centre=kind.off_centre)
     np.testing.assert_array_equal(row[0], found.row)
     np.testing.assert_array_equal(col[0], found.col)
     np.testing.assert_allclose(
         score[0], found.score, rtol=1e-3 if measure == "l2" else 0, atol=5e-6
     )
-    expected = synthesise(y, found, stretched=quirks.stretched_patches)
+    expected = synthesise(y, found, stretched=kind.stretched)
     np.testing.assert_allclose(image(y_syn), expected, atol=1e-3)
 
 
 def test_a_flat_patch_stays_in_the_body_too() -> None:
-    model = patch_correlation_op.standalone(SearchConfig(), Quirks())
+    model = patch_correlation_op.standalone(SearchOptions())
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = side_images(80, 96)["y"]
     y = x.copy()
@@ -173,7 +176,7 @@ def test_a_flat_patch_stays_in_the_body_too() -> None:
 
 @pytest.mark.parametrize("prior", [True, False])
 def test_the_body_takes_batches_odd_sizes_and_any_number(prior: bool) -> None:
-    model = patch_correlation_op.standalone(SearchConfig(prior=prior), Quirks())
+    model = patch_correlation_op.standalone(SearchOptions(prior=prior))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x, y = (np.ascontiguousarray(f[:71, :137]).astype(np.float32) for f in frames())
     x[3, 4:9, 1] = np.nan, np.inf, -np.inf, 1e30, -7
@@ -203,7 +206,7 @@ print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) /
 
 
 def test_quirks_and_float16_export(tmp_path: Path) -> None:
-    out = export(lively(preset(quirks=QUIRKS)), tmp_path / "b", weights="float16")
+    out = export(lively(preset(quirks=QUIRKS, search=ORIGINAL)), tmp_path / "b", weights="float16")
     manifest = json.loads((out / "bundle.json").read_text())
     assert manifest["search"]["stretched_patches"] is True
     kernels = [
@@ -309,7 +312,7 @@ def test_only_bundles_are_replaced(model: Dsin, tmp_path: Path) -> None:
 
 
 def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
-    far = Dsin(preset(search=SearchConfig(measure="l2"), quirks=Quirks(l2_prefers_far=True)))
+    far = Dsin(preset(search=SearchOptions(measure="l2"), quirks=Quirks(l2_prefers_far=True)))
     with pytest.raises(ExportError, match="l2_prefers_far"):
         export(far, tmp_path / "out")
     big = Dsin(preset())

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from dsin.export.torch_node import export_with_node
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation import patch_correlation as definition
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.paper.si_finder import SideInformationFinder
 from dsin.training.patch_correlation import patch_correlation
-from dsin.training.presets import Quirks, SearchConfig
 
 PLAIN = (20, 24, True, "pearson", False, False)
 
@@ -93,7 +93,7 @@ def test_training_searches_with_it_and_brute_force_agrees(
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     x, y = views(device=device)
-    finder = SideInformationFinder(SearchConfig(), Quirks())
+    finder = SideInformationFinder(SearchOptions())
     y_syn, fast = finder(x, y, y)
     slow = finder.brute_force(x, y)
     torch.testing.assert_close(fast.row, slow.row, rtol=0, atol=0)

@@ -6,8 +6,8 @@ import torch
 from kernel_times import PATCH, Clock, planes
 from numpy.typing import NDArray
 
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.paper.si_finder import SideInformationFinder
-from dsin.training.presets import Quirks, SearchConfig
 
 
 def brute_force_times(
@@ -17,7 +17,7 @@ def brute_force_times(
     how many of the positions are those of float32, in percent. TensorFloat-32 and the 16-bit kinds
     run on tensor cores."""
     clock, x_dec, y_dec = Clock(), planes(x), planes(y)
-    finder = SideInformationFinder(SearchConfig(patch=PATCH), Quirks())
+    finder = SideInformationFinder(SearchOptions(patch=PATCH))
     found: dict[str, tuple[float, float]] = {}
     exact = None
     for kind in kinds:

@@ -19,6 +19,7 @@ from dsin.runtime.gpu.cuda_driver import Device, Stream, chosen_device
 from dsin.runtime.gpu.device_tensor import on_device
 from dsin.runtime.patch_correlation import match, patch_cuda
 from dsin.runtime.patch_correlation.block_cuda import BlockKernels
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda_plan import KERNELS, workspace_bytes
 from dsin.runtime.pictures import to_planes
 
@@ -100,8 +101,8 @@ class Search:
             self._kernel.launch(
                 x_dec=self._x.data_ptr(), y_dec=self._y.data_ptr(), y=self._y.data_ptr(),
                 **{name: tensor.data_ptr() for name, tensor in self._made.items()},
-                batch=1, height=self._size[0], width=self._size[1], half=self._half, patch=PATCH,
-                prior=True, measure=measure, off_centre=False, stretched=False, stream=stream,
+                batch=1, height=self._size[0], width=self._size[1], half=self._half,
+                search=SearchOptions(PATCH, measure), stream=stream,
             )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Pair lists, crops and presets: what is read, and what is refused."""
 
+import dataclasses
 from itertools import islice
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import CheckpointError, FrameError
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
 from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
 from dsin.training.presets import (
+    EdgePreset,
     Preset,
+    Quirks,
     load_preset,
     preset_from_dict,
     preset_names,
@@ -154,6 +158,36 @@ def test_a_wrong_preset_names_the_key(tmp_path, text, message):
         load_preset(str(path))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("search", "reason"),
+    [
+        ("measure = 'l2'", "search: measure must be pearson, not l2"),
+        ("stretched = true", "search: stretched patches and an off-centre prior are for the paper"),
+        ("off_centre = true", "search: stretched patches and an off-centre prior are for the pap"),
+    ],
+)
+def test_an_edge_preset_with_a_search_that_blocks_cannot_refine_is_refused(
+    tmp_path, search, reason
+):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"model = 'edge'\n[search]\n{search}\n")
+    with pytest.raises(CheckpointError, match=f"preset mine: {reason}") as raised:
+        load_preset(str(path))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(CheckpointError, match="preset edge: search: "):
+        dataclasses.replace(EdgePreset(), search=SearchOptions(measure="l2"))
+
+
+def test_presets_that_have_options_of_the_search_among_the_quirks_are_understood():
+    stored = {
+        "search": {"patch": [20, 24], "measure": "pearson", "prior": True},
+        "quirks": {"relu_on_logits": True, "stretched_patches": True, "off_centre_prior": False},
+    }
+    preset = preset_from_dict(stored)
+    assert preset.search == SearchOptions(stretched=True)
+    assert preset.quirks == Quirks(relu_on_logits=True)
 
 
 def test_an_unknown_preset_lists_the_known_ones():

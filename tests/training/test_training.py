@@ -15,12 +15,13 @@ import torch
 from support.run_log import logged
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.checkpoint import load_checkpoint, save_checkpoint
 from dsin.training.data import Pair
 from dsin.training.paper import train as training
 from dsin.training.paper.model import Dsin, inference_mode_of
 from dsin.training.paper.train import train
-from dsin.training.presets import LossConfig, PhaseConfig, Preset, Quirks, SearchConfig
+from dsin.training.presets import LossConfig, PhaseConfig, Preset, Quirks
 
 pytestmark = [
     # Lightning's own use of its dependencies.
@@ -181,7 +182,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(small_pairs, tmp_path, kind):
 
 @pytest.mark.parametrize(
     "search",
-    [SearchConfig(), SearchConfig(prior=False), SearchConfig(measure="l2")],
+    [SearchOptions(), SearchOptions(prior=False), SearchOptions(measure="l2")],
     ids=["pearson", "no-prior", "l2"],
 )
 def test_all_of_it_together_learns_with_every_search(tiny_preset, small_pairs, tmp_path, search):
@@ -224,7 +225,7 @@ def test_search_finds_a_shifted_view(tiny_preset):
     rng = np.random.default_rng(0)
     scene = torch.from_numpy(rng.uniform(0, 255, (1, 3, 80, 102))).float()
     x, y = scene[..., 6:], scene[..., :-6]
-    for search in (SearchConfig(), SearchConfig(measure="l2")):
+    for search in (SearchOptions(), SearchOptions(measure="l2")):
         preset = dataclasses.replace(tiny_preset, search=search)
         y_syn, matches = Dsin(preset).finder(x, y, y)
         assert matches.col[0, :, :3].tolist() == [[6, 30, 54]] * 4

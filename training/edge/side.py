@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from dsin.runtime.gpu.cuda_driver import Device
-from dsin.runtime.patch_correlation import match
 from dsin.runtime.patch_correlation.block_cuda import BlockKernels
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, side_planes
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda import PatchCorrelationKernel
 from dsin.runtime.pictures import from_planes, to_uint8
 from dsin.training.patch_correlation import search_on_device
-from dsin.training.presets import SearchConfig
 
 
 class SideInput(NamedTuple):
@@ -37,7 +36,7 @@ class SideKernels(NamedTuple):
 
 
 @torch.no_grad()
-def side_input(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchConfig) -> SideInput:
+def side_input(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchOptions) -> SideInput:
     """Search and refinement on 8-bit pictures; arguments are (N, 3, H, W) in 0..255 with sides that
     are multiples of 8. Does not wait for a GPU. Raises BackendError where its kernels cannot be
     had."""
@@ -65,17 +64,17 @@ def open_side_kernels(device: int, patch: tuple[int, int]) -> SideKernels:
 
 
 def side_input_on_device(
-    kernels: SideKernels, stream: int, pictures: tuple[Tensor, Tensor, Tensor], search: SearchConfig
+    kernels: SideKernels,
+    stream: int,
+    pictures: tuple[Tensor, Tensor, Tensor],
+    search: SearchOptions,
 ) -> SideInput:
     """`side_input` of x_dec, y_dec and y in the memory of the kernels' device, in one stream. The
     device's context is current."""
     x_dec, y_dec, y = (
         picture.float().round().clamp(0, 255).contiguous() for picture in pictures
     )  # fmt: skip
-    _, row, col, _ = search_on_device(
-        kernels.search, stream, (x_dec, y_dec, y), search.patch, prior=search.prior,
-        measure="pearson", stretched=False, off_centre=False,
-    )  # fmt: skip
+    _, row, col, _ = search_on_device(kernels.search, stream, (x_dec, y_dec, y), search)
     count, _, height, width = x_dec.shape
     blocks = height // BLOCK, width // BLOCK
     made = SideInput(
@@ -93,12 +92,12 @@ def side_input_on_device(
     return made
 
 
-def _one(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchConfig) -> SideInput:
+def _one(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchOptions) -> SideInput:
     size = (x_dec.shape[1], x_dec.shape[2])
     mine, theirs, side = (
         to_uint8(from_planes(picture[None].float().numpy()), size, truncate=False)
         for picture in (x_dec, y_dec, y)
     )
-    matches = match(mine, theirs, patch=search.patch, prior=search.prior)
+    matches = search.match(mine, theirs)
     found = side_planes(mine, theirs, side, matches, search.patch)
     return SideInput(*map(torch.from_numpy, found))

@@ -61,7 +61,9 @@ class Dsin(nn.Module):
             preset.autoencoder.centers,
             relu_on_logits=preset.quirks.relu_on_logits,
         )
-        self.finder = SideInformationFinder(preset.search, preset.quirks)
+        self.finder = SideInformationFinder(
+            preset.search, l2_prefers_far=preset.quirks.l2_prefers_far
+        )
         self.fusion = FusionNet(preset.fusion)
 
     def code(self, x: Tensor) -> Coded:

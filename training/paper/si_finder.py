@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsin.runtime.patch_correlation.definition import MEAN, STD, origins
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.patch_correlation import patch_correlation
-from dsin.training.presets import Quirks, SearchConfig
 
 PRIOR_WIDTH = 0.5
 """Full width at half maximum of the prior, as a fraction of the image."""
@@ -32,24 +32,26 @@ class Matches(NamedTuple):
 
 
 class SideInformationFinder(nn.Module):
-    """Builds y_syn, the picture made of the pieces of y that look like the pieces of x_dec."""
+    """Builds y_syn, the picture made of the pieces of y that look like the pieces of x_dec.
 
-    def __init__(self, config: SearchConfig, quirks: Quirks) -> None:
+    `l2_prefers_far` is the original's habit of that name (see `dsin.training.presets.Quirks`).
+    """
+
+    def __init__(self, search: SearchOptions, *, l2_prefers_far: bool = False) -> None:
         super().__init__()
-        self.config = config
-        self.quirks = quirks
+        self.search = search
+        self.l2_prefers_far = l2_prefers_far
 
     @torch.no_grad()
     def forward(self, x_dec: Tensor, y_dec: Tensor, y: Tensor) -> tuple[Tensor, Matches]:
         """RGB (N, 3, H, W) in 0..255; y_syn likewise."""
-        if x_dec.device.type not in ("cpu", "cuda") or self.quirks.l2_prefers_far:
+        if x_dec.device.type not in ("cpu", "cuda") or self.l2_prefers_far:
             matches = self.brute_force(x_dec, y_dec)
-            stretched = self.quirks.stretched_patches
-            y_syn = gather(y, matches, self.config.patch, stretched=stretched)
+            y_syn = gather(y, matches, self.search.patch, stretched=self.search.stretched)
             return y_syn[:, :, : y.shape[2], : y.shape[3]], matches
         y_syn, row, col, score = patch_correlation(
-            x_dec.float(), y_dec.float(), y, *self.config.patch, self.config.prior,
-            self.config.measure, self.quirks.stretched_patches, self.quirks.off_centre_prior,
+            x_dec.float(), y_dec.float(), y, *self.search.patch, self.search.prior,
+            self.search.measure, self.search.stretched, self.search.off_centre,
         )  # fmt: skip
         return y_syn, Matches(row.long(), col.long(), score)
 
@@ -61,21 +63,21 @@ class SideInformationFinder(nn.Module):
         return Matches(*(torch.stack(parts) for parts in zip(*results, strict=True)))
 
     def _match_one(self, x_dec: Tensor, y_dec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        size, (ph, pw) = (x_dec.shape[1], x_dec.shape[2]), self.config.patch
-        if self.config.measure == "pearson":
+        size, (ph, pw) = (x_dec.shape[1], x_dec.shape[2]), self.search.patch
+        if self.search.measure == "pearson":
             x, y = to_h_space(x_dec[None]), to_h_space(y_dec[None])
         else:
             x, y = rgb_to_lab(x_dec[None]), rgb_to_lab(y_dec[None])
         windows = x[0].unfold(1, ph, 1).unfold(2, pw, 1)
         tops, lefts = (torch.from_numpy(o).long().to(x.device) for o in origins(size, (ph, pw)))
         columns = size[1] - pw + 1
-        spread = window_spread(y, self.config.patch) if self.config.measure == "pearson" else y
+        spread = window_spread(y, self.search.patch) if self.search.measure == "pearson" else y
         best, where = [], []
         for first in range(0, len(tops), ROWS_AT_ONCE):
             rows = tops[first : first + ROWS_AT_ONCE]
             cut = windows[:, rows[:, None], lefts].flatten(1, 2).transpose(0, 1).contiguous()
             score = self._scores(cut, y, spread)
-            if self.config.prior:
+            if self.search.prior:
                 self._weigh(score, rows, lefts, size)
             # Of equal maxima this takes the first, as its documentation promises.
             top, index = score.flatten(1).max(1)
@@ -89,7 +91,7 @@ class SideInformationFinder(nn.Module):
         return row, col, torch.cat(best).view(grid)
 
     def _scores(self, patches: Tensor, y: Tensor, spread: Tensor) -> Tensor:
-        if self.config.measure == "pearson":
+        if self.search.measure == "pearson":
             return pearson_map(patches, y, spread)
         return -squared_distance_map(patches, y)
 
@@ -98,14 +100,14 @@ class SideInformationFinder(nn.Module):
         down = self._prior(tops, size[0], score.shape[1])[:, None].expand(-1, len(lefts), -1)
         across = self._prior(lefts, size[1], score.shape[2])[None].expand(len(tops), -1, -1)
         down, across = down.flatten(0, 1)[:, :, None], across.flatten(0, 1)[:, None]
-        if self.config.measure == "pearson" or self.quirks.l2_prefers_far:
+        if self.search.measure == "pearson" or self.l2_prefers_far:
             score.mul_(down).mul_(across)
         else:
             score.div_(down).div_(across)
 
     def _prior(self, starts: Tensor, length: int, windows: int) -> Tensor:
         """The prior's factor along one axis (patches, windows), in float32 from float64."""
-        own = starts.cpu().double() + (1 if self.quirks.off_centre_prior else 0)
+        own = starts.cpu().double() + (1 if self.search.off_centre else 0)
         distance = torch.arange(windows, dtype=torch.float64) - own[:, None]
         exponent = -4 * math.log(2) * (distance / (PRIOR_WIDTH * length)).square()
         return exponent.exp().float().to(starts.device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import Preset, Quirks
@@ -23,6 +24,7 @@ from dsin.training.presets import Preset, Quirks
 Array = npt.NDArray[Any]
 
 ORIGINAL_QUIRKS = Quirks(**{f.name: True for f in fields(Quirks)})
+ORIGINAL_SEARCH = SearchOptions(stretched=True, off_centre=True)
 """Everything the original does by habit: with them its weights give its picture."""
 
 ENCODER = "encoder/encoder_body/encoder_body/autoencoder/encoder/"
@@ -47,7 +49,7 @@ OPTIMISER_SLOTS = ("Adam", "Adam_1", "beta1_power", "beta2_power", "global_step"
 
 def original_preset() -> Preset:
     """The sizes of the published models with every quirk on."""
-    return Preset(name="original", quirks=ORIGINAL_QUIRKS)
+    return Preset(name="original", search=ORIGINAL_SEARCH, quirks=ORIGINAL_QUIRKS)
 
 
 def original_to_state_dict(

@@ -163,6 +163,20 @@ def test_two_steps_and_a_pointwise_last_layer(tmp_path: Path) -> None:
     torch.testing.assert_close(again.decoder.out.weight, model.decoder.out.weight)
 
 
+@pytest.mark.parametrize(
+    "change", [{"measure": "l2"}, {"stretched_patches": True}, {"off_centre_prior": True}]
+)
+def test_a_search_that_blocks_cannot_refine_is_refused(
+    edge_bundle: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    shutil.copytree(edge_bundle, tmp_path / "edge")
+    path = tmp_path / "edge" / "bundle.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "search": {**manifest["search"], **change}}))
+    with pytest.raises(BundleError, match=r"search: (measure must be pearson|stretched patches)"):
+        open_bundle(tmp_path / "edge")
+
+
 @pytest.mark.parametrize("kept", [{"step0"}, {"step0", "step1", "step2"}, {"step1", "step2"}])
 def test_steps_that_are_no_order_of_coding_are_refused(
     edge_bundle: Path, tmp_path: Path, kept: set[str]

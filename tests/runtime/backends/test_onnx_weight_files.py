@@ -8,7 +8,7 @@ import pytest
 from dsin.export import patch_correlation_op
 from dsin.runtime.backends.onnx_weight_files import weight_files
 from dsin.runtime.errors import BundleError
-from dsin.training.presets import Quirks, SearchConfig
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 SHIPPED = (
     Path(__file__).resolve().parents[3] / "runtime" / "codec" / "bundles" / "paper" / "decoder.onnx"
@@ -17,7 +17,7 @@ SHIPPED = (
 
 def standalone() -> bytes:
     """A model that keeps no weights elsewhere."""
-    return patch_correlation_op.standalone(SearchConfig(), Quirks()).SerializeToString()
+    return patch_correlation_op.standalone(SearchOptions()).SerializeToString()
 
 
 def test_a_model_may_have_no_such_file() -> None:

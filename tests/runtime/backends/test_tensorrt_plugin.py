@@ -27,7 +27,7 @@ from dsin.runtime.patch_correlation.definition import (
     scores_at,
     synthesise,
 )
-from dsin.training.presets import Quirks, SearchConfig
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 SHIPPED = (
     Path(__file__).resolve().parents[3] / "runtime" / "codec" / "bundles" / "paper" / "decoder.onnx"
@@ -51,7 +51,7 @@ def model(
     **attributes: Any,
 ) -> onnx.ModelProto:
     """The node alone, with its body, images of one size and type, and attributes changed."""
-    made = patch_correlation_op.standalone(SearchConfig(), Quirks())
+    made = patch_correlation_op.standalone(SearchOptions())
     (node,) = made.graph.node
     changed = {"plugin_namespace": "dsin", "plugin_version": "1", **attributes}
     kept = [a for a in node.attribute if a.name not in changed]
@@ -333,8 +333,8 @@ def test_enqueue_launches_the_kernel(
     assert kernel.launched[0] == {
         "x_dec": 10, "y_dec": 11, "y": 12,
         "y_syn": 20, "row": 21, "col": 22, "score": 23, "workspace": 30,
-        "batch": 2, "height": 50, "width": 70, "half": half, "patch": (7, 9),
-        "prior": True, "measure": "l2", "off_centre": True, "stretched": False,
+        "batch": 2, "height": 50, "width": 70, "half": half,
+        "search": SearchOptions((7, 9), "l2", prior=True, stretched=False, off_centre=True),
     }  # fmt: skip
 
 

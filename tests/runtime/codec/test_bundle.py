@@ -29,13 +29,13 @@ from dsin.runtime.codec.bundle import (
     GRAPHS,
     Bundle,
     RatePoint,
-    SearchOptions,
     open_bundle,
     shipped_bundles,
 )
 from dsin.runtime.entropy.context_model import IntegerContextModel
 from dsin.runtime.errors import BundleError
 from dsin.runtime.manifest import MAX_MANIFEST_BYTES, read_arrays
+from dsin.runtime.patch_correlation.options import SearchOptions
 
 
 @pytest.fixture(scope="module")

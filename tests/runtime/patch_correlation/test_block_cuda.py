@@ -17,10 +17,10 @@ from dsin.runtime.gpu.device_tensor import on_device, on_host
 from dsin.runtime.patch_correlation import Matches, block_cuda, match
 from dsin.runtime.patch_correlation.block_cuda import BlockKernels
 from dsin.runtime.patch_correlation.block_refinement import paste, refine_reference
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda import PatchCorrelationKernel
 from dsin.runtime.pictures import to_planes
 from dsin.training.edge.side import SideKernels, side_input, side_input_on_device
-from dsin.training.presets import SearchConfig
 
 PATCH = (20, 24)
 Image = np.ndarray[Any, Any]
@@ -115,7 +115,7 @@ def side_input_of_tensors(x_dec: Image, y_dec: Image, y: Image) -> list[Image]:
     pictures = [torch.from_numpy(planes).to(where) for planes in (x_dec, y_dec, y)]
     pictures[0] = pictures[0].to(memory_format=torch.channels_last)
     with device.current():
-        found = side_input_on_device(kernels, 0, tuple(pictures), SearchConfig())
+        found = side_input_on_device(kernels, 0, tuple(pictures), SearchOptions())
         if where == "cuda":
             torch.cuda.synchronize()
     return [tensor.cpu().numpy() for tensor in found]
@@ -130,6 +130,6 @@ def test_training_sees_on_a_gpu_what_it_sees_on_the_host(machine: Executor) -> N
     y_dec = (y + rng.uniform(-4, 4, y.shape)).astype(np.float32)
     y = np.ascontiguousarray(y, np.float32)
     found = machine.submit(side_input_of_tensors, x_dec, y_dec, y).result()
-    expected = side_input(*map(torch.from_numpy, (x_dec, y_dec, y)), SearchConfig())
+    expected = side_input(*map(torch.from_numpy, (x_dec, y_dec, y)), SearchOptions())
     for name, mine, theirs in zip(expected._fields, found, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs.numpy(), err_msg=name)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation import definition as pc
 from dsin.runtime.patch_correlation import patch_kernels, patch_search
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.paper.si_finder import Matches as TorchMatches
 from dsin.training.paper.si_finder import SideInformationFinder, gather
-from dsin.training.presets import Quirks, SearchConfig
 
 Image = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 80, 144
@@ -187,7 +187,7 @@ def test_real_frames(kitti_pair: tuple[Image, Image]) -> None:
     """Compared by score at every position of three patches: the whole definition would be slow."""
     x, y = (cv2.GaussianBlur(view[27:347, 9:633], (0, 0), 1.5) for view in kitti_pair)
     found = pc.match(x, y)
-    brute = SideInformationFinder(SearchConfig(), Quirks()).brute_force(planes(x), planes(y))
+    brute = SideInformationFinder(SearchOptions()).brute_force(planes(x), planes(y))
     expected = [part[0].numpy() for part in brute]
     best = pc.scores_at(x, y, *expected[:2])
     reached = pc.scores_at(x, y, found.row, found.col)
@@ -207,7 +207,7 @@ def planes(image: Image) -> torch.Tensor:
 def test_training_searches_the_same(measure: Any, prior: bool, off_centre: bool) -> None:
     x, y = shifted()
     finder = SideInformationFinder(
-        SearchConfig(measure=measure, prior=prior), Quirks(off_centre_prior=off_centre)
+        SearchOptions(measure=measure, prior=prior, off_centre=off_centre)
     )
     brute = finder.brute_force(planes(x), planes(y))
     found = pc.match(x, y, measure=measure, prior=prior, off_centre=off_centre)

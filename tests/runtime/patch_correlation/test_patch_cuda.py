@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from support.cuda_emulation import gpu, worker
 from test_patch_correlation import INPUTS, noise, shifted, smooth, stripes
 
-from dsin.runtime.codec.bundle import SearchOptions
 from dsin.runtime.codec.side_search import open_block_search, open_patch_search
 from dsin.runtime.errors import BackendError, FrameError
 from dsin.runtime.gpu import cuda_compiler, cuda_driver
 from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.patch_correlation import definition as pc
 from dsin.runtime.patch_correlation import patch_cuda, patch_cuda_plan
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.pictures import to_planes
 from dsin.training.patch_correlation import search_on_device
 
@@ -150,10 +150,7 @@ def on_tensors(images: list[Image], half: bool, **options: Any) -> list[Image]:
     where = "cuda" if torch.cuda.is_available() else "cpu"
     tensors = [torch.from_numpy(i).to(where, torch.float16 if half else None) for i in images]
     with device.current():
-        found = search_on_device(
-            kernel, 0, tuple(tensors), (20, 24), prior=True, measure="pearson", stretched=False,
-            off_centre=False, **options,
-        )  # fmt: skip
+        found = search_on_device(kernel, 0, tuple(tensors), SearchOptions(**options))
     return [part.cpu().numpy() for part in found]
 
 
@@ -172,7 +169,7 @@ def test_a_batch_of_tensors(machine: Executor, half: bool) -> None:
     assert y_syn.dtype == x.dtype
 
 
-OPTIONS_OF_BUNDLE = SearchOptions((20, 24), "pearson", True, False, False)
+OPTIONS_OF_BUNDLE = SearchOptions()
 
 
 def search_for_decoder(opened: Callable[..., Any], backend: Any, x: Image, y: Image) -> Any:

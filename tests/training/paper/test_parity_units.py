@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dsin.runtime.patch_correlation.definition import origins
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.paper.autoencoder import Down, Encoder, Quantiser, Up
 from dsin.training.paper.si_finder import (
     Matches,
@@ -16,7 +17,7 @@ from dsin.training.paper.si_finder import (
     window_spread,
 )
 from dsin.training.paper.tf_checkpoint import ORIGINAL_QUIRKS
-from dsin.training.presets import AutoencoderConfig, Quirks, SearchConfig
+from dsin.training.presets import AutoencoderConfig, Quirks
 
 PATCH = (20, 24)
 
@@ -103,8 +104,8 @@ def test_flat_patches_correlate_as_in_the_original(units):
     unfolded = torch.nn.functional.unfold(x, PATCH, stride=PATCH)
     maps = pearson_map(unfolded[0].T.reshape(-1, 3, *PATCH), y, window_spread(y, PATCH))
     np.testing.assert_allclose(maps.permute(1, 2, 0), units["flat/ncc"][0], atol=1e-5)
-    quirks = Quirks(off_centre_prior=True)
-    matches = SideInformationFinder(SearchConfig(prior=False), quirks).brute_force(x_dec, y_dec)
+    finder = SideInformationFinder(SearchOptions(prior=False, off_centre=True))
+    matches = finder.brute_force(x_dec, y_dec)
     np.testing.assert_array_equal(matches.row.flatten(), units["flat/row"][0])
     np.testing.assert_array_equal(matches.col.flatten(), units["flat/col"][0])
 
@@ -133,7 +134,7 @@ def test_by_default_patches_are_copied(units):
 
 
 def prior_maps(height: int, width: int, *, off_centre: bool) -> Tensor:
-    finder = SideInformationFinder(SearchConfig(), Quirks(off_centre_prior=off_centre))
+    finder = SideInformationFinder(SearchOptions(off_centre=off_centre))
     tops, lefts = (torch.from_numpy(o).long() for o in origins((height, width), PATCH))
     down = finder._prior(tops, height, height - PATCH[0] + 1)[:, None, :, None]
     across = finder._prior(lefts, width, width - PATCH[1] + 1)[None, :, None, :]
@@ -170,8 +171,7 @@ def test_prior_halves_at_a_quarter_of_the_frame():
 @pytest.mark.parametrize(("prefers_far", "column"), [(False, 24), (True, 72)])
 def test_with_l2_the_prior_favours_near_places_unless_the_quirk_is_on(prefers_far, column):
     """Equally distant candidates everywhere: right is the patch's own place."""
-    quirks = Quirks(l2_prefers_far=prefers_far)
-    finder = SideInformationFinder(SearchConfig(measure="l2"), quirks)
+    finder = SideInformationFinder(SearchOptions(measure="l2"), l2_prefers_far=prefers_far)
     x = torch.full((1, 3, 20, 96), 200.0)
     y = torch.full((1, 3, 20, 96), 100.0)
     matches = finder.brute_force(x, y)
