@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from dsin.export.verify import Comparison
-from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.errors import ExportError
 from dsin.runtime.manifest import MANIFEST
-from dsin.runtime.pictures import Image, centre_crop, to_planes
+from dsin.runtime.pictures import Image, middle, to_planes
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
-from dsin.training.presets import Preset, Quirks, preset_to_dict
+from dsin.training.presets import preset_to_dict
 
 Precision = Literal["float32", "float16"]
+FRAME = "a calibration frame"
 
 
 @contextmanager
@@ -99,7 +100,6 @@ def manifest_of(
     Raises ExportError for notes that are no JSON.
     """
     preset = model.preset
-    quirks = preset.quirks if isinstance(preset, Preset) else Quirks()
     training = {key: value for key, value in notes.items() if key != "weights_licence"}
     training["export"] = [asdict(comparison) for comparison in comparisons]
     manifest = {
@@ -113,7 +113,6 @@ def manifest_of(
             "stretched_patches": preset.search.stretched,
             "off_centre_prior": preset.search.off_centre,
         },
-        "truncate_to_uint8": quirks.truncate_to_uint8,
         "model_id": model_id(model),
         "graphs": {path.stem: path.name for path in sorted(directory.glob("*.onnx"))},
         "files": file_table(directory),
@@ -132,25 +131,16 @@ def whole_frames(frames: Sequence[Image], multiple: tuple[int, int]) -> list[tor
 
     Raises FrameError for frames that are too small or not 8-bit colour.
     """
-    return [_whole(frame, multiple) for frame in frames]
-
-
-def _whole(frame: Image, multiple: tuple[int, int]) -> torch.Tensor:
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise FrameError("a calibration frame is not RGB of 8 bits: give colour images")
-    height, width = (size // step * step for size, step in zip(frame.shape, multiple, strict=False))
-    if not height or not width:
-        raise FrameError(f"calibration frames must be at least {multiple[1]}x{multiple[0]}")
-    return torch.from_numpy(to_planes(centre_crop(frame, (height, width))))
+    return [_planes(middle(frame, multiple, what=FRAME)) for frame in frames]
 
 
 def some_pairs(
-    frames: Sequence[torch.Tensor], multiple: tuple[int, int], most: tuple[int, int], count: int
+    frames: Sequence[Image], multiple: tuple[int, int], most: tuple[int, int], count: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Neighbours of one size, at most `most` (height, width) of their middles; a frame without a
     partner is paired with its shifted self."""
     pairs = []
-    some = [_middle(frame, multiple, most) for frame in frames[: 2 * count]]
+    some = [_planes(middle(f, multiple, most, what=FRAME)) for f in frames[: 2 * count]]
     for first in range(0, len(some), 2):
         x = some[first]
         y = some[first + 1] if first + 1 < len(some) else x
@@ -158,10 +148,5 @@ def some_pairs(
     return pairs
 
 
-def _middle(frame: torch.Tensor, multiple: tuple[int, int], most: tuple[int, int]) -> torch.Tensor:
-    height, width = (
-        min(size, limit // step * step)
-        for size, limit, step in zip(frame.shape[2:], most, multiple, strict=True)
-    )
-    top, left = (frame.shape[2] - height) // 2, (frame.shape[3] - width) // 2
-    return frame[:, :, top : top + height, left : left + width].contiguous()
+def _planes(image: Image) -> torch.Tensor:
+    return torch.from_numpy(to_planes(image))

@@ -19,7 +19,7 @@ import onnx
 
 from dsin.calibration.int8 import Quantised, quantise_graph
 from dsin.calibration.qdq import Target
-from dsin.export.bundle_files import file_table, new_bundle
+from dsin.export.bundle_files import FRAME, file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
@@ -28,16 +28,14 @@ from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.codec.protocols import open_picture_codecs
+from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.side_search import CpuBlockSearch
-from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
 from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.patch_correlation.block_refinement import BLOCK
-from dsin.runtime.pictures import Image, centre_crop, to_planes
+from dsin.runtime.pictures import Image, middle, to_planes
 from dsin.training.comparison import bd_rates
 from dsin.training.data import Pair
 from dsin.training.evaluate import curve, means_of_rates
@@ -84,7 +82,7 @@ def calibrate_bundle(
     way; then nothing is left behind.
     """
     bundle = open_bundle(source)
-    if not isinstance(bundle.entropy, HyperTables):
+    if bundle.family != "edge":
         raise ExportError(
             f"bundle {bundle.path.name} has transposed convolutions, which have no 8-bit kernels "
             "on CPUs: calibrate an edge bundle"
@@ -121,9 +119,9 @@ def calibrate_bundle(
 def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict[str, Array]]]:
     """What the graphs of a bundle are given for these frames, at several rates. Frames are cut to
     their middles of one size. Raises FrameError for frames that are too small."""
-    middles = [_middle(frame, bundle.frame_multiple) for frame in frames]
+    middles = [middle(frame, bundle.frame_multiple, SIZE, what=FRAME) for frame in frames]
     runs: dict[str, list[dict[str, Array]]] = {name: [] for name in GRAPHS}
-    encoder, decoder = open_picture_codecs(bundle, "cpu", None)
+    encoder, decoder = family_of(bundle).open_codecs(bundle, "cpu", None)
     search = CpuBlockSearch(bundle.search, None)
     for number in range(0, len(middles) - 1, 2):
         x, y = middles[number : number + 2]
@@ -146,20 +144,6 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
         pieces = {name: on_host(tensor) for name, tensor in found.planes.items()}
         runs["fusion"].append({"x_dec": x_dec, "features": features, **pieces, **index})
     return runs
-
-
-def _middle(frame: Image, multiple: tuple[int, int]) -> Image:
-    height, width = (
-        min(size, limit) // step * step
-        for size, limit, step in zip(frame.shape, SIZE, multiple, strict=False)
-    )
-    if frame.ndim != 3 or frame.dtype != np.uint8 or not height or not width:
-        raise FrameError(
-            f"calibration frames must be 8-bit colour pictures of {multiple[1]}x{multiple[0]} "
-            "pixels or more"
-        )
-    assert height % BLOCK == width % BLOCK == 0
-    return np.ascontiguousarray(centre_crop(frame, (height, width)))
 
 
 def _copy_rest(bundle: Bundle, directory: Path) -> None:
@@ -204,7 +188,7 @@ def _before_and_after(
     crop: tuple[int, int] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bytes and PSNR of the first frame, speed of the graphs, and BD-rates if there are pairs."""
-    x, y = (_middle(frame, before.frame_multiple) for frame in frames[:2])
+    x, y = (middle(frame, before.frame_multiple, SIZE, what=FRAME) for frame in frames[:2])
     found: dict[str, Any] = {
         "first_frame": {
             name: _one_frame(bundle, x, y if y.shape == x.shape else x)

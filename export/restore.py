@@ -17,15 +17,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dsin.export.edge import restore as restore_edge
-from dsin.export.paper import restore as restore_paper
+from dsin.export.families import FAMILIES
 from dsin.runtime.codec.bundle import Bundle, open_bundle
-from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import CheckpointError, ExportError
-from dsin.training.checkpoint import save_checkpoint
+from dsin.training.checkpoint import load_model as load_checkpoint
+from dsin.training.checkpoint import model_of, save_checkpoint
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
-from dsin.training.presets import EdgePreset, preset_from_dict
+from dsin.training.presets import preset_from_dict
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -44,25 +43,34 @@ def restore_checkpoint(source: Path | str | None, out: Path) -> None:
     save_checkpoint(out, restore_model(bundle), notes={**notes, "restored_from": bundle.path.name})
 
 
+def load_model(source: Path | str | None = None) -> Dsin | EdgeDsin:
+    """The PyTorch model of a shipped bundle's name, a bundle directory or a checkpoint file (None:
+    the default bundle), in inference mode; calling it gives a picture and its bits.
+
+        model = load_model("edge")
+        picture, bits = model(x, y, rate=3)
+
+    Raises BundleError for what is none of these, CheckpointError for a file that is no checkpoint,
+    ExportError for a bundle that does not say how it was trained.
+    """
+    if source is not None and Path(source).is_file():
+        return load_checkpoint(Path(source))[0]
+    return restore_model(open_bundle(source))
+
+
 def restore_model(bundle: Bundle) -> Dsin | EdgeDsin:
     """The PyTorch model of a bundle, in inference mode. Raises ExportError."""
     try:
         preset = preset_from_dict(dict(bundle.preset))
-        model = EdgeDsin(preset) if isinstance(preset, EdgePreset) else Dsin(preset)
-        fits = isinstance(preset, EdgePreset) == isinstance(bundle.entropy, HyperTables)
     except CheckpointError as error:
         raise ExportError(f"bundle {bundle.path.name} has no usable preset: {error}") from error
-    if not fits:
+    if preset.family != bundle.family:
         raise ExportError(f"bundle {bundle.path.name} has a preset of another model")
+    model = model_of(preset)
     graphs = {name: tensors(bundle.graph_path(name)) for name in bundle.graphs}
     try:
         with torch.no_grad():
-            if isinstance(model, EdgeDsin):
-                assert isinstance(bundle.entropy, HyperTables)
-                restore_edge.restore(model, graphs, bundle.entropy)
-            else:
-                assert not isinstance(bundle.entropy, HyperTables)
-                restore_paper.restore(model, graphs, bundle.entropy)
+            FAMILIES[bundle.family].restore(model, graphs, bundle)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ExportError(
             f"bundle {bundle.path.name} does not have the weights that its preset names: {error}"

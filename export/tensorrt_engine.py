@@ -38,7 +38,7 @@ from dsin.runtime.backends.tensorrt_api import (
 from dsin.runtime.backends.tensorrt_plugin import NAMESPACE, register_plugin
 from dsin.runtime.backends.tensorrt_plugin import VERSION as PLUGIN_VERSION
 from dsin.runtime.codec.bundle import Bundle, open_bundle
-from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE, HyperTables
+from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE
 from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
@@ -118,7 +118,7 @@ def profile_of(
     """
     largest = padded_size(frame[0], frame[1], bundle.frame_multiple)
     sizes = (largest,) * 3
-    if name == "fusion" and isinstance(bundle.entropy, HyperTables):
+    if name == "fusion" and bundle.family == "edge":
         least = padded_size(bundle.search.patch[0], bundle.search.patch[1], (BLOCK, BLOCK))
         smallest = [
             max(side - multiple + BLOCK, low)

@@ -19,10 +19,11 @@ import numpy as np
 from dsin.runtime.backends.session import BACKENDS, Backend
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoder
-from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder, open_picture_codecs
+from dsin.runtime.codec.families import family_of
+from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder
 from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.pictures import Image, Planes, centre_crop, from_planes, to_planes, to_uint8
+from dsin.runtime.pictures import Image, Planes, from_planes, middle, to_planes, to_uint8
 from dsin.runtime.stopwatch import Stopwatch
 
 LEAST_EQUAL = 0.98
@@ -111,21 +112,17 @@ def _pairs(bundle: Bundle, frames: Sequence[Image]) -> Iterator[tuple[Planes, Im
     """Planes of x, y, and the rate; middles of whole multiples."""
     rates = len(bundle.rate_points)
     for number in range(0, len(frames) - 1, 2):
-        x, y = (_middle(frame, bundle.frame_multiple) for frame in frames[number : number + 2])
+        x, y = (
+            middle(frame, bundle.frame_multiple, what="a frame to verify on")
+            for frame in frames[number : number + 2]
+        )
         if y.shape != x.shape:
             y = np.roll(x, 5, 1)
         yield to_planes(x), y, (number // 2 * 3 + 1) % rates
 
 
-def _middle(frame: Image, multiple: tuple[int, int]) -> Image:
-    height, width = (n // step * step for n, step in zip(frame.shape, multiple, strict=False))
-    if not height or not width:
-        raise ExportError(f"frames to verify on must be at least {multiple[1]}x{multiple[0]}")
-    return np.ascontiguousarray(centre_crop(frame, (height, width)))
-
-
 def _onnx_runner(bundle: Bundle, backend: Backend, threads: int | None, stack: ExitStack) -> Runner:
-    encoder, decoder = open_picture_codecs(bundle, backend, threads)
+    encoder, decoder = family_of(bundle).open_codecs(bundle, backend, threads)
     whole = stack.enter_context(Decoder(bundle, backend, threads=threads))
 
     def run(x: Planes, y: Image, rate: int, known: Coded | None) -> Coded:
@@ -153,11 +150,10 @@ def _torch_runner(bundle: Bundle) -> Runner | None:
     try:
         import torch
 
+        from dsin.export.families import FAMILIES
         from dsin.export.restore import restore_model
     except ImportError:
         return None
-    from dsin.training.edge.model import EdgeDsin
-
     if "calibration" in bundle.training:
         return None  # its weights are 8-bit: there is no float model in it
     model = restore_model(bundle)
@@ -166,10 +162,7 @@ def _torch_runner(bundle: Bundle) -> Runner | None:
         assert known is not None
         with torch.no_grad():
             latent = torch.from_numpy(np.asarray(known.latent))[None]
-            if isinstance(model, EdgeDsin):
-                x_dec, _ = model.decoder(latent, torch.tensor([rate]))
-            else:
-                x_dec = model.decoder(model.quantiser.centers[latent.long()])
+            x_dec = FAMILIES[bundle.family].x_dec(model, latent, rate)
         picture = to_uint8(
             from_planes(x_dec.clamp(0, 255).numpy()), (x.shape[2], x.shape[3]),
             truncate=bundle.truncate_to_uint8,

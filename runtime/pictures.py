@@ -54,6 +54,28 @@ def centre_crop(image: Image, size: tuple[int, int]) -> Image:
     return image[top : top + size[0], left : left + size[1]]
 
 
+def middle(
+    image: npt.NDArray[Any],
+    multiple: tuple[int, int],
+    most: tuple[int, int] | None = None,
+    *,
+    what: str = "a picture",
+) -> Image:
+    """The largest centre crop whose sides are multiples, at most (height, width) of `most`.
+
+    Raises FrameError unless `image` is 8-bit colour, H×W×3, and holds one multiple each way.
+    """
+    check_frame(image, what)
+    limits = image.shape[:2] if most is None else most
+    height, width = (
+        min(side, limit) // step * step
+        for side, limit, step in zip(image.shape[:2], limits, multiple, strict=True)
+    )
+    if not height or not width:
+        raise FrameError(f"{what} must be at least {multiple[1]}x{multiple[0]} pixels")
+    return np.ascontiguousarray(centre_crop(image, (height, width)))
+
+
 def to_planes(image: npt.NDArray[Any]) -> Planes:
     """H×W×3 of any dtype to (1, 3, H, W) float32."""
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)

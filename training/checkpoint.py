@@ -1,17 +1,27 @@
 """Checkpoints: weights with the preset that they belong to. Torch files without pickled code."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import CheckpointError
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import AnyPreset, EdgePreset, Preset, preset_from_dict, preset_to_dict
 
 FORMAT = 1
+
+
+_MODELS: dict[FamilyName, Callable[[Any], Dsin | EdgeDsin]] = {"paper": Dsin, "edge": EdgeDsin}
+
+
+def model_of(preset: AnyPreset) -> Dsin | EdgeDsin:
+    """A new model of a preset, with random weights."""
+    return _MODELS[preset.family](preset)
 
 
 def save_checkpoint(
@@ -53,7 +63,7 @@ def load_model(
     if not isinstance(content, dict) or content.get("dsin_checkpoint") != FORMAT:
         raise CheckpointError(f"{path} is not a dsin checkpoint of format {FORMAT}")
     wanted = preset or preset_from_dict(content["preset"])
-    model = EdgeDsin(wanted) if isinstance(wanted, EdgePreset) else Dsin(wanted)
+    model = model_of(wanted)
     try:
         model.load_state_dict(content["model"])
     except RuntimeError as error:

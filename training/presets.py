@@ -6,8 +6,9 @@ import typing
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import CheckpointError
 from dsin.runtime.patch_correlation.options import SearchOptions
 
@@ -131,6 +132,7 @@ class PhaseConfig:
 class Preset:
     """A whole model with its training."""
 
+    family: ClassVar[FamilyName] = "paper"
     name: str = "paper"
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
@@ -175,6 +177,7 @@ class EdgePreset:
     """A whole `edge` model with its training. `multipliers` are the weights of squared error
     against bits per pixel at the lowest and the highest rate; the others lie evenly between."""
 
+    family: ClassVar[FamilyName] = "edge"
     name: str = "edge"
     model: Literal["edge"] = "edge"
     codec: EdgeConfig = field(default_factory=EdgeConfig)
@@ -250,7 +253,8 @@ def _with_whole_search(data: dict[str, Any]) -> dict[str, Any]:
 def _build(cls: type[Any], data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise CheckpointError(f"{where} must be a table")
-    hints = typing.get_type_hints(cls)
+    kinds = typing.get_type_hints(cls)
+    hints = {field.name: kinds[field.name] for field in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(hints))
     if unknown:
         raise CheckpointError(f"{where} has no key {unknown[0]!r}; it has {', '.join(hints)}")

@@ -52,16 +52,18 @@ def export_edge_model(
     name: str,
     notes: Mapping[str, Any],
 ) -> list[Comparison]:
-    """As `dsin.export.write_bundle.export_model`, for the `edge` model."""
+    """As `dsin.export.write_bundle.write_bundle`, for a model in memory; `notes` go to the
+    manifest."""
     rounded = copy.deepcopy(model).eval().requires_grad_(False)
     if weights == "float16":
         edge_graphs.round_to_half(rounded)
     with new_bundle(out) as partial:
-        frames = whole_frames(calibration_frames or synthetic_pictures(), MULTIPLES)
+        pictures = calibration_frames or synthetic_pictures()
+        frames = whole_frames(pictures, MULTIPLES)
         latents = _latents(rounded, frames)
         integer = quantise_entropy(rounded.entropy, latents)
         write_edge_graphs(rounded, integer, partial, half=weights == "float16")
-        pairs = some_pairs(frames, MULTIPLES, VERIFIED_SIZE, VERIFIED_PAIRS)
+        pairs = some_pairs(pictures, MULTIPLES, VERIFIED_SIZE, VERIFIED_PAIRS)
         comparisons = verify_edge(partial, rounded, integer, pairs)
         require(comparisons)
         rates = _bits_per_pixel(rounded, integer, frames[:MEASURED_FRAMES])
@@ -75,6 +77,7 @@ def export_edge_model(
             ],
             "default_rate": int(np.abs(np.array(rates) - DEFAULT_BPP).argmin()),
             "entropy_tables": "entropy.npz",
+            "truncate_to_uint8": False,
         }
         manifest = manifest_of(rounded, partial, name, notes, comparisons, own)
         write_json(partial / MANIFEST, manifest)

@@ -25,7 +25,6 @@ from dsin.export.half_graph import read_graph
 from dsin.export.patch_correlation_op import DOMAIN, functions, node
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.side_fusion import LEAST_SCORE
-from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
@@ -47,7 +46,7 @@ def write_edge_decoder(bundle: Bundle, output: Path) -> int:
 
 def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
     """The graph. Raises ExportError for a bundle of the paper's model."""
-    if not isinstance(bundle.entropy, HyperTables):
+    if bundle.family != "edge":
         raise ExportError(
             f"bundle {bundle.path.name} has its whole decoder already: {bundle.graphs['decoder']}"
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsin.calibration.integer_entropy import RAW_UNITS, SCALES, UNSIGNED
+from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.entropy.hyper_codec import CONTEXT_UNITS, MEAN_UNITS, HyperTables
 from dsin.training.edge import fusion as edge_fusion
 from dsin.training.edge.codec import (
@@ -33,12 +34,12 @@ PEAK = 4.0
 UNIT = PEAK / UNSIGNED[1]
 
 
-def restore(model: EdgeDsin, graphs: Mapping[str, Arrays], tables: HyperTables) -> None:
+def restore(model: EdgeDsin, graphs: Mapping[str, Arrays], bundle: Bundle) -> None:
     """Fill the model, in place. Raises KeyError, ValueError or RuntimeError for other graphs."""
     _encoder(model.encoder, model.entropy.encoder, graphs["encoder"])
     _decoder(model.decoder, graphs["x_decoder"])
     _fusion(model.fusion, graphs["fusion"], model.preset.codec.fine)
-    _entropy(model.entropy, graphs, tables)
+    _entropy(model.entropy, graphs, bundle.hyper_tables)
 
 
 def _encoder(encoder: EdgeEncoder, hyper: HyperEncoder, stored: Arrays) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsin.calibration.integer_context import LOGIT_STEP, SKIP_BITS, level_step
+from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.entropy.context_model import IntegerContextModel
 from dsin.training.paper.autoencoder import Down, ResidualBlock, Up
 from dsin.training.paper.context_model import ContextModel
@@ -20,8 +21,9 @@ HIDDEN_STEP = 1 / 64
 """What one unit of the integer activations becomes; any value gives the same logits."""
 
 
-def restore(model: Dsin, graphs: Mapping[str, Tensors], entropy: IntegerContextModel) -> None:
+def restore(model: Dsin, graphs: Mapping[str, Tensors], bundle: Bundle) -> None:
     """Fill the model, in place. Raises KeyError or RuntimeError for other graphs."""
+    entropy = bundle.context_model
     stored = {**graphs["encoder"], **graphs["x_decoder"]}
     centers = _centers(graphs["x_decoder"], entropy.symbols_per_alphabet)
     model.quantiser.centers.copy_(_tensor(centers))

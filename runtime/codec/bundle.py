@@ -48,7 +48,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dsin.runtime.codec.packet import VERSION
 from dsin.runtime.entropy.context_model import IntegerContextModel
@@ -59,6 +59,8 @@ from dsin.runtime.patch_correlation.options import SearchOptions
 
 CAUSAL, HYPERPRIOR = 1, 2
 """Formats, by their entropy model."""
+FamilyName = Literal["paper", "edge"]
+"""Of models: those of format 1, and those of format 2 (see `dsin.runtime.codec.families`)."""
 DEFAULT_BUNDLE = "edge"
 """Name of the shipped bundle that is used when none is named."""
 GRAPHS = {
@@ -88,9 +90,13 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every file was checked. Made by `open_bundle`; keys as in the manifest."""
+    """A bundle whose every file was checked. Made by `open_bundle`; keys as in the manifest.
+
+    It never changes: threads, encoders and decoders may share it. `print(bundle)` tells what it is.
+    """
 
     path: Path
+    family: FamilyName
     model: str
     preset: Mapping[str, Any]
     channels: int
@@ -107,6 +113,23 @@ class Bundle:
     weights_licence: str
     entropy: IntegerContextModel | HyperTables
     codec_id: bytes
+
+    def __str__(self) -> str:
+        from dsin.runtime.codec.facts import as_lines, bundle_summary
+
+        return as_lines(bundle_summary(self))
+
+    @property
+    def context_model(self) -> IntegerContextModel:
+        """`entropy` of the family `paper`."""
+        assert isinstance(self.entropy, IntegerContextModel), self.family
+        return self.entropy
+
+    @property
+    def hyper_tables(self) -> HyperTables:
+        """`entropy` of the family `edge`."""
+        assert isinstance(self.entropy, HyperTables), self.family
+        return self.entropy
 
     def graph_path(self, name: str) -> Path:
         """Path of the ONNX graph of that name, one of `graphs`."""
@@ -217,6 +240,7 @@ def _bundle(
         )
     return Bundle(
         path=directory,
+        family="paper" if isinstance(entropy, IntegerContextModel) else "edge",
         model=manifest.text("model"),
         preset=manifest.mapping("preset"),
         channels=channels,

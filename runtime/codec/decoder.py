@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import Bytes, Packet, PacketHeader, check_codec
-from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder, open_picture_codecs
-from dsin.runtime.codec.side_fusion import Side, SideFusion, open_side_fusion
-from dsin.runtime.entropy.hyper_codec import HyperTables
+from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder
+from dsin.runtime.codec.side_fusion import Side, SideFusion
 from dsin.runtime.errors import DsinError, FrameError, PacketError
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
 from dsin.runtime.patch_correlation import Matches
@@ -97,9 +97,10 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self._family = family_of(self.bundle)
         self._halves: _Halves | None = _Halves(
-            *open_picture_codecs(self.bundle, backend, threads),
-            open_side_fusion(self.bundle, backend, threads),
+            *self._family.open_codecs(self.bundle, backend, threads),
+            self._family.open_fusion(self.bundle, backend, threads),
         )
 
     def __enter__(self) -> "Decoder":
@@ -142,8 +143,8 @@ class Decoder:
             y_dec = halves.decoder.reconstruct(halves.encoder.latent(planes, index), index)
         with watch.stage("prepare"):
             prepared = halves.fusion.prepare(side, y_dec)
-        depends = isinstance(self.bundle.entropy, HyperTables)
-        return SideFeatures(side, index if depends else None, prepared, watch.ms)
+        prepared_for = index if self._family.side_depends_on_rate else None
+        return SideFeatures(side, prepared_for, prepared, watch.ms)
 
     def decode(
         self, packet: Packet | Bytes, side: npt.NDArray[Any] | SideFeatures | None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.int8_support import check_int8
 from dsin.runtime.codec.protocols import Reconstruction
 from dsin.runtime.entropy.hyper_codec import HyperCodec, HyperTables
 from dsin.runtime.errors import BundleError
@@ -77,3 +78,22 @@ class EdgePictureDecoder:
     def reconstruct(self, latent: Floats, rate: int) -> Reconstruction:
         out = self._session.keep(y_hat=latent[None], rate=np.array([rate], np.int64))
         return Reconstruction(out["x_dec"], out["features"])
+
+
+def open_encoder(bundle: Bundle, backend: Backend, threads: int | None) -> EdgePictureEncoder:
+    """The encoder of a bundle of this family. Raises BackendError."""
+    check_int8(bundle)
+    codec = open_hyper_codec(bundle, bundle.hyper_tables, backend, threads)
+    return EdgePictureEncoder(bundle, codec, backend, threads)
+
+
+def open_codecs(
+    bundle: Bundle, backend: Backend, threads: int | None
+) -> tuple[EdgePictureEncoder, EdgePictureDecoder]:
+    """Both halves, with one entropy coder. Raises BackendError."""
+    check_int8(bundle)
+    codec = open_hyper_codec(bundle, bundle.hyper_tables, backend, threads)
+    return (
+        EdgePictureEncoder(bundle, codec, backend, threads),
+        EdgePictureDecoder(bundle, codec, backend, threads),
+    )

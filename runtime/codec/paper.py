@@ -58,3 +58,16 @@ class CausalPictureDecoder:
 
     def reconstruct(self, latent: Symbols, rate: int) -> Reconstruction:
         return Reconstruction(self._session.keep(symbols=latent[None])["x_dec"], None)
+
+
+def open_encoder(bundle: Bundle, backend: Backend, threads: int | None) -> CausalPictureEncoder:
+    """The encoder of a bundle of this family. Raises BackendError."""
+    return CausalPictureEncoder(bundle, bundle.context_model, backend, threads)
+
+
+def open_codecs(
+    bundle: Bundle, backend: Backend, threads: int | None
+) -> tuple[CausalPictureEncoder, CausalPictureDecoder]:
+    """Both halves. Raises BackendError."""
+    decoder = CausalPictureDecoder(bundle, bundle.context_model, backend, threads)
+    return open_encoder(bundle, backend, threads), decoder

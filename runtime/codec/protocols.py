@@ -9,10 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from dsin.runtime.backends.session import Backend
-from dsin.runtime.codec.bundle import Bundle
-from dsin.runtime.codec.int8_support import check_int8
-from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.gpu.device_tensor import Tensor
 from dsin.runtime.pictures import Planes
 from dsin.runtime.stopwatch import Stopwatch
@@ -46,41 +42,3 @@ class PictureDecoder(Protocol):
 
     def reconstruct(self, latent: Latent, rate: int) -> Reconstruction:
         """The picture."""
-
-
-def open_picture_encoder(bundle: Bundle, backend: Backend, threads: int | None) -> PictureEncoder:
-    """The encoder of a bundle. Raises BackendError."""
-    check_int8(bundle)
-    if isinstance(bundle.entropy, HyperTables):
-        from dsin.runtime.codec.edge import EdgePictureEncoder, open_hyper_codec
-
-        codec = open_hyper_codec(bundle, bundle.entropy, backend, threads)
-        return EdgePictureEncoder(bundle, codec, backend, threads)
-    from dsin.runtime.codec.paper import CausalPictureEncoder
-
-    return CausalPictureEncoder(bundle, bundle.entropy, backend, threads)
-
-
-def open_picture_codecs(
-    bundle: Bundle, backend: Backend, threads: int | None
-) -> tuple[PictureEncoder, PictureDecoder]:
-    """Both halves of a bundle, as a decoder needs them, with one entropy coder. Raises
-    BackendError."""
-    check_int8(bundle)
-    if isinstance(bundle.entropy, HyperTables):
-        from dsin.runtime.codec.edge import (
-            EdgePictureDecoder,
-            EdgePictureEncoder,
-            open_hyper_codec,
-        )
-
-        codec = open_hyper_codec(bundle, bundle.entropy, backend, threads)
-        encoder = EdgePictureEncoder(bundle, codec, backend, threads)
-        return encoder, EdgePictureDecoder(bundle, codec, backend, threads)
-    from dsin.runtime.codec.paper import CausalPictureDecoder, CausalPictureEncoder
-
-    tables = bundle.entropy
-    return (
-        CausalPictureEncoder(bundle, tables, backend, threads),
-        CausalPictureDecoder(bundle, tables, backend, threads),
-    )

@@ -15,7 +15,6 @@ from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.protocols import Reconstruction
 from dsin.runtime.codec.side_search import Prepared, open_block_search, open_patch_search
-from dsin.runtime.entropy.hyper_codec import HyperTables
 from dsin.runtime.gpu.device_tensor import Tensor, cropped
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
@@ -52,12 +51,6 @@ class SideFusion(Protocol):
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         """Merge a picture with the side image."""
-
-
-def open_side_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> SideFusion:
-    """The way of a bundle. Raises BackendError."""
-    kind = BlockFusion if isinstance(bundle.entropy, HyperTables) else PatchFusion
-    return kind(bundle, backend, threads)
 
 
 class PatchFusion:

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from dsin.runtime.commands.cli_streaming import serve, stream
 from dsin.runtime.errors import DsinError
 
 if TYPE_CHECKING:
-    from dsin.runtime.codec.bundle import Bundle
+    pass
 
 app = typer.Typer(
     name="dsin",
@@ -135,18 +135,25 @@ def info(
     what: Annotated[
         str, typer.Argument(metavar="BUNDLE|PACKET", help="Bundle directory or name, or a packet.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print all that a bundle tells of itself.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what is in a bundle or a packet."""
-    is_packet = Path(what).is_file()
-    facts = _packet_facts(Path(what)) if is_packet else _bundle_facts(what)
-    if as_json:
-        typer.echo(json.dumps(facts, indent=1))
-        return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        shown = json.dumps(value) if isinstance(value, dict | list | bool) else value
-        typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
+    from dsin.runtime.codec.bundle import open_bundle
+    from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
+    from dsin.runtime.codec.packet import Packet
+
+    if Path(what).is_file():
+        facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(Path(what))))}
+    else:
+        bundle = open_bundle(what)
+        if not (verbose or as_json):
+            typer.echo(bundle)
+            return
+        facts = bundle_facts(bundle)
+    typer.echo(json.dumps(facts, indent=1) if as_json else as_lines(facts))
 
 
 @app.command()
@@ -431,58 +438,6 @@ def _read_packet(path: Path) -> bytes:
             return file.read(PACKET_HEADER_BYTES + MAX_PAYLOAD + 1)
     except OSError as error:
         raise DsinError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _packet_facts(path: Path) -> dict[str, Any]:
-    from dsin.runtime.codec.packet import Packet
-
-    packet = Packet.parse(_read_packet(path))
-    header, size = packet.header, len(packet)
-    return {
-        "packet": str(path),
-        "codec_id": header.codec_id.hex(),
-        "width": header.width,
-        "height": header.height,
-        "rate": header.rate,
-        "frame_number": header.frame_number,
-        "timestamp_ns": header.timestamp_ns,
-        "bytes": size,
-        "payload_bytes": len(packet.payload),
-        "bpp": round(8 * size / (header.width * header.height), 6),
-    }
-
-
-def _bundle_facts(what: str) -> dict[str, Any]:
-    from dsin.runtime.codec.bundle import open_bundle
-
-    bundle: Bundle = open_bundle(what)
-    return {
-        "bundle": str(bundle.path),
-        "model": bundle.model,
-        "codec_id": bundle.codec_id.hex(),
-        "model_id": bundle.model_id,
-        "latent": _latent_facts(bundle),
-        "frame_multiple": list(bundle.frame_multiple),
-        "search": {"patch": list(bundle.search.patch), "measure": bundle.search.measure,
-                   "prior": bundle.search.prior,
-                   "stretched_patches": bundle.search.stretched,
-                   "off_centre_prior": bundle.search.off_centre},
-        "truncate_to_uint8": bundle.truncate_to_uint8,
-        "target_bpp": [point.target_bpp for point in bundle.rate_points],
-        "default_rate": bundle.default_rate,
-        "bytes": sum(bundle.file_bytes.values()),
-        "training": dict(bundle.training),
-        "weights_licence": bundle.weights_licence,
-    }  # fmt: skip
-
-
-def _latent_facts(bundle: "Bundle") -> str:
-    from dsin.runtime.entropy.context_model import IntegerContextModel
-
-    where = f"{bundle.channels} channels, stride {bundle.stride}"
-    if isinstance(bundle.entropy, IntegerContextModel):
-        return f"{where}, {bundle.entropy.symbols_per_alphabet} centres, causal context model"
-    return f"{where}, hyperprior"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.sources.cameras import PlayedRecording
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import StereoRecording, open_recording, open_stereo
-from dsin.runtime.sources.warm_up import warm_up_encoder
+from dsin.runtime.sources.warm_up import warm_up
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def run_device(pipe: Connection, settings: Settings) -> None:
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
         maker = PacketMaker(encoder, settings.rate, settings.controller(encoder.bundle, source))
-        warm_up_encoder(encoder, source.size)
+        warm_up(encoder, source.size)
         address: str = pipe.recv()
         recording = open_recording(settings.spec, "left", settings.frames)
         camera = PlayedRecording(

@@ -31,7 +31,7 @@ from dsin.runtime.server.decode_worker import DecodeWorker, LocalWorker
 from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.server.stream_server import StreamServer
-from dsin.runtime.sources.warm_up import warm_up_decoder
+from dsin.runtime.sources.warm_up import warm_up
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet.decoders import FleetOptions
@@ -240,7 +240,7 @@ def _open_workers(
     ]
     with Encoder(bundle, options.backend) as encoder:
         for decoder, size in product(decoders, sizes):
-            warm_up_decoder(decoder, encoder, size)
+            warm_up(encoder, size, decoder)
     return [LocalWorker(decoder) for decoder in decoders]
 
 

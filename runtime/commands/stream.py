@@ -23,7 +23,7 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
 from dsin.runtime.sources.cameras import Camera, open_camera
 from dsin.runtime.sources.frames import StereoSide
-from dsin.runtime.sources.warm_up import warm_up_encoder
+from dsin.runtime.sources.warm_up import warm_up
 
 LOG = logging.getLogger(__name__)
 USUAL_FPS = 10.0
@@ -75,7 +75,7 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
             controller = RateController.for_bundle(bundle, options.kbps, fps, size=camera.size)
         with Encoder(bundle, options.backend) as encoder:
             maker = PacketMaker(encoder, options.rate, controller)
-            warm_up_encoder(encoder, camera.size)
+            warm_up(encoder, camera.size)
             return _run(options, camera, maker, announce)
     finally:
         camera.close()

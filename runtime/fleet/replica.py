@@ -26,7 +26,7 @@ from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.fleet.router import PLACE
 from dsin.runtime.link.side_pictures import decode_picture, picture_size
 from dsin.runtime.pictures import Image
-from dsin.runtime.sources.warm_up import TILE, warm_up_decoder
+from dsin.runtime.sources.warm_up import TILE, warm_up
 
 SIDES_KEPT = 2
 """Side images of a rig: the newest, and the one before, since x may come late."""
@@ -112,7 +112,7 @@ class RigDecoder:
             options.bundle, options.backend, threads=max(1, math.floor(options.cpus))
         )
         with Encoder(self._decoder.bundle, threads=1) as encoder:
-            warm_up_decoder(self._decoder, encoder, TILE)
+            warm_up(encoder, TILE, self._decoder)
         self._store = SideStore(options.side_budget_mib << 20)
         # A thread of its own, so that health checks are answered meanwhile.
         self._worker = ThreadPoolExecutor(1, "decode")

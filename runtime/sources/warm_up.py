@@ -15,15 +15,13 @@ TILE = (160, 240)
 """Height and width of the scene: the smallest size that is enough to warm up with."""
 
 
-def warm_up_encoder(encoder: Encoder, size: tuple[int, int]) -> None:
-    """Compile and allocate for pictures of that height and width."""
-    encoder.encode(_pair(size)[0])
-
-
-def warm_up_decoder(decoder: Decoder, encoder: Encoder, size: tuple[int, int]) -> None:
-    """The same for packets, with a side image of that height and width."""
+def warm_up(encoder: Encoder, size: tuple[int, int], decoder: Decoder | None = None) -> None:
+    """Compile and allocate for pictures of that height and width; with a decoder, for packets and
+    side images of theirs too."""
     left, right = _pair(size)
-    decoder.decode(encoder.encode(left), right)
+    packet = encoder.encode(left)
+    if decoder is not None:
+        decoder.decode(packet, right)
 
 
 def _pair(size: tuple[int, int]) -> tuple[Image, Image]:

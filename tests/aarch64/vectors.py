@@ -59,7 +59,7 @@ class Coder:
         """What the encoder's network makes of a picture, H×W×3 uint8: the input of `encode`."""
         session = open_session(self.bundle.graph_path("encoder"), "cpu", threads=1)
         planes = to_planes(pad(picture, self.bundle.frame_multiple))
-        if isinstance(self.bundle.entropy, IntegerContextModel):
+        if self.bundle.family == "paper":
             return {"symbols": session.run(x=planes)["symbols"][0]}
         out = session.run(x=planes, rate=np.array([rate], np.int64))
         return {name: out[name][0] for name in ("y", "z")}
@@ -68,10 +68,11 @@ class Coder:
         """An input with values far outside those of pictures."""
         height, width = SIZE[type(self.bundle.entropy)]
         shape = (self.bundle.channels, height // self.bundle.stride, width // self.bundle.stride)
-        if isinstance(self.bundle.entropy, IntegerContextModel):
-            kinds = self.bundle.entropy.symbols_per_alphabet
+        if self.bundle.family == "paper":
+            kinds = self.bundle.context_model.symbols_per_alphabet
             return {"symbols": rng.integers(0, kinds, shape, dtype=np.uint8)}
-        small = (self.bundle.entropy.z_scales.shape[1], *(n // HYPER_STRIDE for n in shape[1:]))
+        channels = self.bundle.hyper_tables.z_scales.shape[1]
+        small = (channels, *(n // HYPER_STRIDE for n in shape[1:]))
         return {
             "y": (rng.standard_cauchy(shape) * 4).astype(np.float32),
             "z": (rng.standard_cauchy(small) * 4).astype(np.float32),
@@ -79,17 +80,17 @@ class Coder:
 
     def encode(self, coded: Arrays, rate: int) -> bytes:
         """The payload."""
-        if isinstance(self.bundle.entropy, IntegerContextModel):
-            return encode_symbols(self.bundle.entropy, coded["symbols"])
-        codec = open_hyper_codec(self.bundle, self.bundle.entropy, "cpu", 1)
+        if self.bundle.family == "paper":
+            return encode_symbols(self.bundle.context_model, coded["symbols"])
+        codec = open_hyper_codec(self.bundle, self.bundle.hyper_tables, "cpu", 1)
         return codec.encode(coded["y"], coded["z"], rate)[0]
 
     def decode(self, payload: bytes, shape: tuple[int, ...], rate: int) -> Array:
         """The latent of that shape."""
         channels, rows, columns = shape
-        if isinstance(self.bundle.entropy, IntegerContextModel):
-            return decode_symbols(self.bundle.entropy, payload, (channels, rows, columns))
-        codec = open_hyper_codec(self.bundle, self.bundle.entropy, "cpu", 1)
+        if self.bundle.family == "paper":
+            return decode_symbols(self.bundle.context_model, payload, (channels, rows, columns))
+        codec = open_hyper_codec(self.bundle, self.bundle.hyper_tables, "cpu", 1)
         return codec.decode(payload, (channels, rows, columns), rate)
 
 

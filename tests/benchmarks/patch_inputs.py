@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import centre_crop
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 Image = np.ndarray[Any, Any]
@@ -32,8 +33,7 @@ def degraded(image: Image) -> Image:
 
 def middle(image: Image) -> Image:
     """The centre crop that the project's figures are measured on."""
-    top, left = (image.shape[0] - HEIGHT) // 2, (image.shape[1] - WIDTH) // 2
-    return image[top : top + HEIGHT, left : left + WIDTH]
+    return centre_crop(image, (HEIGHT, WIDTH))
 
 
 def views(pairs: Path | None, root: Path | None, count: int) -> list[tuple[Image, Image]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dsin.calibration.integer_context import float_bits
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.entropy.context_model import IntegerContextModel, cross_entropy_bits
+from dsin.runtime.entropy.context_model import cross_entropy_bits
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_checkpoint
@@ -22,7 +22,6 @@ from dsin.training.data import read_pair_list
 def main() -> None:
     pairs, root, *checkpoint = map(Path, sys.argv[1:])
     bundle = open_bundle("paper")
-    assert isinstance(bundle.entropy, IntegerContextModel)
     model = load_checkpoint(checkpoint[0])[0] if checkpoint else None
     total = {"coded": 0.0, "integer": 0.0, "float": 0.0}
     worst = 0.0
@@ -31,7 +30,7 @@ def main() -> None:
             frame = centre_crop(read_image(pair.x), (320, 1224))
             coded = len(encoder.encode(frame).payload)
             symbols = encoder.latent(frame)
-            own = cross_entropy_bits(bundle.entropy, symbols) / 8
+            own = cross_entropy_bits(bundle.context_model, symbols) / 8
             total["coded"] += coded
             total["integer"] += own
             worst = max(worst, coded - own)

@@ -16,9 +16,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dsin.export import graphs, patch_correlation_op, write_bundle
+from dsin.export import graphs, patch_correlation_op
 from dsin.export.calibration_frames import read_frames
 from dsin.export.cli import app, main
+from dsin.export.paper import bundle as paper_bundle
 from dsin.export.weights import WeightsFile
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import open_bundle
@@ -67,7 +68,7 @@ def lively(config: Preset) -> Dsin:
 
 def export(model: Dsin, out: Path, **options: Any) -> Path:
     defaults = {"weights": "float32", "calibration_frames": frames(), "name": "tiny", "notes": {}}
-    comparisons = write_bundle.export_model(model, out, **{**defaults, **options})
+    comparisons = paper_bundle.export_model(model, out, **{**defaults, **options})
     assert comparisons
     assert all(comparisons)
     return out
@@ -292,7 +293,7 @@ def test_a_failed_export_leaves_the_old_bundle(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "bundle.json").write_text("old")
-    monkeypatch.setattr(write_bundle, "verify", lambda *_: fail())
+    monkeypatch.setattr(paper_bundle, "verify", lambda *_: fail())
     with pytest.raises(ExportError, match="no"):
         export(model, tmp_path / "out")
     assert (tmp_path / "out" / "bundle.json").read_text() == "old"

@@ -10,12 +10,14 @@ import torch
 from conftest import textured_pair
 from typer.testing import CliRunner
 
+from dsin.export import load_model
 from dsin.export.cli import app
 from dsin.export.restore import restore_model
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.errors import ExportError
+from dsin.runtime.errors import BundleError, ExportError
 from dsin.runtime.metrics import psnr_db
-from dsin.training.checkpoint import load_model
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
+from dsin.training.checkpoint import load_model as load_checkpoint
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 
@@ -59,11 +61,42 @@ def test_a_bundle_of_the_papers_model_becomes_its_model_again(tiny_bundle: Path)
     assert float(coded.bits.sum()) == pytest.approx(packet_bits - 320, rel=0.05, abs=100)
 
 
+@pytest.mark.parametrize(
+    ("name", "rate", "least_db"), [("edge", 3, 36), ("edge-structure", 3, 36), ("paper", 0, 55)]
+)
+def test_shipped_models_give_the_decoders_picture_and_its_bits(
+    name: str, rate: int, least_db: float
+) -> None:
+    frame = SyntheticRig(frames=1).frame(0)
+    x, y = (view[:187, :811].copy() for view in (frame.left, frame.right))
+    model = load_model(name)
+    with Encoder(name) as encoder, Decoder(name) as decoder, torch.no_grad():
+        packet = encoder.encode(x, rate)
+        alone, bits = model(planes(x), rate=rate)
+        beside, _ = model(planes(x), planes(y), rate=rate)
+        for picture, side in ((alone, None), (beside, y)):
+            expected = decoder.decode(packet, side)
+            assert expected.used_side == (side is not None)
+            # Integers of the entropy model predict, and so round, a little otherwise.
+            found = picture[0].permute(1, 2, 0).numpy()
+            assert psnr_db(found, expected.image.astype(np.float32)) > least_db
+    assert bits.tolist() == pytest.approx([8 * len(packet.payload)], rel=0.02)
+
+
+def test_a_model_is_loaded_from_a_bundle_or_a_checkpoint(
+    edge_bundle: Path, edge_checkpoint: Path, tmp_path: Path
+) -> None:
+    for source in (edge_bundle, str(edge_bundle), edge_checkpoint):
+        assert isinstance(load_model(source), EdgeDsin)
+    with pytest.raises(BundleError, match="there is no bundle"):
+        load_model(tmp_path / "absent")
+
+
 def test_the_command_writes_a_checkpoint(edge_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "back.pt"
     done = CliRunner().invoke(app, ["checkpoint", str(edge_bundle), "-o", str(out)])
     assert done.exit_code == 0, done.output
-    restored, notes = load_model(out)
+    restored, notes = load_checkpoint(out)
     assert isinstance(restored, EdgeDsin)
     assert notes["weights_licence"] == "random weights"
     assert notes["restored_from"] == edge_bundle.name

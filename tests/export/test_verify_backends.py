@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +17,9 @@ from dsin.export.bundle_files import file_table
 from dsin.export.cli import app
 from dsin.export.verify_backends import Check, verify_backends
 from dsin.runtime import open_bundle
-from dsin.runtime.codec import protocols as codecs
+from dsin.runtime.backends.session import Backend
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.families import FAMILIES
 from dsin.runtime.errors import BackendError, ExportError
 
 
@@ -34,10 +38,10 @@ def test_threads_and_pytorch_agree(kind: str, request: pytest.FixtureRequest) ->
 
 def test_another_decoder_is_noticed(edge_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One whose pictures are a little brighter, on one thread only."""
-    whole = codecs.open_picture_codecs
+    edge = FAMILIES["edge"]
 
-    def brighter(bundle: object, backend: object, threads: int | None) -> object:
-        encoder, decoder = whole(bundle, backend, threads)  # type: ignore[arg-type]
+    def brighter(bundle: Bundle, backend: Backend, threads: int | None) -> Any:
+        encoder, decoder = edge.open_codecs(bundle, backend, threads)
         if threads == 1:
             reconstruct = decoder.reconstruct
             decoder.reconstruct = lambda *a: reconstruct(*a)._replace(  # type: ignore[method-assign]
@@ -45,7 +49,7 @@ def test_another_decoder_is_noticed(edge_bundle: Path, monkeypatch: pytest.Monke
             )
         return encoder, decoder
 
-    monkeypatch.setattr("dsin.runtime.codec.decoder.open_picture_codecs", brighter)
+    monkeypatch.setitem(FAMILIES, "edge", replace(edge, open_codecs=brighter))
     failed = [c for c in verify_backends(open_bundle(edge_bundle), frames()) if not c]
     assert {(c.runner, c.what) for c in failed} >= {("cpu, 1 thread", "x_dec")}
     assert "DIFFERS" in str(failed[0])

@@ -2,7 +2,7 @@
 `dsin.runtime.backends.session`.
 
     with sessions_on_torch("cuda", half=True):
-        codec = open_picture_codecs(bundle, "cpu", None)     its networks run on the GPU
+        codec = family_of(bundle).open_codecs(bundle, "cpu", None)     its networks run on the GPU
 
 The graphs are the shipped ones, operator by operator, so that what holds of them here holds of the
 weights, the rounding and the order of operators that every other backend runs. Graphs of entropy

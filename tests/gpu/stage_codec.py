@@ -81,10 +81,10 @@ def work(orders: Orders, report: Report) -> None:
 
 def _opened(bundle: Any, device: str | None = None, **how: Any) -> Codec:
     from dsin.runtime.codec.decoder import Decoder
-    from dsin.runtime.codec.protocols import open_picture_codecs
+    from dsin.runtime.codec.families import family_of
 
     with sessions_on_torch(device, **how) if device else nullcontext():
-        return Codec(*open_picture_codecs(bundle, "cpu", None), Decoder(bundle, "cpu"))
+        return Codec(*family_of(bundle).open_codecs(bundle, "cpu", None), Decoder(bundle, "cpu"))
 
 
 def _integers(report: Report, device: str) -> None:

@@ -54,8 +54,9 @@ def middle(image: Image, height: int, width: int) -> Image:
     if factor > 1:
         size = tuple(round(side * factor + 0.5) for side in image.shape[1::-1])
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
+    from dsin.runtime.pictures import centre_crop
+
+    return np.ascontiguousarray(centre_crop(image, (height, width)))
 
 
 def as_decoded(image: Image) -> NDArray[Any]:

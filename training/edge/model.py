@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from dsin.training.edge.codec import STRIDE, EdgeDecoder, EdgeEncoder
 from dsin.training.edge.entropy import HYPER_STRIDE, EntropyModel
 from dsin.training.edge.fusion import EdgeFusion
+from dsin.training.edge.side import side_input
+from dsin.training.model_output import ModelOutput
 from dsin.training.presets import EdgePreset
 
 MULTIPLE = STRIDE * HYPER_STRIDE
@@ -39,6 +41,21 @@ class EdgeDsin(nn.Module):
         self.decoder = EdgeDecoder(preset.codec)
         self.fusion = EdgeFusion(preset.codec)
 
+    def forward(self, x: Tensor, y: Tensor | None = None, rate: int = 0) -> ModelOutput:
+        """The picture of x, of any size, beside the side image y, or alone, and its bits; `rate`
+        counts from 0, the lowest. That y shows the scene is taken for granted, which the runtime
+        does not do (see `dsin.runtime.codec.side_fusion`)."""
+        height, width = x.shape[2:]
+        index = torch.full((len(x),), rate, device=x.device)
+        x, y = _whole(x), None if y is None else _whole(y)
+        coded = self.code(x, index)
+        picture = coded.x_dec
+        if y is not None:
+            y_dec = self.reconstruct(y, index).x_dec
+            side = side_input(picture.detach(), y_dec, y, self.preset.search)
+            picture = self.fusion(picture, coded.features, *side, index)
+        return ModelOutput(picture[:, :, :height, :width].clamp(0, 255), coded.bits)
+
     def code(self, x: Tensor, rate: Tensor) -> EdgeCoded:
         """Encode and decode x without side information."""
         entropy = self.entropy(self.encoder(x, rate), rate)
@@ -52,9 +69,14 @@ class EdgeDsin(nn.Module):
         mode, (height, width) = self.training, image.shape[2:]
         self.eval()
         try:
-            margins = 0, -width % MULTIPLE, 0, -height % MULTIPLE
-            coded = self.code(F.pad(image, margins, mode="replicate"), rate)
+            coded = self.code(_whole(image), rate)
         finally:
             self.train(mode)
         features = coded.features[:, :, : -(-height // 8), : -(-width // 8)]
         return EdgeCoded(coded.x_dec[:, :, :height, :width].clamp(0, 255), features, coded.bits)
+
+
+def _whole(image: Tensor) -> Tensor:
+    """Its last row and column repeated until both sides are multiples."""
+    height, width = image.shape[2:]
+    return F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")

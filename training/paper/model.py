@@ -8,14 +8,17 @@
 The finder has no weights.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from dsin.training.paper.autoencoder import Decoder, Encoder, Quantiser
+from dsin.training.model_output import ModelOutput
+from dsin.training.paper.autoencoder import STRIDE, Decoder, Encoder, Quantiser
 from dsin.training.paper.context_model import ContextModel, bit_cost
 from dsin.training.paper.si_finder import Matches, SideInformationFinder
 from dsin.training.paper.si_net import FusionNet
@@ -65,6 +68,26 @@ class Dsin(nn.Module):
             preset.search, l2_prefers_far=preset.quirks.l2_prefers_far
         )
         self.fusion = FusionNet(preset.fusion)
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Pictures are padded to multiples of this, (height, width)."""
+        rows, columns = self.preset.search.patch
+        return math.lcm(STRIDE, rows), math.lcm(STRIDE, columns)
+
+    def forward(self, x: Tensor, y: Tensor | None = None, rate: int = 0) -> ModelOutput:
+        """The picture of x, of any size, beside the side image y, or alone, and its bits; there is
+        one rate only."""
+        height, width = x.shape[2:]
+        rows, columns = self.multiple
+        margins = 0, -width % columns, 0, -height % rows
+        coded = self.code(F.pad(x, margins, mode="replicate"))
+        picture = coded.x_dec
+        if y is not None:
+            picture = self.fuse(picture, F.pad(y, margins, mode="replicate")).x_hat
+        return ModelOutput(
+            picture[:, :, :height, :width].clamp(0, 255), coded.bits.sum((1, 2, 3))
+        )  # fmt: skip
 
     def code(self, x: Tensor) -> Coded:
         """Encode and decode x without side information."""

@@ -21,8 +21,8 @@ from dsin.runtime import open_bundle
 from dsin.runtime.backends.tensorrt_api import Build, Network
 from dsin.runtime.backends.tensorrt_plugin import register_plugin
 from dsin.runtime.codec.bundle import Bundle
-from dsin.runtime.codec.protocols import open_picture_codecs
-from dsin.runtime.codec.side_fusion import LEAST_SCORE, Fused, open_side_fusion
+from dsin.runtime.codec.families import family_of
+from dsin.runtime.codec.side_fusion import LEAST_SCORE, Fused
 from dsin.runtime.errors import DsinError, ExportError
 from dsin.runtime.patch_correlation import Matches, block_refinement
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, refine_reference
@@ -52,8 +52,8 @@ def by_stages(
     bundle: Bundle, x: Image, y: Image, rate: int
 ) -> tuple[dict[str, Image], Fused, Image]:
     """Inputs of the whole decoder; what the runtime makes of them; and x_dec."""
-    encoder, decoder = open_picture_codecs(bundle, "cpu", 1)
-    fusion = open_side_fusion(bundle, "cpu", 1)
+    encoder, decoder = family_of(bundle).open_codecs(bundle, "cpu", 1)
+    fusion = family_of(bundle).open_fusion(bundle, "cpu", 1)
     latents = [encoder.latent(to_planes(pad(v, bundle.frame_multiple)), rate) for v in (x, y)]
     theirs, decoded = (decoder.reconstruct(latent, rate) for latent in latents[::-1])
     side = fusion.prepare(y, theirs)

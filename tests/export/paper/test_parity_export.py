@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsin.export.write_bundle import export_model
+from dsin.export.paper.bundle import export_model
 from dsin.runtime.files import write_image
 from dsin.runtime.picture_files import read_image
 

@@ -11,7 +11,7 @@ import pytest
 from support.block_bundle import read_manifest, write_block_bundle, write_manifest
 from support.command_line import Outcome, Run, command_line
 
-from dsin.runtime import Decoder, Encoder
+from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet
 from dsin.runtime.commands import demo
 from dsin.runtime.errors import DsinError
@@ -203,7 +203,25 @@ class TestInfo:
         assert facts["latent"] == "3 channels, stride 8, 6 centres, causal context model"
         assert facts["target_bpp"] == [0.06, 0.1]
         assert facts["bytes"] == sum(f["bytes"] for f in read_manifest(bundle)["files"].values())
-        assert "weights licence    MIT" in dsin("info", bundle).out
+        lines = dsin("info", bundle, "--verbose").out.splitlines()
+        assert "weights licence    MIT" in lines
+        assert len(lines) == len(facts)
+
+    def test_a_bundle_in_ten_lines(self, dsin: Run, bundle: Path) -> None:
+        lines = dsin("info", bundle).out.splitlines()
+        assert [" ".join(line.split()) for line in lines] == [
+            "bundle blocks",
+            f"folder {bundle}",
+            "family paper",
+            "latent 3 channels, stride 8, 6 centres, causal context model",
+            "rates 0.06, 0.1 bits per pixel",
+            "default rate 1, of 0 to 1",
+            "frames any size, padded to multiples of 24x40",
+            "networks float, 0.0 MB",
+            f"codec id {open_bundle(bundle).codec_id.hex()}",
+            "weights licence MIT",
+        ]
+        assert str(open_bundle(bundle)).splitlines() == lines
 
     def test_of_something_else(self, dsin: Run, folder: Path, tmp_path: Path) -> None:
         user_error(dsin("info", folder / "left.png"), "not a dsin packet")

@@ -16,7 +16,7 @@ event.register("numba:compile", Listener())
 
 from dsin.runtime import Decoder, Encoder
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
-from dsin.runtime.sources.warm_up import warm_up_decoder
+from dsin.runtime.sources.warm_up import warm_up
 
 with Encoder() as encoder, Decoder() as decoder:
     size = (192, 480)
@@ -40,6 +40,6 @@ def compiled(warm_up: str, cache: Path) -> tuple[int, int]:
 
 
 def test_the_first_frame_compiles_nothing(tmp_path: Path) -> None:
-    before, after = compiled("warm_up_decoder(decoder, encoder, size)", tmp_path / "cache")
+    before, after = compiled("warm_up(encoder, size, decoder)", tmp_path / "cache")
     assert before > 50
     assert after == 0
