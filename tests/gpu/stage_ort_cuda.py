@@ -14,7 +14,7 @@ from suite import run_tests
 from visit_frames import frames
 from visit_layout import bundles
 
-TESTS = "test_backend_ort_cuda.py"
+TESTS = "runtime/backends/test_backend_ort_cuda.py"
 FRAMES = 5
 LEAST_DB = 35.0
 """PSNR between pictures of the two machines from equal bytes."""
