@@ -1,9 +1,9 @@
 """From checkpoints to bundles and back: ONNX graphs, 8 bits, TensorRT engines.
 
-    from dsin.export import load_model
+from dsin.export import load_model
 
-    model = load_model("edge")  # the shipped weights as a torch module
-    picture, bits = model(x, y, rate=3)
+model = load_model("edge")  # the shipped weights as a torch module
+picture, bits = model(x, y, rate=3)
 """
 
 import importlib
