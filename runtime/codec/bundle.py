@@ -139,9 +139,7 @@ class Bundle:
     def entropy_graphs(self) -> tuple[str, ...]:
         """Names of the graphs that must be exact: of format 2 hyper and its steps, in the order of
         coding."""
-        if "hyper" not in self.graphs:
-            return ("context",)
-        return ("hyper", *sorted(name for name in self.graphs if name.startswith("step")))
+        return _exact_graphs(self.graphs)
 
     def rate_index(self, rate: int | None) -> int:
         """`rate`, or the default for None. Raises DsinError where the bundle has no such rate."""
@@ -227,8 +225,7 @@ def _bundle(
         if reason := search.reason_against_blocks():
             raise BundleError(f"{manifest.where}: search: {reason}")
         kinds, steps = len(entropy.z_scales), (HYPER_STRIDE * stride,) * 2
-        names = ("hyper", *_entropy_steps(manifest.table("graphs")))
-        hashes = [files[graphs[name]].sha256 for name in names]
+        hashes = [files[graphs[name]].sha256 for name in _exact_graphs(graphs)]
         digest = hashlib.sha256(entropy.digest() + bytes.fromhex("".join(hashes))).digest()
         if kinds != len(rate_points):
             raise BundleError(
@@ -258,6 +255,13 @@ def _bundle(
         entropy=entropy,
         codec_id=codec_id(model_id, digest, channels, kinds, stride, multiple),
     )
+
+
+def _exact_graphs(graphs: Mapping[str, str]) -> tuple[str, ...]:
+    """See `Bundle.entropy_graphs`."""
+    if "hyper" not in graphs:
+        return ("context",)
+    return ("hyper", *sorted(name for name in graphs if name.startswith("step")))
 
 
 def _entropy_steps(graphs: Table) -> tuple[str, ...]:

@@ -126,12 +126,21 @@ class _Index(NamedTuple):
         return _Index(self.times_ns[:count], stamps)
 
 
+class _Packet(NamedTuple):
+    """What is kept of a coded picture: when it is shown and decoded, in units of the track, and
+    whether it is shown at all. Its bytes are not, for a video may be larger than the memory."""
+
+    pts: int | None
+    dts: int | None
+    shown: bool
+
+
 def _read_index(path: Path) -> _Index:
     """Read every packet of the video track, decode none."""
     with _opened(path) as (container, stream):
-        packets = [p for p in _packets(path, container, stream) if p.size]
+        packets = list(_packets(path, container, stream))
         # A container's edit list leaves packets out: they are decoded, but not shown.
-        shown = [p for p in packets if not p.is_discard]
+        shown = [p for p in packets if p.shown]
         rate, base, start = stream.average_rate, stream.time_base, stream.start_time
         promised = _promised_frames(stream, rate)
         counted = container.format.name in WITHOUT_TIMES
@@ -168,7 +177,7 @@ def _promised_frames(stream: Any, rate: Fraction | None) -> float:
     return lasts_s * float(rate or 0)
 
 
-def _check_order(path: Path, packets: list[Any]) -> None:
+def _check_order(path: Path, packets: list[_Packet]) -> None:
     decoding = [p.dts for p in packets if p.dts is not None]
     if any(later < earlier for earlier, later in pairwise(decoding)):
         raise FrameError(
@@ -181,11 +190,13 @@ def _nanoseconds(units: int, base: Fraction) -> int:
     return round(units * base * SECOND_NS)
 
 
-def _packets(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+def _packets(path: Path, container: Any, stream: Any) -> Iterator[_Packet]:
     import av
 
     try:
-        yield from container.demux(stream)
+        for packet in container.demux(stream):
+            if packet.size:  # the last one only flushes
+                yield _Packet(packet.pts, packet.dts, not packet.is_discard)
     except av.error.FFmpegError as error:
         raise FrameError(f"{path} cannot be read to its end: {error.strerror}") from error
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.quiet_opencv import SILENT, quiet_opencv
 
 
 def gradient() -> np.ndarray:
@@ -109,6 +110,19 @@ def test_names_need_not_be_text(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"stra\xdfe.jpg")
     path.write_bytes(jpeg())
     assert read_image(path).shape == (32, 48, 3)
+
+
+def test_the_log_level_comes_back_when_the_last_thread_leaves() -> None:
+    """Threads decode side by side: none may take another's silence for the level before."""
+    logging = getattr(cv2.utils, "logging", cv2)
+    before = logging.getLogLevel()
+    first, second = quiet_opencv(), quiet_opencv()
+    with first:
+        second.__enter__()
+    assert logging.getLogLevel() == SILENT
+    second.__exit__(None, None, None)
+    assert before != SILENT
+    assert logging.getLogLevel() == before
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:

@@ -55,8 +55,9 @@ def train_edge(preset: EdgePreset, data: TrainingPictures, out: Path, options: E
     `out/<phase>/` gets what `dsin.training.edge.state` says, `log_<n>/metrics.csv`, and at the end
     `curves.png` and `done.json`. An interrupt or SIGTERM saves all and ends as it would otherwise;
     a kill loses what came after the last `checkpoint_every_minutes`.
-    Raises CheckpointError for phases that make no sense, for weights of other sizes, and where
-    `out` has a run already and `resume` is off; FrameError for pictures that cannot be used.
+    Raises CheckpointError for phases that make no sense, for weights that cannot grow into the
+    preset's sizes, and where `out` has a run already and `resume` is off; FrameError for pictures
+    that cannot be used.
     """
     started = time.monotonic()
     for phase in preset.phases:
