@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsin.calibration.scale_tables import gaussian_tables
-from dsin.runtime.entropy.hyper_codec import CONTEXT, CONTEXT_UNITS, MEAN_UNITS, SIGNED, HyperTables
+from dsin.runtime.entropy.hyper_codec import HyperTables
+from dsin.runtime.entropy.hyper_kernels import CONTEXT, CONTEXT_UNITS, MEAN_UNITS, SIGNED
 from dsin.runtime.entropy.integer_network import EXACT, IntegerLayer, sum_limits
 from dsin.training.edge.entropy import (
     LARGEST,

@@ -11,7 +11,7 @@ mean, in 64ths of a quantiser step: integers too, so that both ends go on from t
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsin.runtime.backends.session import Session
+from dsin.runtime.entropy.hyper_kernels import (
+    SIGNED,
+    Turns,
+    choose_tables,
+    count_symbols,
+    put_symbols,
+    quantise_symbols,
+)
 from dsin.runtime.entropy.integer_coder import (
     HALF_RANGE,
     IntegerDecoder,
@@ -29,10 +37,6 @@ from dsin.runtime.entropy.integer_coder import (
 from dsin.runtime.errors import BundleError, PacketError
 from dsin.runtime.gpu.device_tensor import Tensor
 
-MEAN_UNITS, CONTEXT_UNITS = 64, 16
-"""What one quantiser step is in means and decoded values, and in what the steps are given."""
-SIGNED, CONTEXT = (-128, 127), (-1024, 1023)
-"""Ranges of z and of raw scales, and of what the steps are given."""
 HYPER_STRIDE = 4
 """Latent positions per position of z, each way."""
 ORDER = {2: ((0, 1), (1, 0)), 4: ((0, 2), (3, 1))}
@@ -103,30 +107,30 @@ class HyperCodec:
 
         z (hyper, h / 4, w / 4) is what the hyper-encoder makes of y; both are rounded here.
         """
-        parts, decoded = self._parts(y, z, rate)
+        parts, latent = self._parts(y, z, rate)
         values, choices = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return encode_integers(self._tables.scales, values, choices), _latent(decoded)
+        return encode_integers(self._tables.scales, values, choices), latent
 
     def quantise(
         self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
     ) -> NDArray[np.float32]:
         """ŷ as `encode` gives it, without the bytes."""
-        return _latent(self._parts(y, z, rate)[1])
+        return self._parts(y, z, rate)[1]
 
     def _parts(
         self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
-    ) -> tuple[list[_Part], Integers]:
-        """What is coded, part by part, and the decoded latent in 64ths of a step."""
-        whole = _integers(z)
+    ) -> tuple[list[_Part], NDArray[np.float32]]:
+        """What is coded, part by part, and the latent as decoded."""
+        whole, y = _integers(z), np.ascontiguousarray(y)
         parts = [_Part(whole.ravel(), self._z_choice(whole.shape, rate))]
-        features = self._features(whole, rate)
-        decoded = np.zeros(y.shape, np.int32)
-        for step, turn in zip(self._steps, turns(y.shape, len(self._steps)), strict=True):
-            mean, choice = self._predict(step, features, decoded, turn)
-            symbols = _integers((y.ravel()[turn] * MEAN_UNITS - mean) / MEAN_UNITS)
-            decoded.ravel()[turn] = symbols * MEAN_UNITS + mean
+        steps = _Steps(self, self._features(whole, rate), y.shape)
+        for number in range(len(self._steps)):
+            means, choice = steps.predict(number)
+            symbols = np.empty(means.shape, np.int32)
+            quantise_symbols(y, means, steps.order, number, symbols)
+            steps.put(number, symbols, means)
             parts.append(_Part(symbols, choice))
-        return parts, decoded
+        return parts, steps.latent
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], rate: int) -> NDArray[np.float32]:
         """ŷ of that shape (latent, h, w), h and w multiples of 4.
@@ -139,13 +143,13 @@ class HyperCodec:
             raise PacketError(f"packet has rate {rate}, which its bundle does not have")
         decoder = IntegerDecoder(self._tables.scales, payload)
         small = (self._tables.z_scales.shape[1], *(n // HYPER_STRIDE for n in shape[1:]))
-        features = self._features(decoder.take(self._z_choice(small, rate)).reshape(small), rate)
-        decoded = np.zeros(shape, np.int32)
-        for step, turn in zip(self._steps, turns(shape, len(self._steps)), strict=True):
-            mean, choice = self._predict(step, features, decoded, turn)
-            decoded.ravel()[turn] = decoder.take(choice) * MEAN_UNITS + mean
+        z = decoder.take(self._z_choice(small, rate)).reshape(small)
+        steps = _Steps(self, self._features(z, rate), shape)
+        for number in range(len(self._steps)):
+            means, choice = steps.predict(number)
+            steps.put(number, decoder.take(choice), means)
         decoder.close()
-        return _latent(decoded)
+        return steps.latent
 
     def _z_choice(self, shape: tuple[int, ...], rate: int) -> NDArray[np.uint8]:
         return np.repeat(self._tables.z_scales[rate], shape[1] * shape[2])
@@ -154,34 +158,38 @@ class HyperCodec:
         small = np.clip(z, *SIGNED)[None].astype(np.float32)
         return self._hyper.keep(z=small, rate=np.array([rate], np.int64))["features"]
 
-    def _predict(
-        self, step: Session, features: Tensor, decoded: Integers,
-        turn: NDArray[np.intp],
-    ) -> tuple[Integers, NDArray[np.uint8]]:  # fmt: skip
-        """Means in 64ths and numbers of scales for the symbols of a turn, (n,)."""
-        # To 16ths; a half goes up.
-        ratio = MEAN_UNITS // CONTEXT_UNITS
-        context = np.clip((decoded + ratio // 2) // ratio, *CONTEXT)
-        out = step.run(features=features, decoded=context[None].astype(np.float32))
-        mean, raw = (out[name].ravel()[turn].astype(np.int32) for name in ("mean", "raw"))
-        return mean, self._tables.scale_numbers[np.clip(raw, *SIGNED) - SIGNED[0]]
+
+class _Steps:
+    """One latent in the making: `latent` (channels, h, w) has what the steps so far have put."""
+
+    def __init__(self, codec: HyperCodec, features: Tensor, shape: tuple[int, ...]) -> None:
+        self._codec, self._features = codec, features
+        self.order = turns(len(codec._steps))
+        self.latent = np.zeros(shape, np.float32)
+        self._context = np.zeros((1, *shape), np.float32)
+
+    def predict(self, number: int) -> tuple[Integers, NDArray[np.uint8]]:
+        """Means in 64ths and numbers of scales for the symbols of a step, (n,)."""
+        step, tables = self._codec._steps[number], self._codec._tables
+        out = step.run(features=self._features, decoded=self._context)
+        shape = self.latent.shape
+        count = count_symbols((shape[0], shape[1], shape[2]), self.order, number)
+        means, choice = np.empty(count, np.int32), np.empty(count, np.uint8)
+        choose_tables(
+            out["mean"][0], out["raw"][0], self.order, number, tables.scale_numbers, means, choice
+        )
+        return means, choice
+
+    def put(self, number: int, symbols: Integers, means: Integers) -> None:
+        """The symbols of a step, known now."""
+        put_symbols(symbols, means, self.order, number, self.latent, self._context[0])
 
 
-def turns(shape: tuple[int, ...], steps: int) -> Iterator[NDArray[np.intp]]:
-    """For each of two or four steps, the flat indices in a (latent, h, w) volume of the symbols
-    that it codes: a half or a quarter of the channels at each place, and of the places in each
-    channel.
-    """
-    channels, height, width = shape
-    place = np.array(ORDER[steps])[np.arange(height)[:, None] % 2, np.arange(width) % 2]
-    group = np.arange(channels) * steps // channels
-    turn = place[None] ^ group[:, None, None]
-    return (np.flatnonzero(turn == step) for step in range(steps))
+def turns(steps: int) -> Turns:
+    """When each part of the channels is coded at each place of a 2×2 square, (steps, 2, 2): a half
+    or a quarter of the channels at every place in each of two or four steps."""
+    return np.array(ORDER[steps], np.int32)[None] ^ np.arange(steps, dtype=np.int32)[:, None, None]
 
 
 def _integers(values: NDArray[np.floating]) -> Integers:
     return np.asarray(np.clip(np.rint(values), -HALF_RANGE, HALF_RANGE - 1), np.int32)
-
-
-def _latent(decoded: Integers) -> NDArray[np.float32]:
-    return np.asarray(decoded / MEAN_UNITS, np.float32)

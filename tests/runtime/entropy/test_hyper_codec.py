@@ -13,6 +13,7 @@ from dsin.calibration.integer_entropy import IntegerEntropy, integer_bits
 from dsin.export.edge.integer_graph import hyper_graph, step_graph
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.entropy.hyper_codec import HyperCodec, turns
+from dsin.runtime.entropy.hyper_kernels import count_symbols, put_symbols
 from dsin.runtime.errors import PacketError
 from dsin.training.edge import entropy as edge_entropy
 from dsin.training.edge.entropy import EntropyModel
@@ -83,9 +84,15 @@ def test_damaged_payloads_are_refused(model: EntropyModel, codec: HyperCodec) ->
 
 
 def test_both_sides_take_turns_as_in_training() -> None:
-    y = torch.zeros(1, 8, 6, 10)
+    shape = (8, 6, 10)
     for steps in (2, 4):
-        masks, indices = edge_entropy.turns(y, steps), list(turns((8, 6, 10), steps))
-        assert len(masks) == len(indices) == steps
-        for mask, places in zip(masks, indices, strict=True):
-            np.testing.assert_array_equal(np.flatnonzero(mask[0].numpy()), places)
+        masks, order = edge_entropy.turns(torch.zeros(1, *shape), steps), turns(steps)
+        for number, mask in enumerate(masks):
+            places = np.flatnonzero(mask[0].numpy())
+            latent, context = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            assert count_symbols(shape, order, number) == len(places)
+            symbols = np.arange(len(places), dtype=np.int32) % 60 + 1
+            put_symbols(symbols, np.zeros_like(symbols), order, number, latent, context)
+            np.testing.assert_array_equal(np.flatnonzero(latent), places)
+            np.testing.assert_array_equal(latent.ravel()[places], symbols)
+            np.testing.assert_array_equal(context, 16 * latent)

@@ -19,7 +19,7 @@ from dsin.calibration.integer_entropy import (
     run_layers,
 )
 from dsin.export.edge.integer_graph import hyper_graph, step_graph
-from dsin.runtime.entropy.hyper_codec import CONTEXT, SIGNED
+from dsin.runtime.entropy.hyper_kernels import CONTEXT, SIGNED
 from dsin.runtime.entropy.integer_network import EXACT, IntegerLayer, run_reference
 from dsin.runtime.errors import BundleError
 from dsin.training.edge.entropy import EntropyModel
