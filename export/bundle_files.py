@@ -18,6 +18,7 @@ from torch import nn
 from dsin.export.verify import Comparison
 from dsin.runtime.errors import ExportError
 from dsin.runtime.manifest import MANIFEST
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.pictures import Image, middle, to_planes
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
@@ -87,6 +88,18 @@ def model_id(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def search_table(search: SearchOptions) -> dict[str, Any]:
+    """As the manifest has it."""
+    return {
+        "patch": list(search.patch),
+        "measure": search.measure,
+        "prior": search.prior,
+        "stretched_patches": search.stretched,
+        "off_centre_prior": search.off_centre,
+        **({"flow": True} if search.flow else {}),
+    }
+
+
 def manifest_of(
     model: Dsin | EdgeDsin,
     directory: Path,
@@ -106,13 +119,7 @@ def manifest_of(
         **own,
         "model": name,
         "preset": preset_to_dict(preset),
-        "search": {
-            "patch": list(preset.search.patch),
-            "measure": preset.search.measure,
-            "prior": preset.search.prior,
-            "stretched_patches": preset.search.stretched,
-            "off_centre_prior": preset.search.off_centre,
-        },
+        "search": search_table(preset.search),
         "model_id": model_id(model),
         "graphs": {path.stem: path.name for path in sorted(directory.glob("*.onnx"))},
         "files": file_table(directory),

@@ -88,6 +88,20 @@ def checkpoint(
 
 
 @app.command()
+def refit(
+    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of a fusion for its codec")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
+) -> None:
+    """Give a bundle another fusion; its packets, and what devices have, stay as they are."""
+    from dsin.export.edge.refit import refit_bundle
+
+    refit_bundle(bundle, checkpoint, output)
+    size = sum(path.stat().st_size for path in output.iterdir())
+    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB, for the same packets as {bundle}")
+
+
+@app.command()
 def trt(
     bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
     precision: Annotated[Precision, typer.Option(help="what is written into the graphs")],

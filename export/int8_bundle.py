@@ -29,7 +29,7 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.families import family_of
-from dsin.runtime.codec.side_search import CpuBlockSearch
+from dsin.runtime.codec.side_search import CpuBlockSearch, FlowSearch
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
 from dsin.runtime.gpu.device_tensor import on_host
@@ -122,7 +122,6 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
     middles = [middle(frame, bundle.frame_multiple, SIZE, what=FRAME) for frame in frames]
     runs: dict[str, list[dict[str, Array]]] = {name: [] for name in GRAPHS}
     encoder, decoder = family_of(bundle).open_codecs(bundle, "cpu", None)
-    search = CpuBlockSearch(bundle.search, None)
     for number in range(0, len(middles) - 1, 2):
         x, y = middles[number : number + 2]
         if y.shape != x.shape:
@@ -139,11 +138,21 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
             x_dec, features = decoder.reconstruct(y_hat, rate)
             assert features is not None
             decoded.append((on_host(x_dec), on_host(features)))
-        found = search.find(decoded[0][0], search.prepare(y, decoded[1][0]))
         x_dec, features = decoded[0]
-        pieces = {name: on_host(tensor) for name, tensor in found.planes.items()}
+        pieces = _side_pieces(bundle, x_dec, y, decoded[1][0])
         runs["fusion"].append({"x_dec": x_dec, "features": features, **pieces, **index})
     return runs
+
+
+def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[str, Array]:
+    """What the bundle's fusion sees of y, by the names of its inputs."""
+    if bundle.search.flow:
+        flow = FlowSearch(bundle.search, None)
+        planes = flow.find(x_dec, flow.prepare(y)).planes
+    else:
+        blocks = CpuBlockSearch(bundle.search, None)
+        planes = blocks.find(x_dec, blocks.prepare(y, y_dec)).planes
+    return {name: on_host(tensor) for name, tensor in planes.items()}
 
 
 def _copy_rest(bundle: Bundle, directory: Path) -> None:

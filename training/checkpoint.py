@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import CheckpointError
@@ -29,12 +30,12 @@ def save_checkpoint(
 ) -> None:
     """Write weights, preset and `notes` (plain data: training data, metrics, licence).
 
-    With `half` floating-point weights are rounded to float16, which halves the file. It appears
-    whole or not at all.
+    With `half` floating-point weights are rounded to float16, which halves the file; a tensor with
+    larger values than float16 has stays as it is. The file appears whole or not at all.
     """
     weights = model.state_dict()
     if half:
-        weights = {k: w.half() if w.is_floating_point() else w for k, w in weights.items()}
+        weights = {name: _halved(weight) for name, weight in weights.items()}
     content = {
         "dsin_checkpoint": FORMAT,
         "preset": preset_to_dict(model.preset),
@@ -45,6 +46,11 @@ def save_checkpoint(
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)
     os.replace(partial, path)
+
+
+def _halved(weight: Tensor) -> Tensor:
+    half = weight.half() if weight.is_floating_point() else weight
+    return half if bool(torch.isfinite(half).all()) else weight
 
 
 def load_model(
@@ -69,6 +75,9 @@ def load_model(
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit preset {wanted.name}: {first}") from error
+    for name, weight in model.state_dict().items():
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(f"{path} is of no use: {name} has values that are not finite")
     return model.eval(), content["notes"]
 
 

@@ -71,6 +71,8 @@ class EdgeConfig:
     """Side of the decoder's last kernel."""
     fusion: int = 192
     fusion_blocks: int = 5
+    fusion_out_kernel: Literal[1, 3] = 3
+    """Side of the fusion's last kernel."""
 
 
 @dataclass(frozen=True)

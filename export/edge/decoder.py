@@ -36,7 +36,7 @@ _GRID: list[int | str] = [1, "patch_rows", "patch_columns"]
 def write_edge_decoder(bundle: Bundle, output: Path) -> int:
     """Write the graph, with its weights inside; returns its bytes.
 
-    Raises ExportError for a bundle of the paper's model, DsinError where the file cannot be
+    Raises ExportError as `edge_decoder` does, DsinError where the file cannot be
     written; then what was there stays.
     """
     data = edge_decoder(bundle).SerializeToString()
@@ -45,10 +45,17 @@ def write_edge_decoder(bundle: Bundle, output: Path) -> int:
 
 
 def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
-    """The graph. Raises ExportError for a bundle of the paper's model."""
+    """The graph. Raises ExportError for a bundle of the paper's model, and for one whose search
+    is by flow."""
     if bundle.family != "edge":
         raise ExportError(
             f"bundle {bundle.path.name} has its whole decoder already: {bundle.graphs['decoder']}"
+        )
+    if bundle.search.flow:
+        raise ExportError(
+            f"the flow that bundle {bundle.path.name} searches by has no form as a graph: export "
+            "a bundle that searches by blocks, such as edge-structure, or run x_decoder and fusion "
+            "with the search of dsin.runtime between them"
         )
     first, last = (_part(bundle, name) for name in ("x_decoder", "fusion"))
     g = Expressions()

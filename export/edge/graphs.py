@@ -2,7 +2,8 @@
 
     encoder     x (1, 3, H, W), rate int64 (1,)  ─►  y (1, latent, H/16, W/16), z (…, H/64, W/64)
     x_decoder   y_hat, rate  ─►  x_dec (1, 3, H, W) in 0..255, features (1, fine, H/8, W/8)
-    fusion      x_dec, features, y_syn, y_dec_syn, cost (1, 1, H/8, W/8), rate  ─►  x_hat
+    fusion      x_dec, features, y_flow, y_blocks, doubt (1, 2, H/8, W/8), rate  ─►  x_hat
+       or       x_dec, features, y_syn, y_dec_syn, cost (1, 1, H/8, W/8), rate  ─►  x_hat
 
 Space to depth with a pointwise convolution is one strided convolution, and the scaling of pixels is
 part of its weights: what is left is Conv, Relu, Add, Mul and DepthToSpace, one Gather for each gain
@@ -77,28 +78,32 @@ def x_decoder_graph(model: EdgeDsin) -> onnx.ModelProto:
     )
 
 
+def side_inputs(flow: bool) -> tuple[str, str, str]:
+    """Names of what the fusion sees of a side image: two pictures, and the doubt about them."""
+    return ("y_flow", "y_blocks", "doubt") if flow else ("y_syn", "y_dec_syn", "cost")
+
+
 def fusion_graph(model: EdgeDsin) -> onnx.ModelProto:
     """Fusion; x_hat is clipped to 0..255."""
     net = _Network()
     fusion, config = model.fusion, model.preset.codec
+    graph, (first, second, doubt) = net.graph, side_inputs(fusion.flow)
     colours = 3 * PIXELS**2
     weight, bias = _parts(fusion.stem)
-    known, difference, lost, doubt = np.split(
-        weight, np.cumsum([config.fine, colours, colours]), axis=1
-    )
-    graph = net.graph
+    known, one, two, doubtful = np.split(weight, np.cumsum([config.fine, colours, colours]), axis=1)
+    pairs = (first, "x_dec"), ((second, "x_dec") if fusion.flow else (first, second))
     seen = [
-        graph.add("Sub", ["y_syn", other], f"{name}_in")
-        for name, other in (("difference", "x_dec"), ("lost", "y_dec_syn"))
+        graph.add("Sub", list(pair), name)
+        for name, pair in zip(("first_in", "second_in"), pairs, strict=True)
     ]
-    pictures = np.concatenate([_strided(difference, 3), _strided(lost, 3)], axis=1)
+    pictures = np.concatenate([_strided(one, 3), _strided(two, 3)], axis=1)
     both = graph.add("Concat", seen, "pictures", axis=1)
     x = net.conv("stem_pictures", both, pictures / edge_fusion.SPREAD, bias)
-    bounded = graph.add("Min", ["cost", net.number("worst_cost", edge_fusion.WORST_COST)], "bound")
+    bounded = graph.add("Min", [doubt, net.number("worst_cost", edge_fusion.WORST_COST)], "bound")
     log = graph.add("Log", [graph.add("Add", [bounded, net.number("one", 1)], "cost_1")], "log")
     scale = net.number("cost_scale", 1 / edge_fusion.COST_SPREAD)
-    rest = ["features", graph.add("Mul", [log, scale], "doubt")]
-    rest_of = np.concatenate([known, doubt], axis=1)
+    rest = ["features", graph.add("Mul", [log, scale], "doubt_in")]
+    rest_of = np.concatenate([known, doubtful], axis=1)
     rest_in = graph.add("Concat", rest, "known", axis=1)
     x = graph.add("Add", [x, net.conv("stem_features", rest_in, rest_of)], "stem")
     x = net.blocks("blocks", net.gain("gain", x, fusion.gain), fusion.blocks)
@@ -110,9 +115,9 @@ def fusion_graph(model: EdgeDsin) -> onnx.ModelProto:
     return graph.model(
         "fusion",
         [
-            *((name, FLOAT, picture) for name in ("x_dec", "y_syn", "y_dec_syn")),
+            *((name, FLOAT, picture) for name in ("x_dec", first, second)),
             ("features", FLOAT, [1, config.fine, "h", "w"]),
-            ("cost", FLOAT, [1, 1, "h", "w"]),
+            (doubt, FLOAT, [1, 2 if fusion.flow else 1, "h", "w"]),
             RATE,
         ],
         [("x_hat", FLOAT, picture)],

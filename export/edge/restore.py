@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dsin.calibration.integer_entropy import RAW_UNITS, SCALES, UNSIGNED
 from dsin.runtime.codec.bundle import Bundle
-from dsin.runtime.entropy.hyper_codec import CONTEXT_UNITS, MEAN_UNITS, HyperTables
+from dsin.runtime.entropy.hyper_codec import HyperTables
+from dsin.runtime.entropy.hyper_kernels import CONTEXT_UNITS, MEAN_UNITS
 from dsin.training.edge import fusion as edge_fusion
 from dsin.training.edge.codec import (
     CENTRE,
@@ -32,6 +33,9 @@ Arrays = Mapping[str, NDArray[Any]]
 PEAK = 4.0
 """What the largest integer activation becomes; any value gives the same predictions."""
 UNIT = PEAK / UNSIGNED[1]
+DEAD = 50.0
+"""Magnitude of weights that only features have which calibration never saw at work: their integers
+have no scale. They come back as zeros; as they are, they would overflow when trained on."""
 
 
 def restore(model: EdgeDsin, graphs: Mapping[str, Arrays], bundle: Bundle) -> None:
@@ -125,7 +129,10 @@ def _integer(
     scale = np.broadcast_to(inputs, weight.shape[1])
     out = np.broadcast_to(outputs, len(weight))
     units = weight * (factor * out)[:, None, None, None] / scale[None, :, None, None]
-    _fill(conv, units, (bias[0].ravel() * factor - 0.5) * out)
+    offsets = (bias[0].ravel() * factor - 0.5) * out
+    dead = np.maximum(np.abs(units).max((1, 2, 3)), np.abs(offsets)) > DEAD
+    units[dead], offsets[dead] = 0, 0
+    _fill(conv, units, offsets)
 
 
 def _conv(name: str, conv: nn.Conv2d, stored: Arrays) -> None:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 
 from dsin.calibration.integer_entropy import IntegerEntropy, run_layers
+from dsin.export.edge.graphs import side_inputs
 from dsin.export.verify import PICTURE_TOLERANCE, Comparison
 from dsin.runtime.backends.session import open_session
-from dsin.runtime.entropy.hyper_codec import CONTEXT, SIGNED
+from dsin.runtime.entropy.hyper_kernels import CONTEXT, SIGNED
 from dsin.training.edge.model import EdgeDsin
-from dsin.training.edge.side import side_input
 
 Array = npt.NDArray[Any]
 LATENT_TOLERANCE = 1e-3
@@ -83,7 +83,7 @@ def _expected(
     y_hat = model.entropy(latent, index).y_hat
     x_dec, features = model.decoder(y_hat, index)
     x_dec = x_dec.clamp(0, 255)
-    side = side_input(x_dec, model.reconstruct(y, index).x_dec, y, model.preset.search)
+    side = model.side_input(x_dec, y, index)
     x_hat = model.fusion(x_dec, features, *side, index).clamp(0, 255)
     whole = z.round().clamp(*SIGNED)
     hyper = run_layers(integer.hyper, whole, rate)
@@ -91,13 +91,13 @@ def _expected(
     means = [run_layers(layers, torch.cat([hyper, context], 1), 0) for layers in integer.steps]
     number = {"rate": np.array([rate], np.int64)}
     known = {"features": hyper.numpy(), "decoded": context.numpy()}
-    y_syn, y_dec_syn, cost = (part.numpy() for part in side)
+    names = side_inputs(model.preset.search.flow)
+    seen = {name: part.numpy() for name, part in zip(names, side, strict=True)}
     inputs: dict[str, dict[str, Array]] = {
         "encoder": {"x": x.numpy(), **number},
         "x_decoder": {"y_hat": y_hat.numpy(), **number},
         "fusion": {
-            "x_dec": x_dec.numpy(), "features": features.numpy(), "y_syn": y_syn,
-            "y_dec_syn": y_dec_syn, "cost": cost, **number,
+            "x_dec": x_dec.numpy(), "features": features.numpy(), **seen, **number,
         },
         "hyper": {"z": whole.numpy(), **number},
         **{f"step{n}": known for n in range(len(means))},

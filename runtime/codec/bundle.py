@@ -18,7 +18,8 @@ and `weights_licence`:
     stride            pixels per position of the latent, each way
     frame_multiple    [height, width]: frames are padded to multiples of these
     search            {"patch": [height, width], "measure": "pearson" or "l2", "prior": bool,
-                      "stretched_patches": bool, "off_centre_prior": bool}
+                      "stretched_patches": bool, "off_centre_prior": bool}; in format 2 "flow":
+                      bool too, false where it is not there
     truncate_to_uint8 whether pictures are truncated to 8 bits instead of rounded
     model_id          sha256 of the trained weights, 64 hexadecimal digits
     rate_points       [{"index": 0, "target_bpp": number}, …], indices counting from 0
@@ -357,4 +358,5 @@ def _search(table: Table) -> SearchOptions:
         prior=table.flag("prior"),
         stretched=table.flag("stretched_patches"),
         off_centre=table.flag("off_centre_prior"),
+        flow="flow" in table.data and table.flag("flow"),
     )

@@ -1,13 +1,14 @@
 """The decoder: a packet and the receiver's own view to a picture.
 
-    y ─► encoder's network ─► decoder's network ─► y_dec     as soon as y arrives: prepare_side
-                                                     │
-    packet ─► latent ─► decoder's network ─► x_dec ─► search(x_dec, y_dec, y) ─► y_syn
-                                               │                                   │
-                                               └──────────► fusion ◄───────────────┘
-                                                              └─► picture
+    y ─► blurred, halved, …                                   as soon as y arrives: prepare_side
+                      │
+    packet ─► latent ─│─► decoder's network ─► x_dec ─► search(x_dec, y) ─► what y shows of it
+                      └──────────────────────────│─────────┘                      │
+                                                 └──────► fusion ◄────────────────┘
+                                                            └─► picture
 
-Without y the picture is x_dec.
+Without y the picture is x_dec. Bundles that do not search by flow need y_dec too: y encoded and
+decoded.
 """
 
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ from dsin.runtime.stopwatch import Stopwatch
 @dataclass(frozen=True)
 class SideFeatures:
     """What decoding needs of a side image, uint8 H×W×3, prepared for one rate, or for all of them
-    where `rate` is None. `stage_ms` has compute and prepare. It never changes, so threads may share
-    it."""
+    where `rate` is None. `stage_ms` has prepare, and compute where networks look at it. It never
+    changes, so threads may share it."""
 
     image: Image
     rate: int | None
@@ -97,10 +98,10 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self._family = family_of(self.bundle)
+        family = family_of(self.bundle)
         self._halves: _Halves | None = _Halves(
-            *self._family.open_codecs(self.bundle, backend, threads),
-            self._family.open_fusion(self.bundle, backend, threads),
+            *family.open_codecs(self.bundle, backend, threads),
+            family.open_fusion(self.bundle, backend, threads),
         )
 
     def __enter__(self) -> "Decoder":
@@ -138,12 +139,14 @@ class Decoder:
             side = side.image
         check_frame(side, "side image")
         watch = Stopwatch()
-        with watch.stage("compute"):
-            planes = to_planes(pad(side, self.bundle.frame_multiple))
-            y_dec = halves.decoder.reconstruct(halves.encoder.latent(planes, index), index)
+        y_dec = None
+        if halves.fusion.decodes_side:
+            with watch.stage("compute"):
+                planes = to_planes(pad(side, self.bundle.frame_multiple))
+                y_dec = halves.decoder.reconstruct(halves.encoder.latent(planes, index), index)
         with watch.stage("prepare"):
             prepared = halves.fusion.prepare(side, y_dec)
-        prepared_for = index if self._family.side_depends_on_rate else None
+        prepared_for = index if halves.fusion.side_depends_on_rate else None
         return SideFeatures(side, prepared_for, prepared, watch.ms)
 
     def decode(

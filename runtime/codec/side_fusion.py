@@ -1,7 +1,9 @@
 """What the side image adds: search, and a network that merges what was found with x_dec.
 
     paper   x_dec, y_dec ─► search ─► y_syn ─► fusion(x_dec, y_syn)
-    edge    x_dec, y_dec ─► search ─► refinement by blocks ─► y_syn, y_dec_syn, cost
+    edge    x_dec, y ─► search ─► flow, blocks ─► y_flow, y_blocks, doubt
+            ─► fusion(x_dec, features, y_flow, y_blocks, doubt, rate)
+    or      x_dec, y_dec ─► search ─► refinement by blocks ─► y_syn, y_dec_syn, cost
             ─► fusion(x_dec, features, y_syn, y_dec_syn, cost, rate)
 
 y_dec_syn is y_dec put together like y_syn: with it the network sees what coding took from y.
@@ -14,10 +16,16 @@ import numpy as np
 from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.protocols import Reconstruction
-from dsin.runtime.codec.side_search import Prepared, open_block_search, open_patch_search
+from dsin.runtime.codec.side_search import (
+    FlowSearch,
+    Prepared,
+    open_block_search,
+    open_patch_search,
+)
 from dsin.runtime.gpu.device_tensor import Tensor, cropped
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
+from dsin.runtime.patch_correlation.side_flow import LEAST_SIDE
 from dsin.runtime.pictures import Image, pad, padded_size
 from dsin.runtime.stopwatch import Stopwatch
 
@@ -44,9 +52,16 @@ class Side(NamedTuple):
 
 
 class SideFusion(Protocol):
-    """Made for one bundle. `watch` gets the stages search and fusion."""
+    """Made for one bundle. `watch` gets the stages search and fusion.
 
-    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+    `decodes_side` tells whether it needs the side image encoded and decoded, and
+    `side_depends_on_rate` whether a side image is prepared for one rate or for all of them.
+    """
+
+    decodes_side: bool
+    side_depends_on_rate: bool
+
+    def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
         """What depends on the side image alone."""
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
@@ -56,12 +71,15 @@ class SideFusion(Protocol):
 class PatchFusion:
     """The paper's: whole patches."""
 
+    decodes_side, side_depends_on_rate = True, False
+
     def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
         self._multiple = bundle.frame_multiple
         self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
         self._search = open_patch_search(bundle.search, backend, threads)
 
-    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
+    def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
+        assert decoded is not None
         y = pad(image, self._multiple)
         return Side(y.shape[:2], self._search.prepare(y, decoded.x_dec))
 
@@ -74,32 +92,79 @@ class PatchFusion:
 
 
 class BlockFusion:
-    """The `edge` codec's. It works on the picture without most of its padding: to whole blocks
-    only, and at least one patch."""
+    """The `edge` codec's with blocks alone. It works on the picture without most of its padding: to
+    whole blocks only, and at least one patch."""
+
+    decodes_side, side_depends_on_rate = True, True
 
     def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
-        rows, columns = bundle.search.patch
-        self._least = padded_size(rows, columns, (BLOCK, BLOCK))
-        self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
+        self._network = _EdgeNetwork(bundle, backend, threads)
+        self._least = padded_size(*bundle.search.patch, (BLOCK, BLOCK))
         self._search = open_block_search(bundle.search, backend, threads)
 
-    def prepare(self, image: Image, decoded: Reconstruction) -> Side:
-        whole = padded_size(image.shape[0], image.shape[1], (BLOCK, BLOCK))
-        size = max(whole[0], self._least[0]), max(whole[1], self._least[1])
+    def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
+        assert decoded is not None
+        size = _whole_blocks(image, self._least)
         return Side(size, self._search.prepare(pad(image, size), cropped(decoded.x_dec, *size)))
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
-        assert decoded.features is not None
-        rows, columns = side.size
-        x_dec = cropped(decoded.x_dec, rows, columns)
+        x_dec = cropped(decoded.x_dec, *side.size)
         with watch.stage("search"):
             matches, planes = self._search.find(x_dec, side.prepared)
-        y_syn = planes["y_syn"]
         if float(np.median(matches.score)) < LEAST_SCORE:
-            return Fused(x_dec, y_syn, matches, related=False)
+            return Fused(x_dec, planes["y_syn"], matches, related=False)
         with watch.stage("fusion"):
-            features = cropped(decoded.features, rows // BLOCK, columns // BLOCK)
-            x_hat = self._session.keep(
-                x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **planes
-            )["x_hat"]
-        return Fused(x_hat, y_syn, matches, related=True)
+            x_hat = self._network.merge(x_dec, decoded, planes, rate)
+        return Fused(x_hat, planes["y_syn"], matches, related=True)
+
+
+class FlowFusion:
+    """The `edge` codec's with flow, on whole blocks too."""
+
+    decodes_side, side_depends_on_rate = False, False
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._network = _EdgeNetwork(bundle, backend, threads)
+        self._least = LEAST_SIDE, LEAST_SIDE
+        self._search = FlowSearch(bundle.search, threads)
+
+    def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
+        size = _whole_blocks(image, self._least)
+        return Side(size, self._search.prepare(pad(image, size)))
+
+    def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
+        x_dec = cropped(decoded.x_dec, *side.size)
+        with watch.stage("search"):
+            matches, planes = self._search.find(x_dec, side.prepared)
+        with watch.stage("fusion"):
+            x_hat = self._network.merge(x_dec, decoded, planes, rate)
+        return Fused(x_hat, planes["y_flow"], matches, related=True)
+
+
+class _EdgeNetwork:
+    """The fusion graph of a bundle of the `edge` family."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
+
+    def merge(
+        self, x_dec: Tensor, decoded: Reconstruction, planes: dict[str, Tensor], rate: int
+    ) -> Tensor:
+        """x_hat of x_dec's size."""
+        assert decoded.features is not None
+        rows, columns = x_dec.shape[2:]
+        features = cropped(decoded.features, rows // BLOCK, columns // BLOCK)
+        return self._session.keep(
+            x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **planes
+        )["x_hat"]
+
+
+def open_edge_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> SideFusion:
+    """That of a bundle of the `edge` family. Raises BackendError."""
+    kind = FlowFusion if bundle.search.flow else BlockFusion
+    return kind(bundle, backend, threads)
+
+
+def _whole_blocks(image: Image, least: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = padded_size(image.shape[0], image.shape[1], (BLOCK, BLOCK))
+    return max(rows, least[0]), max(columns, least[1])

@@ -3,6 +3,8 @@
     x_dec, y_dec, y ─► positions of patches ─► y_syn                       `open_patch_search`
                                             └─► refined by blocks          `open_block_search`
                                                 ─► y_syn, y_dec_syn, cost
+    x_dec, y ─► positions at half size ─► flow, blocks                     `FlowSearch`
+                                      ─► y_flow, y_blocks, doubt
 
 What depends on the side image alone is done first, in `prepare`. Pictures are planes (1, 3, H, W)
 in 0..255: arrays of the host, or tensors of the GPU where the backend has them there.
@@ -19,12 +21,13 @@ from dsin.runtime.patch_correlation.definition import (
     PreparedSide,
 )
 from dsin.runtime.patch_correlation.options import SearchOptions
+from dsin.runtime.patch_correlation.side_flow import FlowSide, find_side_views, prepare_flow_side
 from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 
 
 class Found(NamedTuple):
     """Where the patches of x_dec lie in y, and what the fusion takes of that, by the names of its
-    inputs: y_syn, and with blocks y_dec_syn and cost."""
+    inputs: y_syn, with blocks y_dec_syn and cost too; with flow y_flow, y_blocks and doubt."""
 
     matches: Matches
     planes: dict[str, Tensor]
@@ -87,6 +90,26 @@ class CpuBlockSearch(CpuPatchSearch):
         matches = self._positions(x, prepared)
         planes = side_planes(x, prepared.y_dec, prepared.y, matches, self._search.patch)
         return Found(matches, {**planes._asdict()})
+
+
+class FlowSearch:
+    """By `dsin.runtime.patch_correlation.side_flow`, on the CPU whatever the backend: the networks
+    around it run where they are, and pictures go to and fro. It does not need y_dec."""
+
+    def __init__(self, search: SearchOptions, threads: int | None) -> None:
+        self._search = search
+        self._threads = threads
+
+    def prepare(self, y: Image) -> FlowSide:
+        """As `SideSearch.prepare`, from y alone."""
+        return prepare_flow_side(y, self._search, self._threads)
+
+    def find(self, x_dec: Tensor, prepared: FlowSide) -> Found:
+        """As `SideSearch.find`."""
+        matches, views = find_side_views(
+            _levels(x_dec), prepared, self._search, self._threads
+        )  # fmt: skip
+        return Found(matches, {**views._asdict()})
 
 
 def _levels(planes: Tensor) -> Image:

@@ -222,7 +222,7 @@ def _refine_block(
     own, own_right = first[pi, pj], second[pi, pj]
     best, down, right = np.inf, own, own_right
     # What the least cost cannot exceed: candidates above it are given up early.
-    limit = _cost_of(x, y, top, left, own, own_right, np.inf)
+    limit = block_cost(x, y, top, left, own, own_right, np.inf)
     for k, m in NEIGHBOURS:
         a, b = pi + k, pj + m
         if a < 0 or b < 0 or a >= first.shape[0] or b >= first.shape[1]:
@@ -231,7 +231,7 @@ def _refine_block(
         if (k or m) and first[a, b] == own and second[a, b] == own_right:
             continue
         for move in range(-REACH, REACH + 1):
-            total = _cost_of(x, y, top, left, first[a, b], second[a, b] + move, limit)
+            total = block_cost(x, y, top, left, first[a, b], second[a, b] + move, limit)
             total *= 1 + (MOVED * abs(move) + penalty)
             if total < best:
                 best, down, right = total, first[a, b], second[a, b] + move
@@ -242,8 +242,11 @@ def _refine_block(
 
 
 @kernel()
-def _cost_of(x: Image, y: Image, top: int, left: int, down: int, right: int, limit: float) -> float:
-    """Cost of one displacement, per pixel and channel; infinite where it is above `limit`."""
+def block_cost(
+    x: Image, y: Image, top: int, left: int, down: int, right: int, limit: float
+) -> float:
+    """Cost of one displacement, per pixel and channel; infinite where it is above `limit`. For use
+    in other kernels; x and y are uint8 (3, H, W), `top` and `left` where the block begins."""
     _, height, width = x.shape
     r0, r1 = max(top - MARGIN, 0), min(top + BLOCK + MARGIN, height)
     c0, c1 = max(left - MARGIN, 0), min(left + BLOCK + MARGIN, width)

@@ -27,6 +27,9 @@ class SearchOptions:
     """Matches are resampled from a slightly larger window instead of being copied."""
     off_centre: bool = False
     """The Gaussian prior peaks one pixel right of and below the patch's own place."""
+    flow: bool = False
+    """Patches are searched at half size, and their matches become a smooth flow and blocks, as
+    `dsin.runtime.patch_correlation.side_flow` says; for the edge model only."""
 
     def prepare(self, y_dec: Image, threads: int | None = None) -> PreparedSide:
         """What depends on y_dec alone. Raises FrameError as `prepare` does."""
@@ -59,4 +62,6 @@ class SearchOptions:
             )
         if self.stretched or self.off_centre:
             return "stretched patches and an off-centre prior are for the paper's model only"
+        if self.flow and any(side % 2 for side in self.patch):
+            return f"patches of {self.patch[0]}x{self.patch[1]} cannot be halved, as flow needs"
         return None

@@ -40,8 +40,10 @@ def grown(model: EdgeDsin, preset: EdgePreset) -> EdgeDsin:
     return larger
 
 
-def _fusion_sizes(preset: EdgePreset) -> tuple[int, int, int]:
-    return preset.codec.fine, preset.codec.fusion, preset.codec.fusion_blocks
+def _fusion_sizes(preset: EdgePreset) -> tuple[int, ...]:
+    codec = preset.codec
+    sizes = codec.fine, codec.fusion, codec.fusion_blocks, codec.fusion_out_kernel
+    return *sizes, preset.search.flow
 
 
 def _stored_name(name: str, old_steps: int, new_steps: int) -> str:

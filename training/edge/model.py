@@ -1,7 +1,9 @@
 """The `edge` system: one codec for all rates, and the fusion with what the search finds.
 
 x, rate ─► encoder ─► entropy model ─► ŷ ─► decoder ─► x_dec, features ─┐
-y, rate ─► the same ─► y_dec ─► search, refinement ─► y_syn, y_dec_syn ─┴─► fusion ─► x_hat
+                                  y ─► search ─► what it shows of x_dec ─┴─► fusion ─► x_hat
+
+The search by blocks alone (not by flow) needs y_dec too, y encoded and decoded like x.
 """
 
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from dsin.training.edge.codec import STRIDE, EdgeDecoder, EdgeEncoder
 from dsin.training.edge.entropy import HYPER_STRIDE, EntropyModel
 from dsin.training.edge.fusion import EdgeFusion
-from dsin.training.edge.side import side_input
+from dsin.training.edge.side import SideInput, flow_input, side_input
 from dsin.training.model_output import ModelOutput
 from dsin.training.presets import EdgePreset
 
@@ -39,7 +41,7 @@ class EdgeDsin(nn.Module):
         self.encoder = EdgeEncoder(preset.codec)
         self.entropy = EntropyModel(preset.codec)
         self.decoder = EdgeDecoder(preset.codec)
-        self.fusion = EdgeFusion(preset.codec)
+        self.fusion = EdgeFusion(preset.codec, preset.search.flow)
 
     def forward(self, x: Tensor, y: Tensor | None = None, rate: int = 0) -> ModelOutput:
         """The picture of x, of any size, beside the side image y, or alone, and its bits; `rate`
@@ -51,8 +53,7 @@ class EdgeDsin(nn.Module):
         coded = self.code(x, index)
         picture = coded.x_dec
         if y is not None:
-            y_dec = self.reconstruct(y, index).x_dec
-            side = side_input(picture.detach(), y_dec, y, self.preset.search)
+            side = self.side_input(picture.detach(), y, index)
             picture = self.fusion(picture, coded.features, *side, index)
         return ModelOutput(picture[:, :, :height, :width].clamp(0, 255), coded.bits)
 
@@ -61,6 +62,14 @@ class EdgeDsin(nn.Module):
         entropy = self.entropy(self.encoder(x, rate), rate)
         x_dec, features = self.decoder(entropy.y_hat, rate)
         return EdgeCoded(x_dec, features, entropy.y_bits + entropy.z_bits)
+
+    @torch.no_grad()
+    def side_input(self, x_dec: Tensor, y: Tensor, rate: Tensor) -> SideInput:
+        """What the fusion sees of y, found by the preset's search; arguments as `fusion`'s."""
+        search = self.preset.search
+        if search.flow:
+            return flow_input(x_dec, y, search)
+        return side_input(x_dec, self.reconstruct(y, rate).x_dec, y, search)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, rate: Tensor) -> EdgeCoded:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dsin.training.edge.model import EdgeCoded, EdgeDsin
 from dsin.training.edge.rates import multipliers
-from dsin.training.edge.side import side_input
 from dsin.training.losses import ms_ssim_of_each, psnr_db
 from dsin.training.presets import EdgePhase
 
@@ -110,8 +109,7 @@ class EdgeObjective(nn.Module):
             return self.model.reconstruct(x, rate)
 
     def _fused(self, coded: EdgeCoded, y: Tensor, rate: Tensor) -> Tensor:
-        y_dec = self.model.reconstruct(y, rate).x_dec
-        side = side_input(coded.x_dec.detach(), y_dec, y, self.model.preset.search)
+        side = self.model.side_input(coded.x_dec.detach(), y, rate)
         x_hat: Tensor = self.model.fusion(coded.x_dec, coded.features, *side, rate)
         return x_hat
 

@@ -34,9 +34,12 @@ def with_preset(model: EdgeDsin, preset: EdgePreset) -> EdgeDsin:
 
 
 def fits(model: EdgeDsin, preset: EdgePreset) -> bool:
-    """Whether `with_preset` can take that model: all sizes but the number of rates agree."""
-    rates = model.preset.codec.rates
-    return model.preset.codec == dataclasses.replace(preset.codec, rates=rates)
+    """Whether `with_preset` can take that model: all sizes but the number of rates agree, and the
+    fusion sees what the same kind of search finds."""
+    rates, flow = model.preset.codec.rates, model.preset.search.flow
+    return flow == preset.search.flow and model.preset.codec == dataclasses.replace(
+        preset.codec, rates=rates
+    )
 
 
 def _ladder(preset: EdgePreset) -> Floats:

@@ -4,6 +4,7 @@ On the CPU by the runtime's search and refinement, on a GPU by the runtime's ker
 where they lie. Both are exact: what is found is the same.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -15,17 +16,20 @@ from dsin.runtime.patch_correlation.block_cuda import BlockKernels
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, side_planes
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.patch_cuda import PatchCorrelationKernel
-from dsin.runtime.pictures import from_planes, to_uint8
+from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
+from dsin.runtime.pictures import Image, from_planes, to_uint8
 from dsin.training.patch_correlation import search_on_device
 
 
 class SideInput(NamedTuple):
-    """y and y_dec put together from where each block of x_dec lies in them, (N, 3, H, W), and how
-    badly each block matched, (N, 1, H/8, W/8)."""
+    """Two pictures that the search made, (N, 3, H, W), and how badly each block matched in them:
+    y and y_dec put together from where each block of x_dec lies in them, with its cost
+    (N, 1, H/8, W/8); or, by flow, y warped and y put together, with the doubt about both
+    (N, 2, H/8, W/8)."""
 
-    y_syn: Tensor
-    y_dec_syn: Tensor
-    cost: Tensor
+    first: Tensor
+    second: Tensor
+    doubt: Tensor
 
 
 class SideKernels(NamedTuple):
@@ -47,10 +51,18 @@ def side_input(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchOptions) -
     found = [
         _one(*pictures, search) for pictures in zip(x_dec.cpu(), y_dec.cpu(), y.cpu(), strict=True)
     ]
-    y_syn, y_dec_syn, cost = (
-        torch.cat(parts).to(x_dec.device) for parts in zip(*found, strict=True)
-    )
-    return SideInput(y_syn, y_dec_syn, cost)
+    return _together(found, x_dec.device)
+
+
+@torch.no_grad()
+def flow_input(x_dec: Tensor, y: Tensor, search: SearchOptions) -> SideInput:
+    """The search by flow, which runs on the CPU wherever the pictures lie: (N, 3, H, W) in 0..255,
+    sides multiples of 8 and at least `side_flow.LEAST_SIDE`."""
+    found = []
+    for mine, theirs in zip(_images(x_dec), _images(y), strict=True):
+        _, views = find_side_views(mine, prepare_flow_side(theirs, search), search)
+        found.append(SideInput(*map(torch.from_numpy, views)))
+    return _together(found, x_dec.device)
 
 
 @cache
@@ -84,20 +96,30 @@ def side_input_on_device(
     for n in range(count):
         kernels.blocks.launch(
             x=x_dec[n].data_ptr(), y_dec=y_dec[n].data_ptr(), y=y[n].data_ptr(),
-            y_syn=made.y_syn[n].data_ptr(), y_dec_syn=made.y_dec_syn[n].data_ptr(),
+            y_syn=made.first[n].data_ptr(), y_dec_syn=made.second[n].data_ptr(),
             row=row[n].data_ptr(), col=col[n].data_ptr(), down=shifts[n, 0].data_ptr(),
-            right=shifts[n, 1].data_ptr(), cost=made.cost[n].data_ptr(), height=height, width=width,
-            patch_rows=row.shape[1], patch_columns=row.shape[2], stream=stream,
+            right=shifts[n, 1].data_ptr(), cost=made.doubt[n].data_ptr(),
+            height=height, width=width, patch_rows=row.shape[1], patch_columns=row.shape[2],
+            stream=stream,
         )  # fmt: skip
     return made
 
 
 def _one(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchOptions) -> SideInput:
-    size = (x_dec.shape[1], x_dec.shape[2])
-    mine, theirs, side = (
-        to_uint8(from_planes(picture[None].float().numpy()), size, truncate=False)
-        for picture in (x_dec, y_dec, y)
-    )
+    mine, theirs, side = (_images(picture[None])[0] for picture in (x_dec, y_dec, y))
     matches = search.match(mine, theirs)
     found = side_planes(mine, theirs, side, matches, search.patch)
     return SideInput(*map(torch.from_numpy, found))
+
+
+def _images(pictures: Tensor) -> list[Image]:
+    """(N, 3, H, W), rounded to whole levels."""
+    size = (pictures.shape[2], pictures.shape[3])
+    return [
+        to_uint8(from_planes(picture[None].float().numpy()), size, truncate=False)
+        for picture in pictures.cpu()
+    ]
+
+
+def _together(found: Sequence[SideInput], device: torch.device) -> SideInput:
+    return SideInput(*(torch.cat(parts).to(device) for parts in zip(*found, strict=True)))

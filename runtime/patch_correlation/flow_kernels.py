@@ -1,0 +1,423 @@
+"""The kernels of `dsin.runtime.patch_correlation.side_flow`, which says what they compute.
+
+A field is two float32 arrays (rows, columns), how far down and right the content of each window
+lies in the other picture. Windows are WINDOW pixels wide and STRIDE apart; the last one of a row
+or column ends at the border. Pictures are grey, float32 (H, W), both sides at least LEAST.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.compiled import entry_point, kernel
+from dsin.runtime.patch_correlation.block_refinement import (
+    BLOCK,
+    FORGIVEN,
+    MOVED,
+    NEIGHBOURS,
+    Shifts,
+    block_cost,
+)
+from dsin.runtime.patch_correlation.block_refinement import (
+    FOREIGN as FOREIGN_PATCH,
+)
+from dsin.runtime.pictures import Image
+
+Floats = npt.NDArray[np.float32]
+
+WINDOW, STRIDE = 8, 4
+LEAST = WINDOW + 1
+"""A window between pixels touches one more each way."""
+STEPS = 12
+"""Steps of an inverse search, at most."""
+FARTHEST = 8.0
+"""Pixels that an inverse search may go from where it started, each way."""
+WORSE = 1.2
+"""A step that makes the difference so many times larger than the least so far ends the search."""
+SETTLED = 1e-3
+"""Square of a step, in pixels, that is none."""
+FOREIGN = 1.02
+"""What the difference at a neighbour's start counts, relative to that at the own start."""
+FLAT = 0.064
+"""Added to the squares of gradients, so that a flat window stays where it is."""
+NOISE = 3.0
+"""Grey levels by which even the best match differs: smaller differences do not count for more."""
+SMOOTHNESS = 8.0
+JUMP = 0.05
+"""Pixels: differences between neighbours far above it are taken for edges, and cost linearly."""
+SWEEPS = 6
+RELAXATION = 1.6
+MOST = 2.0
+"""Pixels that one solution may change a displacement by, each way."""
+
+
+@entry_point()
+def gradients(x: Floats, down: Floats, right: Floats) -> None:
+    """Central differences, one-sided at the border."""
+    height, width = x.shape
+    for i in range(height):
+        above, below = max(i - 1, 0), min(i + 1, height - 1)
+        for j in range(width):
+            before, behind = max(j - 1, 0), min(j + 1, width - 1)
+            down[i, j] = (x[below, j] - x[above, j]) / np.float32(below - above)
+            right[i, j] = (x[i, behind] - x[i, before]) / np.float32(behind - before)
+
+
+@entry_point(parallel=True, fastmath=True)
+def search_all(
+    x: Floats, slopes: tuple[Floats, Floats], y: Floats, start: tuple[Floats, Floats],
+    found: tuple[Floats, Floats],
+) -> None:  # fmt: skip
+    """The inverse search of every window, from `start`."""
+    rows, columns = found[0].shape
+    for i in numba.prange(rows):
+        for j in range(columns):
+            down, right = _search(x, slopes, y, start, np.int64(i), np.int64(j))
+            found[0][i, j], found[1][i, j] = down, right
+
+
+@entry_point(parallel=True, fastmath=True)
+def local_systems(
+    x: Floats, slopes: tuple[Floats, Floats], y: Floats, field: tuple[Floats, Floats],
+    systems: Floats,
+) -> None:  # fmt: skip
+    """Of each window, where the field puts it, (6, rows, columns): the products of the gradients
+    (down with down, down with right, right with right), the gradients with the difference (down,
+    right), and the weight of all that."""
+    rows, columns = field[0].shape
+    for i in numba.prange(rows):
+        for j in range(columns):
+            _local_system(x, slopes, y, field, systems, np.int64(i), np.int64(j))
+
+
+@entry_point(fastmath=True)
+def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> None:
+    """Change the field, in place, by what minimises the sum of all windows' linearised differences
+    and of the differences between neighbours: successive over-relaxation in a chequered order."""
+    down, right = field
+    rows, columns = down.shape
+    below, beside = np.zeros_like(down), np.zeros_like(down)
+    for i in range(rows):
+        for j in range(columns):
+            if i + 1 < rows:
+                below[i, j] = smoothness * _bond(down, right, i, j, i + 1, j)
+            if j + 1 < columns:
+                beside[i, j] = smoothness * _bond(down, right, i, j, i, j + 1)
+    new_down, new_right = down.copy(), right.copy()
+    for _ in range(SWEEPS):
+        for colour in range(2):
+            for i in range(rows):
+                for j in range((i + colour) % 2, columns, 2):
+                    _relax(field, (new_down, new_right), systems, below, beside, i, j)
+    for i in range(rows):
+        for j in range(columns):
+            down[i, j] += min(max(new_down[i, j] - down[i, j], -MOST), MOST)
+            right[i, j] += min(max(new_right[i, j] - right[i, j], -MOST), MOST)
+
+
+@entry_point(parallel=True, fastmath=True)
+def doubts(x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats) -> None:
+    """How badly each STRIDE×STRIDE block of x, with half a STRIDE around it, matches where the
+    field puts its pixels: mean square of the difference, FORGIVEN of its mean taken away."""
+    rows, columns = doubt.shape
+    height, width = x.shape
+    for i in numba.prange(rows):
+        for j in range(columns):
+            margin = STRIDE // 2
+            top, bottom = max(i * STRIDE - margin, 0), min((i + 1) * STRIDE + margin, height)
+            left, end = max(j * STRIDE - margin, 0), min((j + 1) * STRIDE + margin, width)
+            linear, square = np.float32(0), np.float32(0)
+            for row in range(top, bottom):
+                for column in range(left, end):
+                    down, right = _displacement(field, row, column, 1)
+                    d = _between(y, row + down, column + right) - x[row, column]
+                    linear += d
+                    square += d * d
+            n = np.float32((bottom - top) * (end - left))
+            doubt[i, j] = (square - np.float32(FORGIVEN) * linear * linear / n) / n
+
+
+@entry_point(parallel=True, fastmath=True)
+def places(field: tuple[Floats, Floats], row: Floats, column: Floats) -> None:
+    """Where each pixel of a picture twice as large as the field's lies in the other one."""
+    height, width = row.shape
+    for i in numba.prange(height):
+        for j in range(width):
+            down, right = _displacement(field, i, j, 2)
+            row[i, j], column[i, j] = i + 2 * down, j + 2 * right
+
+
+@entry_point(parallel=True)
+def refine_all(
+    x: Image, y: Image, shifts: tuple[Shifts, Shifts], patch: tuple[int, int],
+    field: tuple[Floats, Floats], found: tuple[Shifts, Shifts], cost: Floats,
+) -> None:  # fmt: skip
+    """The displacement of every block among those of the patches and of the field. x and y are
+    uint8 (3, H, W)."""
+    rows, columns = cost.shape
+    for i in numba.prange(rows):
+        for j in range(columns):
+            found[0][i, j], found[1][i, j], cost[i, j] = _refine_block(
+                x, y, shifts, patch, field, np.int64(i), np.int64(j)
+            )
+
+
+@kernel()
+def _refine_block(
+    x: Image, y: Image, shifts: Any, patch: tuple[int, int], field: Any, i: int, j: int
+) -> tuple[int, int, float]:
+    down, right = _displacement_of_block(field, i, j)
+    pi = min((i * BLOCK + BLOCK // 2) // patch[0], shifts[0].shape[0] - 1)
+    pj = min((j * BLOCK + BLOCK // 2) // patch[1], shifts[0].shape[1] - 1)
+    best, to_down, to_right = np.inf, down, right
+    for move in (0, -1, 1):
+        cost = block_cost(x, y, i * BLOCK, j * BLOCK, down, right + move, best)
+        cost *= 1 + MOVED * abs(move)
+        if cost < best:
+            best, to_down, to_right = cost, down, right + move
+    for k, m in NEIGHBOURS:
+        a, b = pi + k, pj + m
+        if a < 0 or b < 0 or a >= shifts[0].shape[0] or b >= shifts[0].shape[1]:
+            continue
+        cost = block_cost(x, y, i * BLOCK, j * BLOCK, shifts[0][a, b], shifts[1][a, b], best)
+        cost *= 1 + (FOREIGN_PATCH if k != 0 or m != 0 else 0.0)
+        if cost < best:
+            best, to_down, to_right = cost, shifts[0][a, b], shifts[1][a, b]
+    to_down = min(max(to_down, -i * BLOCK), x.shape[1] - (i + 1) * BLOCK)
+    to_right = min(max(to_right, -j * BLOCK), x.shape[2] - (j + 1) * BLOCK)
+    return to_down, to_right, best
+
+
+@kernel(fastmath=True)
+def _displacement_of_block(field: Any, i: int, j: int) -> tuple[int, int]:
+    """At the block's centre, in whole pixels of the large picture."""
+    centre = BLOCK // 4
+    down, right = _displacement(field, i * 2 * centre + centre, j * 2 * centre + centre, 1)
+    before_down, before_right = _displacement(
+        field, i * 2 * centre + centre - 1, j * 2 * centre + centre - 1, 1
+    )
+    return int(np.rint(down + before_down)), int(np.rint(right + before_right))
+
+
+@kernel(fastmath=True)
+def _search(
+    x: Floats, slopes: Any, y: Floats, start: Any, i: int, j: int
+) -> tuple[np.float32, np.float32]:
+    """Of one window: the best start of its own and its four neighbours', then Gauss-Newton steps
+    with the gradients of x."""
+    height, width = x.shape
+    top, left = min(i * STRIDE, height - WINDOW), min(j * STRIDE, width - WINDOW)
+    mine, there = np.empty((2, WINDOW, WINDOW), np.float32)
+    first, second = np.empty((2, WINDOW, WINDOW), np.float32)
+    for p in range(WINDOW):
+        for q in range(WINDOW):
+            mine[p, q] = x[top + p, left + q]
+            first[p, q] = slopes[0][top + p, left + q]
+            second[p, q] = slopes[1][top + p, left + q]
+    _centre(mine)
+    _centre(first)
+    _centre(second)
+    best, down, right = _best_start(mine, y, start, there, i, j)
+    dd, dr, rr = np.float32(FLAT), np.float32(0), np.float32(FLAT)
+    for p in range(WINDOW):
+        for q in range(WINDOW):
+            dd += first[p, q] * first[p, q]
+            dr += first[p, q] * second[p, q]
+            rr += second[p, q] * second[p, q]
+    determinant = dd * rr - dr * dr
+    if determinant <= np.float32(1e-6) * dd * rr:
+        return down, right
+    own_down, own_right = down, right
+    at_down, at_right = down, right
+    for _ in range(STEPS):
+        _window(y, top + at_down, left + at_right, there)
+        d_down, d_right, difference = np.float32(0), np.float32(0), np.float32(0)
+        for p in range(WINDOW):
+            for q in range(WINDOW):
+                d = there[p, q] - mine[p, q]
+                d_down += d * first[p, q]
+                d_right += d * second[p, q]
+                difference += d * d
+        if difference < best:
+            best, down, right = difference, at_down, at_right
+        elif difference > np.float32(WORSE) * best:
+            break
+        move_down = (rr * d_down - dr * d_right) / determinant
+        move_right = (dd * d_right - dr * d_down) / determinant
+        at_down -= move_down
+        at_right -= move_right
+        if abs(at_down - own_down) > FARTHEST or abs(at_right - own_right) > FARTHEST:
+            break
+        if move_down * move_down + move_right * move_right < SETTLED:
+            break
+    return down, right
+
+
+@kernel(fastmath=True)
+def _best_start(
+    mine: Floats, y: Floats, start: Any, there: Floats, i: int, j: int
+) -> tuple[np.float32, np.float32, np.float32]:
+    """The least difference, and the start that has it, down and right."""
+    rows, columns = start[0].shape
+    top = min(i * STRIDE, y.shape[0] - WINDOW)
+    left = min(j * STRIDE, y.shape[1] - WINDOW)
+    best, at = np.float32(np.inf), (i, j)
+    for k, m in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+        a, b = i + k, j + m
+        if a < 0 or b < 0 or a >= rows or b >= columns:
+            continue
+        same = start[0][a, b] == start[0][i, j] and start[1][a, b] == start[1][i, j]
+        if (k != 0 or m != 0) and same:
+            continue
+        _window(y, top + start[0][a, b], left + start[1][a, b], there)
+        difference = np.float32(0)
+        for p in range(WINDOW):
+            for q in range(WINDOW):
+                d = there[p, q] - mine[p, q]
+                difference += d * d
+        if k != 0 or m != 0:
+            difference *= np.float32(FOREIGN)
+        if difference < best:
+            best, at = difference, (a, b)
+    return best, start[0][at], start[1][at]
+
+
+@kernel(fastmath=True)
+def _window(y: Floats, row: float, column: float, out: Floats) -> None:
+    """A window of y between pixels, moved inside where it would leave, without its mean."""
+    r = min(max(np.float32(row), np.float32(0)), np.float32(y.shape[0] - LEAST))
+    c = min(max(np.float32(column), np.float32(0)), np.float32(y.shape[1] - LEAST))
+    i, j = int(r), int(c)
+    a, b = r - np.float32(i), c - np.float32(j)
+    w00, w01 = (1 - a) * (1 - b), (1 - a) * b
+    w10, w11 = a * (1 - b), a * b
+    for p in range(WINDOW):
+        upper, lower = y[i + p], y[i + p + 1]
+        for q in range(WINDOW):
+            out[p, q] = (
+                w00 * upper[j + q] + w01 * upper[j + q + 1]
+                + w10 * lower[j + q] + w11 * lower[j + q + 1]
+            )  # fmt: skip
+    _centre(out)
+
+
+@kernel(fastmath=True)
+def _centre(values: Floats) -> None:
+    total = np.float32(0)
+    for p in range(WINDOW):
+        for q in range(WINDOW):
+            total += values[p, q]
+    total /= np.float32(WINDOW * WINDOW)
+    for p in range(WINDOW):
+        for q in range(WINDOW):
+            values[p, q] -= total
+
+
+@kernel(fastmath=True)
+def _local_system(
+    x: Floats, slopes: Any, y: Floats, field: Any, systems: Floats, i: int, j: int
+) -> None:
+    height, width = x.shape
+    top, left = min(i * STRIDE, height - WINDOW), min(j * STRIDE, width - WINDOW)
+    r = min(max(top + field[0][i, j], np.float32(0)), np.float32(height - LEAST))
+    c = min(max(left + field[1][i, j], np.float32(0)), np.float32(width - LEAST))
+    row, column = int(r), int(c)
+    a, b = r - np.float32(row), c - np.float32(column)
+    w00, w01 = (1 - a) * (1 - b), (1 - a) * b
+    w10, w11 = a * (1 - b), a * b
+    zero = np.float32(0)
+    s_d, s_down, s_right, d_down, d_right, d_d = zero, zero, zero, zero, zero, zero
+    dd, dr, rr = zero, zero, zero
+    for p in range(WINDOW):
+        upper, lower = y[row + p], y[row + p + 1]
+        for q in range(WINDOW):
+            k = column + q
+            there = w00 * upper[k] + w01 * upper[k + 1] + w10 * lower[k] + w11 * lower[k + 1]
+            d = there - x[top + p, left + q]
+            u, v = slopes[0][top + p, left + q], slopes[1][top + p, left + q]
+            s_d += d
+            s_down += u
+            s_right += v
+            d_down += d * u
+            d_right += d * v
+            d_d += d * d
+            dd += u * u
+            dr += u * v
+            rr += v * v
+    share = np.float32(FORGIVEN / WINDOW**2)
+    systems[0, i, j] = dd - share * s_down * s_down
+    systems[1, i, j] = dr - share * s_down * s_right
+    systems[2, i, j] = rr - share * s_right * s_right
+    systems[3, i, j] = d_down - share * s_d * s_down
+    systems[4, i, j] = d_right - share * s_d * s_right
+    rest = np.sqrt(max(d_d - share * s_d * s_d, zero)) / np.float32(WINDOW) + np.float32(NOISE)
+    systems[5, i, j] = 1 / (rest * rest)
+
+
+@kernel(fastmath=True)
+def _bond(down: Floats, right: Floats, i: int, j: int, k: int, m: int) -> Any:
+    """How strongly two neighbours hold together."""
+    a, b = down[k, m] - down[i, j], right[k, m] - right[i, j]
+    return np.float32(1) / np.sqrt(a * a + b * b + np.float32(JUMP * JUMP))
+
+
+@kernel(fastmath=True)
+def _relax(
+    field: Any, new: Any, systems: Floats, below: Floats, beside: Floats, i: int, j: int
+) -> None:
+    """One window's displacement from its neighbours' and its own system."""
+    down, right = field
+    rows, columns = down.shape
+    total, n_down, n_right = np.float32(1e-6), np.float32(0), np.float32(0)
+    for k, m in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        a, b = i + k, j + m
+        if a < 0 or b < 0 or a >= rows or b >= columns:
+            continue
+        bond = below[min(i, a), j] if k != 0 else beside[i, min(j, b)]
+        total += bond
+        n_down += bond * (new[0][a, b] - down[i, j])
+        n_right += bond * (new[1][a, b] - right[i, j])
+    weight = systems[5, i, j]
+    dd, rr = weight * systems[0, i, j] + total, weight * systems[2, i, j] + total
+    dr = weight * systems[1, i, j]
+    e_down, e_right = n_down - weight * systems[3, i, j], n_right - weight * systems[4, i, j]
+    determinant = dd * rr - dr * dr
+    to_down = down[i, j] + (rr * e_down - dr * e_right) / determinant
+    to_right = right[i, j] + (dd * e_right - dr * e_down) / determinant
+    new[0][i, j] += np.float32(RELAXATION) * (to_down - new[0][i, j])
+    new[1][i, j] += np.float32(RELAXATION) * (to_right - new[1][i, j])
+
+
+@kernel(fastmath=True)
+def _displacement(field: Any, row: int, column: int, scale: int) -> tuple[np.float32, np.float32]:
+    """The field between the centres of its windows, at a pixel of a picture `scale` times as
+    large, in pixels of the field's own picture."""
+    rows, columns = field[0].shape
+    r = ((row + np.float32(0.5)) / scale - np.float32(WINDOW / 2)) / STRIDE
+    c = ((column + np.float32(0.5)) / scale - np.float32(WINDOW / 2)) / STRIDE
+    r = min(max(r, np.float32(0)), np.float32(rows - 1))
+    c = min(max(c, np.float32(0)), np.float32(columns - 1))
+    i, j = int(r), int(c)
+    k, m = min(i + 1, rows - 1), min(j + 1, columns - 1)
+    a, b = r - np.float32(i), c - np.float32(j)
+    w00, w01 = (1 - a) * (1 - b), (1 - a) * b
+    w10, w11 = a * (1 - b), a * b
+    down = w00 * field[0][i, j] + w01 * field[0][i, m] + w10 * field[0][k, j] + w11 * field[0][k, m]
+    right = (
+        w00 * field[1][i, j] + w01 * field[1][i, m] + w10 * field[1][k, j] + w11 * field[1][k, m]
+    )
+    return down, right
+
+
+@kernel(fastmath=True)
+def _between(y: Floats, row: float, column: float) -> Any:
+    """A value between pixels; the border goes on."""
+    r = min(max(np.float32(row), np.float32(0)), np.float32(y.shape[0] - 1))
+    c = min(max(np.float32(column), np.float32(0)), np.float32(y.shape[1] - 1))
+    i, j = min(int(r), y.shape[0] - 2), min(int(c), y.shape[1] - 2)
+    a, b = r - np.float32(i), c - np.float32(j)
+    upper = y[i, j] * (1 - b) + y[i, j + 1] * b
+    lower = y[i + 1, j] * (1 - b) + y[i + 1, j + 1] * b
+    return upper * (1 - a) + lower * a
