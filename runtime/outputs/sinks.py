@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -130,3 +130,27 @@ class SinkRunner:
             self._logged.clear()
         self._logged.add(self.last_error)
         _LOG.error("%s: %s", self.name, self.last_error, exc_info=fault)
+
+
+class SinkRunners:
+    """All sinks of a server, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._runners: list[SinkRunner] = []
+
+    def __iter__(self) -> Iterator[SinkRunner]:
+        return iter(self._runners)
+
+    def add(self, sinks: Sequence[Sink]) -> None:
+        """Give frames to these sinks too."""
+        self._runners += [SinkRunner(sink) for sink in sinks]
+
+    def offer(self, frame: DecodedFrame) -> None:
+        """Queue a frame for each sink; waits for none."""
+        for runner in self._runners:
+            runner.offer(frame)
+
+    def close(self) -> None:
+        """Let the sinks take what waits, and close them."""
+        for runner in self._runners:
+            runner.close()

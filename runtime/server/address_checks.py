@@ -1,4 +1,4 @@
-"""What `dsin serve` needs and can be looked at before decoders are loaded, which takes a while."""
+"""What a server needs and can be looked at before decoders are loaded, which takes a while."""
 
 import errno
 import importlib.util
