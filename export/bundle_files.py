@@ -97,7 +97,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """The manifest of a filled directory; `own` are the keys that only its format's writer knows.
 
-    Raises ExportError for notes that are no JSON.
+    Raises ExportError for notes that do not fit into JSON.
     """
     preset = model.preset
     training = {key: value for key, value in notes.items() if key != "weights_licence"}

@@ -43,7 +43,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's and onnx's errors share no base but Exception
         raise ExportError(f"{path} is not an ONNX graph: export it anew") from error
     if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
-        raise ExportError(f"{path} has control flow, which engines are not built with")
+        raise ExportError(f"{path} has control flow, which engines cannot be built from")
     _fold_casts(model.graph)
     _cast_bytes_through_float(model.graph)
     return model

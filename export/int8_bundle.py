@@ -88,7 +88,9 @@ def calibrate_bundle(
             "on CPUs: calibrate an edge bundle"
         )
     if "calibration" in bundle.training:
-        raise ExportError(f"bundle {bundle.path.name} is of 8 bits already: give the float one")
+        raise ExportError(
+            f"bundle {bundle.path.name} already has 8-bit networks: give the float bundle"
+        )
     if len(frames) < LEAST_FRAMES:
         raise FrameError(f"calibration needs {LEAST_FRAMES} pictures or more, not {len(frames)}")
     runs = graph_inputs(bundle, frames)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.codec.rate_control import RateController
     from dsin.runtime.patch_correlation import match
+    from dsin.runtime.version import __version__ as __version__
 
 __all__ = [
     "BackendError",
@@ -63,6 +64,7 @@ __getattr__, __dir__ = lazy_exports(
         "Encoder": "dsin.runtime.codec.encoder",
         "Packet": "dsin.runtime.codec.packet",
         "RateController": "dsin.runtime.codec.rate_control",
+        "__version__": "dsin.runtime.version",
         "match": "dsin.runtime.patch_correlation",
         "open_bundle": "dsin.runtime.codec.bundle",
         "shipped_bundles": "dsin.runtime.codec.bundle",

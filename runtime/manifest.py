@@ -58,7 +58,7 @@ class Table:
     def text(self, key: str, *, default: str | None = None) -> str:
         value = self.data.get(key, default)
         if not isinstance(value, str):
-            raise BundleError(f"{self.where}: {key} must be a text")
+            raise BundleError(f"{self.where}: {key} must be a string")
         return value
 
     def pair(self, key: str) -> tuple[int, int]:

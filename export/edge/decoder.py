@@ -48,7 +48,7 @@ def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
     """The graph. Raises ExportError for a bundle of the paper's model."""
     if bundle.family != "edge":
         raise ExportError(
-            f"bundle {bundle.path.name} has its whole decoder already: {bundle.graphs['decoder']}"
+            f"bundle {bundle.path.name} already has its whole decoder: {bundle.graphs['decoder']}"
         )
     first, last = (_part(bundle, name) for name in ("x_decoder", "fusion"))
     g = Expressions()

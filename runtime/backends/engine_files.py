@@ -145,7 +145,8 @@ def read_header(path: Path) -> Header:
         raise BackendError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BackendError(
-            f"{path} is no engine of dsin, or damaged: delete it and rebuild with dsin-export trt"
+            f"{path} is not an engine of dsin, or is damaged: delete it and rebuild with "
+            "dsin-export trt"
         ) from error
 
 

@@ -113,7 +113,7 @@ class IntegerDecoder:
         first, second = decoder.take(choice), decoder.take(another_choice)
         decoder.close()
 
-    Raises PacketError for bytes that are no such payload; a damaged one is known by `close`.
+    Raises PacketError for bytes that are not such a payload; `close` notices a damaged one.
     """
 
     def __init__(self, tables: ScaleTables, payload: bytes) -> None:
@@ -131,7 +131,7 @@ class IntegerDecoder:
             tables.first, tables.starts, tables.frequencies, values,
         )  # fmt: skip
         if self._position > self._data.size:
-            raise PacketError("the payload is cut short or of another model: send it again")
+            raise PacketError("the payload is cut short or belongs to another model: send it again")
         return values
 
     def close(self) -> None:

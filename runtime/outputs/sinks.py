@@ -27,13 +27,13 @@ class Sink(Protocol):
 
     @property
     def name(self) -> str:
-        """For metrics and messages: one word."""
+        """One word, for metrics and messages."""
 
     def take(self, frame: DecodedFrame) -> None:
-        """Raises DsinError for what a person can mend, such as a full disk."""
+        """Take a frame. Raises DsinError for what a person can put right, such as a full disk."""
 
     def close(self) -> None:
-        """Write out what is pending. Called once."""
+        """Write what is pending. This is called once, at the end."""
 
 
 class SinkRunner:
@@ -46,7 +46,7 @@ class SinkRunner:
     At most `depth` frames wait; the oldest gives way to a new one. Counts, for metrics: `taken`
     frames that the sink took, `missed` ones that it never saw, `failed` ones that it raised for;
     `last_error` is the newest of its messages, None before the first. What a sink raises is logged
-    once for each distinct message, with its traceback where it is no DsinError or OSError, and
+    once for each distinct message, with its traceback where it is not a DsinError or OSError, and
     never reaches the caller.
     """
 

@@ -343,6 +343,6 @@ def _check(options: Options) -> None:
     if options.samples is not None and options.samples < 1:
         raise DsinError(f"{options.samples} samples: ask for at least one")
     if options.warmup < 0:
-        raise DsinError(f"{options.warmup} frames to warm up: ask for none or more")
+        raise DsinError(f"{options.warmup} frames to warm up: ask for 0 or more")
     if options.fps is not None and not 0 < options.fps <= 1000:
         raise DsinError(f"{options.fps:g} frames a second: ask for more than 0 and at most 1000")

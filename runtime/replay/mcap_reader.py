@@ -53,7 +53,7 @@ class McapReader:
         except OSError as error:
             raise RecordingError(f"cannot read {path}: {error.strerror}") from error
         if start != _MAGIC:
-            raise RecordingError(f"{path} is no recording: it does not start as MCAP files do")
+            raise RecordingError(f"{path} is not a recording: it does not start as MCAP files do")
 
     def __iter__(self) -> Iterator[RecordedMessage]:
         self.complete, self.lost_bytes = False, 0
@@ -78,7 +78,7 @@ class McapReader:
 
 
 class _DamagedError(Exception):
-    """Bytes that are no such record."""
+    """Bytes that are not such a record."""
 
 
 class _Tables:

@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ print(*sorted(name for name in sys.modules if name.startswith(("dsin.", "numpy."
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     own = {"dsin.runtime", "dsin.runtime.errors", "dsin.runtime.lazy_exports"}
     assert set(done.stdout.split()) == own | {f"dsin.runtime.{room}" for room in rooms}
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert dsin.runtime.__version__ == metadata.version("dsin")
 
 
 def test_every_error_is_exported() -> None:
