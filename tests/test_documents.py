@@ -99,6 +99,24 @@ def test_a_page_that_nothing_links_to_would_be_lost() -> None:
     assert [page.name for page in PAGES[1:] if page not in linked] == []
 
 
+@pytest.mark.parametrize(
+    ("page", "file", "code"),
+    [
+        ("codec.md", "runtime/codec/packet.py", "zlib.crc32("),
+        ("patch-correlation.md", "runtime/patch_correlation/definition.py", "TIE = "),
+        ("streaming.md", "runtime/link/rpc.py", "CREDITS = "),
+        ("streaming.md", "runtime/server/camera_session.py", "> CREDITS"),
+        ("page.md", "runtime/web/page.js", "function stale_ms("),
+    ],
+)
+def test_behaviour_is_found_in_two_hops(page: str, file: str, code: str) -> None:
+    """From the README to a page, and from the page to the code."""
+    hops = {(page.name, target.partition("#")[0]) for page, target in links()}
+    assert ("README.md", f".docs/{page}") in hops
+    assert (page, f"../{file}") in hops
+    assert code in (ROOT / file).read_text()
+
+
 @pytest.mark.parametrize("line", OURS, ids=lambda line: f"{line.page}: {line.text[:60]}")
 def test_commands_and_options_exist(line: Line) -> None:
     name, subcommand, *arguments = own_words(line.text)
