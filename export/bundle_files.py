@@ -31,7 +31,7 @@ FRAME = "a calibration frame"
 def new_bundle(out: Path) -> Iterator[Path]:
     """A directory to fill, which replaces `out` at the end unless something is raised.
 
-    Raises ExportError where `out` exists and is no bundle, or cannot be written.
+    Raises ExportError where `out` exists and is not a bundle, or cannot be written.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise ExportError(f"{out} exists and is not a bundle: choose another directory")

@@ -36,7 +36,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
     Bundles store kernels as float16 and cast them; here the casts are done. And uint8 goes through
     float32 where it is cast: TensorRT has it at the border only, and casts it to nothing else.
-    Raises ExportError for what is no ONNX graph, or has control flow.
+    Raises ExportError for a file that is not an ONNX graph, or has control flow.
     """
     try:
         model = onnx.load(path)

@@ -32,7 +32,7 @@ Tensors = Mapping[str, NDArray[Any]]
 def restore_checkpoint(source: Path | str | None, out: Path) -> None:
     """Write the checkpoint of a bundle, a directory or a shipped one's name (None: the default).
 
-    Raises BundleError for what is no bundle, ExportError for one that does not say how it was
+    Raises BundleError for what is not a bundle, ExportError for one that does not say how it was
     trained.
     """
     bundle = open_bundle(source)

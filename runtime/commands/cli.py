@@ -1,7 +1,7 @@
 """The command line, `dsin`.
 
-Exit status: 0 done, 1 an error that the user can mend (one line on stderr), 2 wrong usage. Only
-typer is imported here; each command imports what it needs when it runs.
+Exit status: 0 done, 1 an error that the user can put right (one line on stderr), 2 wrong usage.
+Only typer is imported here; each command imports what it needs when it runs.
 """
 
 import enum

@@ -44,7 +44,7 @@ def command_app(name: str, summary: str) -> typer.Typer:
 
 
 def run(app: typer.Typer, name: str) -> None:
-    """Run a command line; errors that the user can mend become one line and exit status 1."""
+    """Run a command line; errors that the user can put right become one line and exit status 1."""
     try:
         app()
     except DsinError as error:

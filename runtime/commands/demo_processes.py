@@ -205,7 +205,7 @@ class _Gallery:
         self._last = self._thread.submit(self._guarded, frame)
 
     def _guarded(self, frame: DecodedFrame) -> None:
-        """What a person can mend ends the demo."""
+        """What a person can put right ends the demo."""
         try:
             if frame.side is None:
                 # The server goes on without; a demo of decoding with side information does not.
@@ -242,7 +242,7 @@ def picture_name(number: int) -> str:
 
 @contextmanager
 def _reporting(pipe: Connection) -> Iterator[None]:
-    """Errors that a person can mend go to the parent; without a parent the process ends."""
+    """Errors that a person can put right go to the parent; without a parent the process ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         yield

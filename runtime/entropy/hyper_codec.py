@@ -51,7 +51,7 @@ class HyperTables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "HyperTables":
-        """From the arrays of a bundle. Raises BundleError for what cannot be such tables."""
+        """From the arrays of a bundle. Raises BundleError for arrays that cannot be such tables."""
         scales = ScaleTables.from_arrays(arrays)
         numbers, z_scales = arrays.get("scale_numbers"), arrays.get("z_scales")
         if numbers is None or numbers.shape != (SIGNED[1] - SIGNED[0] + 1,):

@@ -50,7 +50,7 @@ class ScaleTables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "ScaleTables":
-        """From the arrays `reach` and `frequencies`. Raises BundleError for what is no table."""
+        """From the arrays `reach` and `frequencies`. Raises BundleError if they are not tables."""
         reach, frequencies = arrays.get("reach"), arrays.get("frequencies")
         problem = _problem(reach, frequencies)
         if problem or reach is None or frequencies is None:
@@ -193,7 +193,7 @@ def _pop(
 
 @kernel()
 def _entry_of(slot: int, low: int, high: int, starts: NDArray[Any]) -> int:
-    """The last entry of low..high whose start is at most `slot`: the middle one, as a rule."""
+    """The last entry of low..high whose start is at most `slot`: usually the middle one."""
     middle = (low + high - 1) // 2
     if starts[middle] <= slot:
         if slot < starts[middle + 1]:

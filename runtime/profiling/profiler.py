@@ -1,4 +1,4 @@
-"""`dsin profile`: measure a bundle on this machine, and say whether the figures may be believed."""
+"""`dsin profile`: measure a bundle on this machine, and say whether the figures are valid."""
 
 import hashlib
 import time
@@ -326,7 +326,7 @@ def _profile(
 
 
 def notes_on(backend: Backend, stages: Collection[str]) -> tuple[str, ...]:
-    """What stages of these names do not say by themselves."""
+    """Notes on stages of these names whose meaning is not obvious."""
     if backend == "cpu" or "device.host_to_device" in stages:
         return ()
     return (f"compute includes copying to and from {backend}, which one call does together",)

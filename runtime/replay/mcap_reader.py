@@ -39,8 +39,8 @@ class McapReader:
     """Messages of a file in the order in which they were written.
 
     Iterating can be repeated. After it, `complete` says whether the file ended as it should, and
-    `lost_bytes` how many bytes were of no use: those behind the cut, and damaged chunks. Opening
-    raises RecordingError for what is no MCAP file, iterating for one that cannot be read.
+    `lost_bytes` how many bytes could not be used: those behind the cut, and damaged chunks. Opening
+    raises RecordingError for a file that is not MCAP, iterating for one that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:

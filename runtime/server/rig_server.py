@@ -35,7 +35,7 @@ USUAL_SIZE = (375, 1242)
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that runs. `status` tells how each rig fares."""
+    """A server that runs. `status` returns the state of each rig."""
 
     host: str
     port: int

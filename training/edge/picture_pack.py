@@ -8,7 +8,7 @@
 
 `kind` is left (of a pair, whose right picture is named by `side`), right or photo; `split` is train
 or val. Both pictures of a pair lie in one part. What is packed depends on the pictures alone: equal
-pictures give equal bytes. A pack is of use without some of its parts: what is there is read.
+pictures give equal bytes. A pack can be used without some of its parts.
 """
 
 import hashlib
