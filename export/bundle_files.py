@@ -32,7 +32,7 @@ FRAME = "a calibration frame"
 def new_bundle(out: Path) -> Iterator[Path]:
     """A directory to fill, which replaces `out` at the end unless something is raised.
 
-    Raises ExportError where `out` exists and is no bundle, or cannot be written.
+    Raises ExportError where `out` exists and is not a bundle, or cannot be written.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise ExportError(f"{out} exists and is not a bundle: choose another directory")
@@ -110,7 +110,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """The manifest of a filled directory; `own` are the keys that only its format's writer knows.
 
-    Raises ExportError for notes that are no JSON.
+    Raises ExportError for notes that do not fit into JSON.
     """
     preset = model.preset
     training = {key: value for key, value in notes.items() if key != "weights_licence"}

@@ -1,21 +1,17 @@
 """`dsin-export`: checkpoints to bundles and back, bundles to engines."""
 
 import enum
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dsin.runtime.backends.session import BACKENDS, Backend
-from dsin.runtime.commands.cli import parse_size
+from dsin.runtime.commands.cli_app import command_app, parse_size, run
+from dsin.runtime.commands.cli_options import BackendName
 from dsin.runtime.errors import DsinError, ExportError
 
-app = typer.Typer(
-    help="Export trained checkpoints to the bundles that devices and servers run.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+app = command_app(
+    "dsin-export", "Export trained checkpoints to the bundles that devices and servers run."
 )
 
 
@@ -34,28 +30,55 @@ class Precision(str, enum.Enum):
     int8 = "int8"
 
 
-@app.callback()
-def _app() -> None:
-    """Export trained checkpoints to the bundles that devices and servers run."""
+BundleArgument = Annotated[
+    str,
+    typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped bundle."),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
+]
 
 
 @app.command()
 def onnx(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of dsin train or dsin import-tf")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
-    weights: Annotated[Storage, typer.Option(help="storage of the weights")] = Storage.float32,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Checkpoint of dsin train or dsin import-tf."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="BUNDLE", help="Bundle directory to write."),
+    ],
+    weights: Annotated[
+        Storage,
+        typer.Option("--weights", help="Number format in which the weights are stored."),
+    ] = Storage.float32,
     frames: Annotated[
         Path | None,
         typer.Option(
-            help="folder of pictures, or a list of their paths (pairs, one path a line, relative "
-            "to the list or to --root), to calibrate and verify on; default: the synthetic rig"
+            "--frames",
+            metavar="DIR|LIST",
+            help="Folder or list of pictures, in pairs, to calibrate and verify on; a list has "
+            "one path on each line [the built-in synthetic rig].",
         ),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="where paths in the list start")] = None,
-    name: Annotated[str | None, typer.Option(help="name of the model; default: preset's")] = None,
-    licence: Annotated[str | None, typer.Option(help="licence of the weights")] = None,
+    root: RootOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of the model [the preset's]."),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--licence", metavar="TEXT", help="Licence of the weights [the checkpoint's]."
+        ),
+    ] = None,
 ) -> None:
-    """Write a bundle: ONNX graphs, checked against PyTorch, and integer tables."""
+    """Write a bundle from a checkpoint.
+
+    Its ONNX graphs are checked against PyTorch.
+    """
     from dsin.export.calibration_frames import read_frames
     from dsin.export.write_bundle import write_bundle
 
@@ -77,10 +100,16 @@ def onnx(
 
 @app.command()
 def checkpoint(
-    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="checkpoint to write")],
+    bundle: BundleArgument,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="CHECKPOINT", help="Checkpoint to write."),
+    ],
 ) -> None:
-    """Restore the checkpoint of a bundle, to train it further with dsin train --start-from."""
+    """Restore the checkpoint of a bundle.
+
+    Train it further with dsin train PRESET --start-from CHECKPOINT.
+    """
     from dsin.export.restore import restore_checkpoint
 
     restore_checkpoint(bundle, output)
@@ -103,32 +132,57 @@ def refit(
 
 @app.command()
 def trt(
-    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
-    precision: Annotated[Precision, typer.Option(help="what is written into the graphs")],
+    bundle: BundleArgument,
+    precision: Annotated[
+        Precision,
+        typer.Option("--precision", help="Arithmetic that the networks compute in."),
+    ],
     frame: Annotated[
         str,
         typer.Option(
+            "--frame",
             metavar="HxW",
-            help="size of the pictures; engines serve all that are padded to the same size",
+            help="Size of the pictures. Engines serve all sizes that are padded to the same one.",
         ),
     ] = "375x1242",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="folder to be DSIN_ENGINES when engines run "
-                     "[$DSIN_ENGINES, or ~/.cache/dsin/engines]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for the engines; set DSIN_ENGINES to it when they are to run "
+            "[$DSIN_ENGINES, or ~/.cache/dsin/engines].",
+        ),
     ] = None,
     dla: Annotated[
-        bool, typer.Option("--dla", help="use the deep-learning accelerator where layers fit")
+        bool,
+        typer.Option(
+            "--dla", help="Use the deep-learning accelerator for layers that it supports."
+        ),
     ] = False,
     workspace_mib: Annotated[
-        int | None, typer.Option(min=1, help="GPU memory that a layer may use [all of it]")
+        int | None,
+        typer.Option(
+            "--workspace-mib",
+            metavar="M",
+            min=1,
+            help="GPU memory that a layer may use, in MiB [all of it].",
+        ),
     ] = None,
     timing_cache: Annotated[
         Path | None,
-        typer.Option(help="file to keep measurements in, which makes the next build faster"),
+        typer.Option(
+            "--timing-cache",
+            metavar="FILE",
+            help="File to keep measurements in, which makes the next build faster.",
+        ),
     ] = None,
-) -> None:  # fmt: skip
-    """Build TensorRT engines of all graphs of a bundle, on the machine that will run them."""
+) -> None:
+    """Build TensorRT engines for all graphs of a bundle.
+
+    Engines run only on the kind of machine that they were built on.
+    """
     size = parse_size(frame, "--frame")
     try:
         from dsin.export.tensorrt_engine import Options, build_engines
@@ -142,10 +196,15 @@ def trt(
 
 @app.command()
 def decoder(
-    bundle: Annotated[str, typer.Argument(help="edge bundle: directory, or name of a shipped one")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write")],
+    bundle: BundleArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="ONNX", help="ONNX file to write.")
+    ],
 ) -> None:
-    """Write the whole decoder of an edge bundle, search and refinement included, as one graph."""
+    """Write the decoder of an edge bundle as one ONNX graph.
+
+    Search and refinement are included.
+    """
     from dsin.export.edge.decoder import write_edge_decoder
     from dsin.runtime.codec.bundle import open_bundle
 
@@ -155,23 +214,36 @@ def decoder(
 
 @app.command()
 def verify(
-    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
+    bundle: BundleArgument,
     frames: Annotated[
         Path | None,
-        typer.Option(help="folder or list of pictures, in pairs; default: the synthetic rig"),
+        typer.Option(
+            "--frames",
+            metavar="DIR|LIST",
+            help="Folder or list of pictures, in pairs [the built-in synthetic rig].",
+        ),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="where paths in the list start")] = None,
+    root: RootOption = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="a backend that must be there; may be given again")
+        list[BackendName] | None,
+        typer.Option(
+            "--backend",
+            help="Backend that must be present here. May be given more than once.",
+        ),
     ] = None,
 ) -> None:
-    """Compare all ways to run a bundle on this machine: bytes, symbols, pictures."""
+    """Compare all ways to run a bundle on this machine.
+
+    Their bytes, symbols and pictures must agree.
+    """
     from dsin.export.calibration_frames import read_frames, synthetic_pictures
     from dsin.export.verify_backends import verify_backends
     from dsin.runtime.codec.bundle import open_bundle
 
     pictures = synthetic_pictures() if frames is None else read_frames(frames, root)
-    checks = verify_backends(open_bundle(bundle), pictures, wanted=_backends(backend or []))
+    checks = verify_backends(
+        open_bundle(bundle), pictures, wanted=[name.value for name in backend or []]
+    )
     for check in checks:
         typer.echo(str(check))
     failed = sum(not check for check in checks)
@@ -179,21 +251,9 @@ def verify(
         raise ExportError(f"{failed} of {len(checks)} comparisons failed: see above")
 
 
-def _backends(names: list[str]) -> list[Backend]:
-    """Raises ExportError for a name that is none."""
-    for name in names:
-        if name not in BACKENDS:
-            raise ExportError(f"there is no backend {name!r}: use {', '.join(BACKENDS)}")
-    return [backend for backend in BACKENDS if backend in names]
-
-
 def main() -> None:
-    """Run `dsin-export`: a user's error is one line on stderr and exit status 1."""
-    try:
-        app()
-    except DsinError as error:
-        print(f"dsin-export: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run `dsin-export`."""
+    run(app, "dsin-export")
 
 
 if __name__ == "__main__":

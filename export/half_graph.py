@@ -36,14 +36,14 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
     Bundles store kernels as float16 and cast them; here the casts are done. And uint8 goes through
     float32 where it is cast: TensorRT has it at the border only, and casts it to nothing else.
-    Raises ExportError for what is no ONNX graph, or has control flow.
+    Raises ExportError for a file that is not an ONNX graph, or has control flow.
     """
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's and onnx's errors share no base but Exception
         raise ExportError(f"{path} is not an ONNX graph: export it anew") from error
     if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
-        raise ExportError(f"{path} has control flow, which engines are not built with")
+        raise ExportError(f"{path} has control flow, which engines cannot be built from")
     _fold_casts(model.graph)
     _cast_bytes_through_float(model.graph)
     return model

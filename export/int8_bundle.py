@@ -77,7 +77,7 @@ def calibrate_bundle(
     """Write an 8-bit bundle. `frames` are RGB H×W×3 uint8, neighbours serve as pairs; `validation`
     pairs are coded at all rates with both bundles, for the BD-rate of the difference.
 
-    Raises BundleError for what is no bundle, FrameError for too few or unfit frames, ExportError
+    Raises BundleError for what is not a bundle, FrameError for too few or unfit frames, ExportError
     for a bundle of the paper's model or one that is of 8 bits already, or where `out` is in the
     way; then nothing is left behind.
     """
@@ -88,7 +88,9 @@ def calibrate_bundle(
             "on CPUs: calibrate an edge bundle"
         )
     if "calibration" in bundle.training:
-        raise ExportError(f"bundle {bundle.path.name} is of 8 bits already: give the float one")
+        raise ExportError(
+            f"bundle {bundle.path.name} already has 8-bit networks: give the float bundle"
+        )
     if len(frames) < LEAST_FRAMES:
         raise FrameError(f"calibration needs {LEAST_FRAMES} pictures or more, not {len(frames)}")
     runs = graph_inputs(bundle, frames)

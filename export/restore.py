@@ -32,7 +32,7 @@ Tensors = Mapping[str, NDArray[Any]]
 def restore_checkpoint(source: Path | str | None, out: Path) -> None:
     """Write the checkpoint of a bundle, a directory or a shipped one's name (None: the default).
 
-    Raises BundleError for what is no bundle, ExportError for one that does not say how it was
+    Raises BundleError for what is not a bundle, ExportError for one that does not say how it was
     trained.
     """
     bundle = open_bundle(source)
@@ -50,8 +50,8 @@ def load_model(source: Path | str | None = None) -> Dsin | EdgeDsin:
         model = load_model("edge")
         picture, bits = model(x, y, rate=3)
 
-    Raises BundleError for what is none of these, CheckpointError for a file that is no checkpoint,
-    ExportError for a bundle that does not say how it was trained.
+    Raises BundleError for what is none of these, CheckpointError for a file that is not a
+    checkpoint, ExportError for a bundle that does not say how it was trained.
     """
     if source is not None and Path(source).is_file():
         return load_checkpoint(Path(source))[0]
@@ -65,7 +65,7 @@ def restore_model(bundle: Bundle) -> Dsin | EdgeDsin:
     except CheckpointError as error:
         raise ExportError(f"bundle {bundle.path.name} has no usable preset: {error}") from error
     if preset.family != bundle.family:
-        raise ExportError(f"bundle {bundle.path.name} has a preset of another model")
+        raise ExportError(f"bundle {bundle.path.name} has the preset of another model")
     model = model_of(preset)
     graphs = {name: tensors(bundle.graph_path(name)) for name in bundle.graphs}
     try:

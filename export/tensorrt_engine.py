@@ -161,13 +161,13 @@ def _check(options: Options, bundle: Bundle) -> None:
             "--target tensorrt, or build with --precision fp16"
         )
     if options.precision != "int8" and target is not None:
-        raise ExportError(f"bundle {name} is of 8 bits: build it with --precision int8")
+        raise ExportError(f"bundle {name} has 8-bit networks: build it with --precision int8")
     if options.dla and options.precision != "fp16":
         raise ExportError("a DLA computes in float16: use --dla with --precision fp16")
     if not all(side in range(1, LARGEST + 1) for side in options.frame):
-        raise ExportError(f"a frame has 1 to {LARGEST} pixels each way")
+        raise ExportError(f"a frame must have 1 to {LARGEST} pixels each way")
     if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise ExportError("the workspace has at least 1 MiB")
+        raise ExportError("the workspace must have at least 1 MiB")
 
 
 def _build(

@@ -11,8 +11,7 @@ Threads may share a bundle, a packet and a prepared side image, which never chan
 encoder or a decoder. A RateController belongs to one stream and to the thread that feeds it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsin.runtime.errors import (
     BackendError,
@@ -25,6 +24,7 @@ from dsin.runtime.errors import (
     RecordingError,
     StreamError,
 )
+from dsin.runtime.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from dsin.runtime.codec.bundle import open_bundle, shipped_bundles
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.codec.rate_control import RateController
     from dsin.runtime.patch_correlation import match
+    from dsin.runtime.version import __version__ as __version__
 
 __all__ = [
     "BackendError",
@@ -54,24 +55,18 @@ __all__ = [
     "shipped_bundles",
 ]
 
-_MODULES = {
-    "Decoded": "codec.decoder",
-    "Decoder": "codec.decoder",
-    "Encoder": "codec.encoder",
-    "Packet": "codec.packet",
-    "RateController": "codec.rate_control",
-    "match": "patch_correlation",
-    "open_bundle": "codec.bundle",
-    "shipped_bundles": "codec.bundle",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded at first use (PEP 562), so that the command line starts without numpy and numba.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dsin.runtime.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# So that the command line starts without numpy and numba.
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Decoded": "dsin.runtime.codec.decoder",
+        "Decoder": "dsin.runtime.codec.decoder",
+        "Encoder": "dsin.runtime.codec.encoder",
+        "Packet": "dsin.runtime.codec.packet",
+        "RateController": "dsin.runtime.codec.rate_control",
+        "__version__": "dsin.runtime.version",
+        "match": "dsin.runtime.patch_correlation",
+        "open_bundle": "dsin.runtime.codec.bundle",
+        "shipped_bundles": "dsin.runtime.codec.bundle",
+    },
+)

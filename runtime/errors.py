@@ -1,4 +1,4 @@
-"""Everything that is the user's to mend, as one exception tree.
+"""Everything that a user can put right, as one exception tree.
 
     DsinError                 one line on stderr, exit status 1
     ├── PacketError           bytes that are not a packet of this bundle
@@ -16,7 +16,7 @@ internal fault and keeps its traceback.
 
 
 class DsinError(Exception):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can put right."""
 
 
 class PacketError(DsinError):
@@ -48,4 +48,4 @@ class StreamError(DsinError):
 
 
 class RecordingError(DsinError):
-    """A recording that cannot be written, or is none."""
+    """A recording that cannot be written, or a file that is not a recording."""

@@ -58,7 +58,7 @@ class Table:
     def text(self, key: str, *, default: str | None = None) -> str:
         value = self.data.get(key, default)
         if not isinstance(value, str):
-            raise BundleError(f"{self.where}: {key} must be a text")
+            raise BundleError(f"{self.where}: {key} must be a string")
         return value
 
     def pair(self, key: str) -> tuple[int, int]:
@@ -113,7 +113,7 @@ def check_plain_name(name: str, where: str) -> None:
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The integer arrays of an .npz file, each checked against the file before it is made.
 
-    Raises BundleError for a file that is no such archive, larger than MAX_TABLE_BYTES unpacked,
+    Raises BundleError for a file that is not such an archive, larger than MAX_TABLE_BYTES unpacked,
     or with arrays of anything but integers.
     """
     try:

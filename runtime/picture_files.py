@@ -19,7 +19,7 @@ def read_image(path: Path) -> Image:
     """A picture of 8 bits as RGB, H×W×3, upright as its EXIF orientation says; grey becomes equal
     R, G and B.
 
-    Raises FrameError for a file that is missing or cut off, or is no picture of 8 bits without
+    Raises FrameError for a file that is missing or cut off, or is not an 8-bit picture without
     transparency.
     """
     # OpenCV is given bytes, not a name: it decodes half a JPEG file without complaint, and crashes

@@ -26,6 +26,11 @@ def check_frame(frame: npt.NDArray[Any], what: str = "frame") -> None:
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise FrameError(f"{what} is {shape} {frame.dtype}: an 8-bit colour image is needed")
     height, width = frame.shape[:2]
+    check_size(height, width, what)
+
+
+def check_size(height: int, width: int, what: str = "frame") -> None:
+    """Raise FrameError for a size that no packet can have."""
     if not 1 <= height <= 65535 or not 1 <= width <= 65535 or height * width > MAX_PIXELS:
         raise FrameError(f"{what} of {width}x{height} is not within 1 to {MAX_PIXELS} pixels")
 

@@ -6,8 +6,10 @@ Blocks that need no camera, GPU or network are run. Of the others, every line th
 
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from support.command_line import command_line
 from dsin.export.cli import app as export_app
 from dsin.runtime.commands.cli import app
 from dsin.runtime.files import write_image
+from dsin.runtime.outputs.decoded_frame import DecodedFrame
+from dsin.runtime.sources.push_source import PushSource
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +99,24 @@ def test_a_page_that_nothing_links_to_would_be_lost() -> None:
     assert [page.name for page in PAGES[1:] if page not in linked] == []
 
 
+@pytest.mark.parametrize(
+    ("page", "file", "code"),
+    [
+        ("codec.md", "runtime/codec/packet.py", "zlib.crc32("),
+        ("patch-correlation.md", "runtime/patch_correlation/definition.py", "TIE = "),
+        ("streaming.md", "runtime/link/rpc.py", "CREDITS = "),
+        ("streaming.md", "runtime/server/camera_session.py", "> CREDITS"),
+        ("page.md", "runtime/web/page.js", "function stale_ms("),
+    ],
+)
+def test_behaviour_is_found_in_two_hops(page: str, file: str, code: str) -> None:
+    """From the README to a page, and from the page to the code."""
+    hops = {(page.name, target.partition("#")[0]) for page, target in links()}
+    assert ("README.md", f".docs/{page}") in hops
+    assert (page, f"../{file}") in hops
+    assert code in (ROOT / file).read_text()
+
+
 @pytest.mark.parametrize("line", OURS, ids=lambda line: f"{line.page}: {line.text[:60]}")
 def test_commands_and_options_exist(line: Line) -> None:
     name, subcommand, *arguments = own_words(line.text)
@@ -126,10 +148,8 @@ def test_encoding_and_decoding_as_the_readme_says(
 
 def test_the_python_sample() -> None:
     """The README's lines, with a link that gives back what it is given."""
-    text = PAGES[0].read_text()
-    match = re.search(r"<!-- python sample -->\n```python\n(.*?)```", text, re.DOTALL)
-    assert match is not None
-    assert len(match[1].splitlines()) <= 10
+    text = sample("README.md", "python sample")
+    assert len(text.splitlines()) <= 10
 
     class Link:
         sent: bytes
@@ -144,6 +164,49 @@ def test_the_python_sample() -> None:
     names: dict[str, Any] = {
         "frame": rig.left[:128, :192], "side": rig.right[:128, :192], "link": Link(),
     }  # fmt: skip
-    exec(match[1], names)
+    exec(text, names)
     assert names["picture"].shape == (128, 192, 3)
     assert names["picture"].dtype == np.uint8
+
+
+def sample(page: str, name: str) -> str:
+    """A block of Python that a page marks by a comment."""
+    text = (ROOT / page).read_text()
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_embedding_sample() -> None:
+    """The page's lines, with two pictures for cameras."""
+    text = sample(".docs/embedding.md", "embedding sample")
+    assert len(text.splitlines()) <= 25
+    rig = next(iter(SyntheticRig(frames=1)))
+    left, right = rig.left[:128, :192], rig.right[:128, :192]
+    shown: list[DecodedFrame] = []
+    names: dict[str, Any] = {"pairs": [(left, right)], "size": (128, 192), "show": shown.append}
+    exec(text, names)
+    for thread in names["threads"]:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert [device.counts.captured for device in names["devices"]] == [1, 1]
+    assert [(frame.rig, frame.decoded.image.shape) for frame in shown] == [("front", left.shape)]
+
+
+def test_a_message_of_ros_is_pushed_as_the_page_says() -> None:
+    page = (ROOT / ".docs" / "embedding.md").read_text()
+    block = next(text for _, text in BLOCK.findall(page) if "def on_image" in text)
+    rows = np.arange(2 * 16, dtype=np.uint8).reshape(2, 16)
+    now_ns = time.time_ns()
+    stamp = SimpleNamespace(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
+    message = SimpleNamespace(
+        data=rows.tobytes(), height=2, width=5, step=16, header=SimpleNamespace(stamp=stamp)
+    )
+    with PushSource((2, 5)) as source:
+        names: dict[str, Any] = {"np": np, "source": source}
+        exec(block, names)
+        names["on_image"](message)
+        frame = source.newest(0)
+    assert frame is not None
+    assert frame.timestamp_ns == now_ns
+    np.testing.assert_array_equal(frame.image, rows[:, :15].reshape(2, 5, 3))

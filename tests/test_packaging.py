@@ -3,9 +3,13 @@
 import ast
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import dsin
+import dsin.runtime
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -14,6 +18,8 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("calibration", "export", "runtime", "training")
+TOP = "runtime/top"
+"""The package `dsin` itself."""
 ALLOWED = {
     "runtime": {"runtime"},
     "training": {"training", "runtime"},
@@ -70,6 +76,15 @@ def test_importing_the_runtime_loads_neither_torch_nor_tensorrt() -> None:
     assert loaded_by("import " + ", ".join(f"dsin.{name}" for name in names)).isdisjoint(HEAVY)
 
 
+def test_the_package_itself_offers_the_main_names_of_the_runtime() -> None:
+    """Without loading them, however the package is installed."""
+    assert dsin.__version__ == metadata.version("dsin")
+    for name in dsin.__all__:
+        assert getattr(dsin, name) is getattr(dsin.runtime, name)
+    assert set(dsin.__all__) - {"__version__"} <= set(dsin.runtime.__all__)
+    assert loaded_by("import dsin").isdisjoint({*HEAVY, "numpy", "numba", "grpc"})
+
+
 def test_the_test_above_can_fail() -> None:
     assert "torch" in loaded_by("import dsin.training.paper.autoencoder")
 
@@ -77,17 +92,18 @@ def test_the_test_above_can_fail() -> None:
 def packages_in_tree(root: Path) -> set[str]:
     folders = {path.parent for room in ROOMS for path in (root / room).rglob("*.py")}
     return {
-        ".".join(("dsin", *folder.relative_to(root).parts))
+        "dsin" if folder == root / TOP else ".".join(("dsin", *folder.relative_to(root).parts))
         for folder in folders
         if "__pycache__" not in folder.parts
     }
 
 
 def test_every_package_of_the_tree_is_listed() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert set(listed) == packages_in_tree(ROOT)
-    for room in ROOMS:
-        assert (ROOT / room / "py.typed").is_file()
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(setup["packages"]) == packages_in_tree(ROOT)
+    assert setup["package-dir"] == {"dsin": TOP} | {f"dsin.{room}": room for room in ROOMS}
+    for folder in (*ROOMS, TOP):
+        assert (ROOT / folder / "py.typed").is_file()
 
 
 def test_a_room_that_is_not_listed_would_be_noticed(tmp_path: Path) -> None:

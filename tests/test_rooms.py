@@ -24,6 +24,8 @@ ROOMS = (
 """Of the runtime, from the bottom to the top. Below them are the modules beside them, and above
 them what `dsin.runtime` itself offers."""
 BELOW, ABOVE = -1, len(ROOMS)
+TOP = "dsin.runtime.top"
+"""The place in the tree of what is installed as `dsin` itself."""
 
 
 class Import(NamedTuple):
@@ -42,7 +44,8 @@ def modules_of(root: Path) -> dict[str, Path]:
         for path in (root / folder).rglob("*.py"):
             if "__pycache__" not in path.parts:
                 parts = ("dsin", *path.relative_to(root).with_suffix("").parts)
-                found[".".join(parts).removesuffix(".__init__")] = path
+                name = ".".join(parts).removesuffix(".__init__")
+                found["dsin" if name == TOP else name] = path
     return found
 
 
@@ -78,7 +81,7 @@ def imports_of(root: Path) -> list[Import]:
 def height(module: str) -> int:
     """Of a module of the runtime: the place of its room in ROOMS."""
     parts = module.split(".")
-    if len(parts) == 2:
+    if len(parts) <= 2:
         return ABOVE
     return ROOMS.index(parts[2]) if parts[2] in ROOMS else BELOW
 
@@ -86,14 +89,19 @@ def height(module: str) -> int:
 def family(module: str) -> str | None:
     """The room `paper` or `edge` of training and export that a module is in, if any."""
     parts = module.split(".")
-    inside = parts[1] in ("training", "export") and parts[2:3] in (["paper"], ["edge"])
+    inside = parts[1:2] in (["training"], ["export"]) and parts[2:3] in (["paper"], ["edge"])
     return parts[2] if inside else None
+
+
+def of_runtime(module: str) -> bool:
+    """Whether it is a module of the runtime; `dsin` itself only offers what the runtime does."""
+    return module == "dsin" or module.startswith("dsin.runtime")
 
 
 def upwards(found: list[Import]) -> list[Import]:
     return [
         each for each in found
-        if each.importer.startswith("dsin.runtime.") and each.imported.startswith("dsin.runtime")
+        if each.importer.startswith("dsin.runtime.") and of_runtime(each.imported)
         and height(each.imported) > height(each.importer)
     ]  # fmt: skip
 
@@ -106,7 +114,7 @@ def across(found: list[Import]) -> list[Import]:
     ]  # fmt: skip
     return families + [
         each for each in found
-        if each.importer.startswith("dsin.runtime.") and each.imported.split(".")[1] != "runtime"
+        if each.importer.startswith("dsin.runtime.") and not of_runtime(each.imported)
         and height(each.importer) != ROOMS.index("commands")
     ]  # fmt: skip
 
@@ -117,7 +125,7 @@ def told(found: list[Import]) -> str:
 
 def test_every_folder_of_the_runtime_is_a_room_with_a_place() -> None:
     folders = {path.parent.name for path in (ROOT / "runtime").glob("*/*.py")}
-    assert folders == set(ROOMS)
+    assert folders == {*ROOMS, "top"}
     for folder in ("training", "export"):
         assert {path.parent.name for path in (ROOT / folder).glob("*/*.py")} == {"paper", "edge"}
 
@@ -143,6 +151,7 @@ def test_what_runs_on_a_device_needs_nothing_of_a_server() -> None:
         needed |= new
         new = {each.imported for each in found if each.importer in new} - needed
     rooms = {name.split(".")[2] for name in needed if name.startswith("dsin.runtime.")}
+    assert "dsin" not in needed
     assert "codec" in rooms
     assert rooms.isdisjoint({"server", "web", "fleet", "profiling", "commands"})
 
@@ -157,11 +166,13 @@ def test_what_runs_on_a_device_needs_nothing_of_a_server() -> None:
         ("runtime/codec/module.py", "POOL = 'dsin.runtime.server.pool.Pool'"),
         ("runtime/codec/module.py", "CODE = '''\nimport sys\nimport dsin.runtime.server.pool\n'''"),
         ("runtime/codec/module.py", "from dsin.runtime import Encoder"),
+        ("runtime/codec/module.py", "from dsin import Encoder"),
         ("runtime/module.py", "from dsin.runtime.server.pool import Pool"),
     ],
 )
 def test_an_import_upwards_would_be_noticed(tmp_path: Path, place: str, code: str) -> None:
-    for name in ("runtime/__init__.py", "runtime/server/__init__.py", "runtime/server/pool.py"):
+    for name in ("runtime/__init__.py", "runtime/top/__init__.py", "runtime/server/__init__.py",
+                 "runtime/server/pool.py"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "runtime" / "codec").mkdir()

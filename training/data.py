@@ -35,11 +35,13 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
         raise FrameError(f"{path} is not a text file: give a list of paths") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or len(lines) % 2:
-        raise FrameError(f"{path} has {len(lines)} paths: expected x and y in turn, one a line")
+        raise FrameError(
+            f"{path} has {len(lines)} paths: expected x and y in turn, one on each line"
+        )
     files = [root / line for line in lines]
     for file in files:
         if not file.is_file():
-            raise FrameError(f"{path} names {file}, which does not exist: is the root right?")
+            raise FrameError(f"{path} names {file}, which does not exist: is --root right?")
     return [Pair(x, y) for x, y in zip(files[::2], files[1::2], strict=True)]
 
 

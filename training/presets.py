@@ -20,7 +20,7 @@ else:
 
 @dataclass(frozen=True)
 class Quirks:
-    """Habits of the original implementation that are no design. All off by default.
+    """Habits of the original implementation that were not intended. All off by default.
 
     `dsin import-tf` switches them on, so that the original's weights give the original's picture.
     """

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import DsinError
 from dsin.training.data import Pair, list_photos, read_pair_list
 from dsin.training.edge.data import TrainingPictures, pictures_of_files
@@ -37,15 +39,30 @@ def train_preset(
     loaded = load_preset(preset)
     if not loaded.phases:
         raise DsinError(f"preset {loaded.name} has no phases to train")
-    folder = out or Path("runs") / loaded.name
-    if isinstance(loaded, EdgePreset):
-        return train_edge(loaded, _edge_pictures(pictures, options.say), folder, options)
-    _check_paper(loaded, pictures, options)
+    return _LOOPS[loaded.family](loaded, pictures, out or Path("runs") / loaded.name, options)
+
+
+def _train_edge(
+    preset: EdgePreset, pictures: PictureOptions, folder: Path, options: EdgeOptions
+) -> Path:
+    return train_edge(preset, _edge_pictures(pictures, options.say), folder, options)
+
+
+def _train_paper(
+    preset: Preset, pictures: PictureOptions, folder: Path, options: EdgeOptions
+) -> Path:
+    _check_paper(preset, pictures, options)
     pairs, validation = _lists(pictures)
     return train(
-        loaded, pairs, validation, folder, start_from=options.start_from, resume=options.resume,
+        preset, pairs, validation, folder, start_from=options.start_from, resume=options.resume,
         devices=options.devices, nodes=options.nodes,
     )  # fmt: skip
+
+
+_LOOPS: dict[FamilyName, Callable[[Any, PictureOptions, Path, EdgeOptions], Path]] = {
+    "paper": _train_paper,
+    "edge": _train_edge,
+}
 
 
 def _edge_pictures(pictures: PictureOptions, say: Callable[[str], None]) -> TrainingPictures:
@@ -55,7 +72,9 @@ def _edge_pictures(pictures: PictureOptions, say: Callable[[str], None]) -> Trai
         return pictures_of_files(pairs, photos, validation)
     given = [pictures.pairs, pictures.validation, pictures.root, pictures.photos]
     if any(path is not None for path in given):
-        raise DsinError("--pack brings all pictures: leave out --pairs, --val, --root and --photos")
+        raise DsinError(
+            "--pack contains all pictures: leave out --pairs, --val, --root and --photos"
+        )
     return open_pack(pictures.pack, say)
 
 
@@ -75,4 +94,6 @@ def _check_paper(preset: Preset, pictures: PictureOptions, options: EdgeOptions)
         "--pack": pictures.pack, "--budget-s": options.budget_s, "--json": options.json_path,
     }.items():  # fmt: skip
         if given is not None:
-            raise DsinError(f"preset {preset.name} is not of edge, which alone knows {name}")
+            raise DsinError(
+                f"preset {preset.name} is not an edge preset, and only those take {name}"
+            )

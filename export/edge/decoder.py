@@ -49,7 +49,7 @@ def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
     is by flow."""
     if bundle.family != "edge":
         raise ExportError(
-            f"bundle {bundle.path.name} has its whole decoder already: {bundle.graphs['decoder']}"
+            f"bundle {bundle.path.name} already has its whole decoder: {bundle.graphs['decoder']}"
         )
     if bundle.search.flow:
         raise ExportError(

@@ -135,7 +135,7 @@ def write_engine(folder: Path, header: Header, plan: bytes) -> Path:
 
 
 def read_header(path: Path) -> Header:
-    """The header of an engine's file. Raises BackendError for what is no such file."""
+    """The header of an engine's file. Raises BackendError for a file of another kind."""
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC) + _LENGTH.size)
@@ -145,7 +145,8 @@ def read_header(path: Path) -> Header:
         raise BackendError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BackendError(
-            f"{path} is no engine of dsin, or damaged: delete it and rebuild with dsin-export trt"
+            f"{path} is not an engine of dsin, or is damaged: delete it and rebuild with "
+            "dsin-export trt"
         ) from error
 
 
@@ -202,7 +203,7 @@ def build_command(graph: Path, precision: Precision) -> str:
 
 
 def _plan_start(data: bytes) -> int:
-    """Where the engine begins. Raises ValueError for what is no such file."""
+    """Where the engine begins. Raises ValueError for a file of another kind."""
     at = len(MAGIC)
     if data[:at] != MAGIC or len(data) < at + _LENGTH.size:
         raise ValueError("no magic")

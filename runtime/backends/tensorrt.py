@@ -250,7 +250,7 @@ class _Context:
 
 
 def _captures() -> bool:
-    """Whether CUDA graphs are wanted. Raises BackendError for a setting that is none."""
+    """Whether CUDA graphs are wanted. Raises BackendError for a setting other than 0 or 1."""
     wanted = os.environ.get(GRAPHS) or "1"
     if wanted not in ("0", "1"):
         raise BackendError(f"{GRAPHS} is {wanted!r}: set it to 0 or 1")

@@ -14,8 +14,8 @@ model's local functions before parsing (`del model.functions[:]`, as dsin.export
 does): that leaves them nothing but the plugin.
 
 Errors. TensorRT calls the plugin from C++ and passes no exception on: the call into TensorRT
-returns None or False, and its own message does not say why. So what the user can mend is reported
-through `logging`, under the name of this module.
+returns None or False, and its own message does not say why. So what the user can put right is
+reported through `logging`, under the name of this module.
 
 Nothing here is newer than TensorRT 10.3.
 """
@@ -45,7 +45,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Log what the user can mend: TensorRT does not pass it on."""
+    """Log what the user can put right: TensorRT does not pass it on."""
     try:
         yield
     except DsinError as error:

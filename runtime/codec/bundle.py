@@ -49,7 +49,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy.typing as npt
 
 from dsin.runtime.codec.packet import VERSION
 from dsin.runtime.entropy.context_model import IntegerContextModel
@@ -69,6 +71,8 @@ GRAPHS = {
     HYPERPRIOR: ("encoder", "x_decoder", "fusion", "hyper"),
 }
 """Of each format; the second has step0, step1, … besides, two or four of them."""
+Arrays = dict[str, npt.NDArray[Any]]
+"""Of a bundle's tables, by name."""
 MAX_FILE_BYTES = 2**30
 MAX_FILES = 64
 
@@ -93,7 +97,7 @@ class _Entry:
 class Bundle:
     """A bundle whose every file was checked. Made by `open_bundle`; keys as in the manifest.
 
-    It never changes: threads, encoders and decoders may share it. `print(bundle)` tells what it is.
+    It never changes: threads, encoders and decoders may share it. `print(bundle)` describes it.
     """
 
     path: Path
@@ -171,7 +175,7 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     number = manifest.integer("format", 0, 2**31)
     if number not in GRAPHS:
         raise BundleError(
-            f"{manifest.where}: format {number} is none of those that this dsin reads: "
+            f"{manifest.where}: format {number} cannot be read by this version of dsin: "
             "update dsin, or export anew"
         )
     files = _files(manifest)
@@ -184,9 +188,8 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     for name, entry in files.items():
         _check_file(directory, name, entry)
     arrays = read_arrays(directory / tables)
-    if number == CAUSAL:
-        return _bundle(directory, manifest, graphs, files, IntegerContextModel.from_arrays(arrays))
-    return _bundle(directory, manifest, graphs, files, HyperTables.from_arrays(arrays))
+    coding = _causal_coding if number == CAUSAL else _hyperprior_coding
+    return _bundle(directory, manifest, graphs, files, coding(manifest, graphs, files, arrays))
 
 
 def codec_id(
@@ -197,7 +200,7 @@ def codec_id(
     stride: int,
     frame_multiple: tuple[int, int],
 ) -> bytes:
-    """The 6 bytes that name what symbols and probabilities mean (see the module's docstring).
+    """The 6 bytes that identify the meaning of symbols and probabilities (see the module).
 
     `kinds` is the number of centres, or of rates in format 2.
     """
@@ -206,45 +209,66 @@ def codec_id(
     return hashlib.sha256(b"".join(parts)).digest()[:6]
 
 
+class _Coding(NamedTuple):
+    """What the entropy model of a family adds to a bundle. `kinds` and `digest` go into the codec
+    id; sides of frames are multiples of `steps`."""
+
+    family: FamilyName
+    entropy: IntegerContextModel | HyperTables
+    kinds: int
+    digest: bytes
+    steps: tuple[int, int]
+
+
+def _causal_coding(
+    manifest: Table, graphs: dict[str, str], files: dict[str, _Entry], arrays: Arrays
+) -> _Coding:
+    context = IntegerContextModel.from_arrays(arrays)
+    kinds = _centers(manifest, context)
+    patch = _search(manifest.table("search")).patch
+    return _Coding("paper", context, kinds, context.digest(), patch)
+
+
+def _hyperprior_coding(
+    manifest: Table, graphs: dict[str, str], files: dict[str, _Entry], arrays: Arrays
+) -> _Coding:
+    tables = HyperTables.from_arrays(arrays)
+    if reason := _search(manifest.table("search")).reason_against_blocks():
+        raise BundleError(f"{manifest.where}: search: {reason}")
+    kinds, points = len(tables.z_scales), len(_rate_points(manifest))
+    if kinds != points:
+        raise BundleError(f"{manifest.where}: {points} rate_points, but tables for {kinds}")
+    hashes = [files[graphs[name]].sha256 for name in _exact_graphs(graphs)]
+    digest = hashlib.sha256(tables.digest() + bytes.fromhex("".join(hashes))).digest()
+    step = HYPER_STRIDE * manifest.integer("stride", 1, 64)
+    return _Coding("edge", tables, kinds, digest, (step, step))
+
+
 def _bundle(
     directory: Path,
     manifest: Table,
     graphs: dict[str, str],
     files: dict[str, _Entry],
-    entropy: IntegerContextModel | HyperTables,
+    coding: _Coding,
 ) -> Bundle:
     rate_points = _rate_points(manifest)
     channels = manifest.integer("channels", 1, 1024)
     stride = manifest.integer("stride", 1, 64)
     multiple = manifest.pair("frame_multiple")
     model_id = manifest.sha256("model_id")
-    search = _search(manifest.table("search"))
-    if isinstance(entropy, IntegerContextModel):
-        kinds, steps = _centers(manifest, entropy), search.patch
-        digest = entropy.digest()
-    else:
-        if reason := search.reason_against_blocks():
-            raise BundleError(f"{manifest.where}: search: {reason}")
-        kinds, steps = len(entropy.z_scales), (HYPER_STRIDE * stride,) * 2
-        hashes = [files[graphs[name]].sha256 for name in _exact_graphs(graphs)]
-        digest = hashlib.sha256(entropy.digest() + bytes.fromhex("".join(hashes))).digest()
-        if kinds != len(rate_points):
-            raise BundleError(
-                f"{manifest.where}: {len(rate_points)} rate_points, but tables for {kinds}"
-            )
-    if any(m % step or m % stride for m, step in zip(multiple, steps, strict=True)):
+    if any(m % step or m % stride for m, step in zip(multiple, coding.steps, strict=True)):
         raise BundleError(
-            f"{manifest.where}: frame_multiple is no multiple of what patches and strides need"
+            f"{manifest.where}: frame_multiple is not a multiple of the patches and strides"
         )
     return Bundle(
         path=directory,
-        family="paper" if isinstance(entropy, IntegerContextModel) else "edge",
+        family=coding.family,
         model=manifest.text("model"),
         preset=manifest.mapping("preset"),
         channels=channels,
         stride=stride,
         frame_multiple=multiple,
-        search=search,
+        search=_search(manifest.table("search")),
         truncate_to_uint8=manifest.flag("truncate_to_uint8"),
         model_id=model_id,
         rate_points=rate_points,
@@ -253,8 +277,8 @@ def _bundle(
         file_bytes={name: entry.size for name, entry in files.items()},
         training=manifest.mapping("training"),
         weights_licence=manifest.text("weights_licence", default="not stated"),
-        entropy=entropy,
-        codec_id=codec_id(model_id, digest, channels, kinds, stride, multiple),
+        entropy=coding.entropy,
+        codec_id=codec_id(model_id, coding.digest, channels, coding.kinds, stride, multiple),
     )
 
 
@@ -319,7 +343,9 @@ def _check_file(directory: Path, name: str, entry: _Entry) -> None:
         if not path.is_file():
             raise BundleError(f"{path} is missing: the bundle is incomplete")
         if path.stat().st_size != entry.size:
-            raise BundleError(f"{path} has not the {entry.size} bytes that {MANIFEST} declares")
+            raise BundleError(
+                f"{path} does not have the {entry.size} bytes that {MANIFEST} declares"
+            )
         digest = _sha256(path)
     except (OSError, RuntimeError) as error:
         raise BundleError(f"cannot read {path}: {error}") from error

@@ -41,7 +41,7 @@ from dsin.runtime.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class SideFeatures:
-    """What decoding needs of a side image, uint8 H×W×3, prepared for one rate, or for all of them
+    """What decoding needs from a side image, uint8 H×W×3, prepared for one rate, or for all of them
     where `rate` is None. `stage_ms` has prepare, and compute where networks look at it. It never
     changes, so threads may share it."""
 
@@ -116,7 +116,7 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """Let go of the networks; the decoder cannot be used after that."""
+        """Release the networks; the decoder cannot be used after that."""
         self._halves = None
 
     def prepare_side(
@@ -125,7 +125,7 @@ class Decoder:
         """All that depends on the side image alone, H×W×3 RGB uint8: do it when y arrives.
 
         `rate` is that of the packet to come, None the bundle's default; a packet of another rate
-        is decoded as well, only later. A side image that is prepared already is returned as it is,
+        is decoded too, but later. A side image that is prepared already is returned as it is,
         or prepared anew where it was for another rate. Raises FrameError for a side image that is
         anything else, DsinError for a rate that the bundle lacks and for a closed decoder.
         """
@@ -155,8 +155,8 @@ class Decoder:
         """The picture of a packet beside the side image, H×W×3 RGB uint8 or prepared; with None,
         what can be decoded alone.
 
-        Raises PacketError for what is no packet of this bundle, FrameError for a side image that is
-        not 8-bit colour or not of the packet's size, DsinError for a closed decoder.
+        Raises PacketError for bytes that are not a packet of this bundle, FrameError for a side
+        image that is not 8-bit colour or not of the packet's size, DsinError for a closed decoder.
         """
         halves = self._open_halves()
         if not isinstance(packet, Packet):

@@ -57,7 +57,7 @@ class EdgePictureEncoder:
         out = self._session.run(x=planes, rate=np.array([rate], np.int64))
         y, z = out["y"][0], out["z"][0]
         if len(y) != self._channels or not (np.isfinite(y).all() and np.isfinite(z).all()):
-            raise BundleError(f"{self._path} yields no latents of this bundle")
+            raise BundleError(f"{self._path} does not yield the latents of this bundle")
         return y, z
 
 

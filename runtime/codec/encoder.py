@@ -55,7 +55,7 @@ class Encoder:
         self.close()
 
     def close(self) -> None:
-        """Let go of the network; the encoder cannot be used after that."""
+        """Release the network; the encoder cannot be used after that."""
         self._codec = None
 
     def encode(

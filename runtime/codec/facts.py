@@ -25,7 +25,7 @@ def packet_facts(packet: Packet) -> dict[str, Any]:
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """Everything that a bundle tells."""
+    """Everything that is known about a bundle."""
     search = bundle.search
     return {
         "bundle": str(bundle.path),

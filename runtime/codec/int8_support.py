@@ -1,7 +1,7 @@
-"""Can this processor run 8-bit graphs rightly?
+"""Does this processor run 8-bit graphs correctly?
 
 Their unsigned activations times signed weights, summed in pairs, do not fit into the 16 bits that
-x86 has without VNNI: such processors cut the sums off without a word, and pictures get worse.
+x86 has without VNNI: such processors silently saturate the sums, and pictures get worse.
 """
 
 import platform
@@ -24,13 +24,13 @@ def check_int8(bundle: Bundle) -> None:
     flags = cpu_flags()
     if flags and not flags & VNNI:
         raise BackendError(
-            f"bundle {bundle.path.name} is of 8 bits, which this processor computes wrongly "
-            "(it has no VNNI): use the float bundle"
+            f"bundle {bundle.path.name} has 8-bit networks, which this processor computes "
+            "wrongly (it has no VNNI): use the float bundle"
         )
 
 
 def cpu_flags() -> set[str]:
-    """What the first processor can do, as Linux names it; empty where that is not told."""
+    """What the first processor can do, as Linux names it; empty where that is unknown."""
     try:
         text = CPU_FACTS.read_text()
     except OSError:

@@ -144,7 +144,7 @@ def _check_magic(magic: bytes, version: int) -> None:
     if magic != _PACKET_MAGIC:
         raise PacketError(f"not a dsin packet: it does not start with {_PACKET_MAGIC.decode()}")
     if version != VERSION:
-        raise PacketError(f"packet is of version {version}, this dsin reads version {VERSION}")
+        raise PacketError(f"packet has version {version}, but this dsin reads version {VERSION}")
 
 
 def _check_codec_id(codec_id: bytes) -> None:
@@ -154,7 +154,7 @@ def _check_codec_id(codec_id: bytes) -> None:
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise PacketError(f"a picture of {width}x{height} pixels has nothing in it")
+        raise PacketError(f"a picture of {width}x{height} pixels is empty")
     if width * height > MAX_PIXELS:
         raise PacketError(
             f"a picture of {width}x{height} pixels is over the limit of {MAX_PIXELS} pixels"

@@ -38,7 +38,7 @@ class CausalPictureEncoder:
         symbols: Symbols = self._session.run(x=planes)["symbols"][0]
         # The coder's tables end at the last centre, so a foreign graph is stopped here.
         if symbols.dtype != np.uint8 or int(symbols.max()) >= self._context.symbols_per_alphabet:
-            raise BundleError(f"{self._path} yields no symbols of this bundle")
+            raise BundleError(f"{self._path} does not yield the symbols of this bundle")
         return symbols
 
 

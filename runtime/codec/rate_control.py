@@ -46,13 +46,14 @@ class RateController:
     def for_bundle(
         cls, bundle: Bundle, kbps: float, fps: float, *, size: tuple[int, int]
     ) -> "RateController":
-        """For the rate points of a bundle: `kbps` in kbit/s (1000 bits), `fps` in frames a second,
-        `size` the height and width of the frames in pixels. Raises DsinError as the class does."""
+        """For the rate points of a bundle: `kbps` in kbit/s (1000 bits), `fps` in frames per
+        second, `size` the height and width of the frames in pixels. Raises DsinError as the class
+        does."""
         points = [point.target_bpp for point in bundle.rate_points]
         return cls(points, pixels=size[0] * size[1], target_kbps=kbps, fps=fps)
 
     def pace(self, fps: float) -> None:
-        """So many frames a second are sent from now on."""
+        """Note how many frames per second are sent from now on."""
         self._budget = 1000 * self.target_kbps / 8 / fps
 
     def next_rate(self) -> int:

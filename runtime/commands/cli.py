@@ -1,81 +1,63 @@
 """The command line, `dsin`.
 
-Exit status: 0 done, 1 an error that the user can mend (one line on stderr), 2 wrong usage. Only
-typer is imported here; each command imports what it needs when it runs.
+Exit status: 0 done, 1 an error that the user can put right (one line on stderr), 2 wrong usage.
+Only typer is imported here; each command imports what it needs when it runs.
 """
 
 import enum
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from dsin.runtime.commands.cli_app import command_app, parse_size, run
 from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
 from dsin.runtime.commands.cli_replay import replay
 from dsin.runtime.commands.cli_streaming import serve, stream
 from dsin.runtime.errors import DsinError
 
-if TYPE_CHECKING:
-    pass
-
-app = typer.Typer(
-    name="dsin",
-    help="Image compression for two cameras: one sends, the receiver's own view helps to decode.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = command_app(
+    "dsin", "Compress images for a receiver that sees the same scene with a camera of its own."
 )
-
 
 RateOption = Annotated[
     int | None,
-    typer.Option("--rate", metavar="R", min=0, help="Rate point, 0 the lowest [bundle's default]."),
+    typer.Option(
+        "--rate",
+        metavar="R",
+        min=0,
+        help="Rate point; 0 is the lowest rate [the bundle's default].",
+    ),
 ]
 PairsOption = Annotated[
-    Path, typer.Option("--pairs", metavar="LIST", help="Pair list: paths of x and y in turn.")
+    Path,
+    typer.Option(
+        "--pairs", metavar="LIST", help="List of pairs: the paths of x and y on alternate lines."
+    ),
 ]
 RootOption = Annotated[
-    Path, typer.Option("--root", metavar="DIR", help="Folder that the lists' paths start from.")
+    Path,
+    typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
-
-
-def _print_version(wanted: bool) -> None:
-    if not wanted:
-        return
-    from importlib import metadata
-
-    try:
-        typer.echo(f"dsin {metadata.version('dsin')}")
-    except metadata.PackageNotFoundError:
-        typer.echo("dsin, not installed: run from its source")
-    raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
 def encode(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="8-bit colour image.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to encode, 8-bit colour.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PACKET", help="[IMAGE as .dsin]")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PACKET",
+            help="Packet to write [IMAGE with the suffix .dsin].",
+        ),
     ] = None,
     bundle: BundleOption = None,
     rate: RateOption = None,
@@ -97,22 +79,28 @@ def encode(
 
 @app.command()
 def decode(
-    packet: Annotated[Path, typer.Argument(metavar="PACKET", help="As encode writes it.")],
+    packet: Annotated[
+        Path, typer.Argument(metavar="PACKET", help="Packet that dsin encode has written.")
+    ],
     side: Annotated[
-        Path | None, typer.Option("--side", metavar="IMAGE", help="The receiver's own view.")
+        Path | None,
+        typer.Option("--side", metavar="IMAGE", help="The receiver's own view of the scene."),
     ] = None,
     no_side: Annotated[
         bool, typer.Option("--no-side", help="Decode without the receiver's own view.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PNG", help="[PACKET as .png]")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="PNG", help="Picture to write [PACKET with the suffix .png]."
+        ),
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
 ) -> None:
-    """Decode a packet with the help of the other view."""
+    """Decode a packet with the help of the receiver's own view."""
     if (side is None) != no_side:
-        raise typer.BadParameter("give either --side IMAGE or --no-side")
+        raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.files import write_image
@@ -133,14 +121,18 @@ def decode(
 @app.command()
 def info(
     what: Annotated[
-        str, typer.Argument(metavar="BUNDLE|PACKET", help="Bundle directory or name, or a packet.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE|PACKET",
+            help="Bundle directory, name of a shipped bundle, or packet file.",
+        ),
     ],
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print all that a bundle tells of itself.")
+        bool, typer.Option("--verbose", "-v", help="Print everything that is known about a bundle.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Say what is in a bundle or a packet."""
+    """Show what a bundle or a packet contains."""
     from dsin.runtime.codec.bundle import open_bundle
     from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
     from dsin.runtime.codec.packet import Packet
@@ -160,7 +152,9 @@ def info(
 def demo(
     kitti: Annotated[
         Path | None,
-        typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
+        typer.Option(
+            "--kitti", metavar="DRIVE", help="KITTI raw drive to use [the built-in synthetic rig]."
+        ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
@@ -169,25 +163,35 @@ def demo(
     rate: RateOption = None,
     kbps: Annotated[
         float | None,
-        typer.Option("--kbps", metavar="K", help="Choose rates for K kbit/s, frame by frame."),
+        typer.Option(
+            "--kbps",
+            metavar="K",
+            help="Choose the rate of each frame so that the stream takes K kbit/s.",
+        ),
     ] = None,
     fps: Annotated[
         float | None,
         typer.Option(
-            "--fps", metavar="F", help="Frames come at this pace, some are dropped [send all]."
+            "--fps",
+            metavar="F",
+            help="Capture F frames per second and drop what is late [send every frame].",
         ),
     ] = None,
     web: Annotated[
         int | None,
-        typer.Option("--web", metavar="PORT", help="Show a page, and repeat until Ctrl-C."),
+        typer.Option(
+            "--web",
+            metavar="PORT",
+            help="Serve a live page on PORT, and repeat the frames until Ctrl-C.",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures.")] = Path(
-        "dsin-demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
+    ] = Path("dsin-demo"),
     json_path: JsonOption = None,
     backend: BackendOption = BackendName.cpu,
 ) -> None:
-    """Stream stereo frames from a device process to a server process, and compare."""
+    """Stream stereo frames between two processes and compare the results."""
     if rate is not None and kbps is not None:
         raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.commands.demo import run_demo
@@ -201,36 +205,54 @@ def demo(
 def profile(
     bundle: Annotated[
         str | None,
-        typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped one."),
+        typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped bundle."),
     ] = None,
     kitti: Annotated[
         Path | None,
-        typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
+        typer.Option(
+            "--kitti", metavar="DRIVE", help="KITTI raw drive to use [the built-in synthetic rig]."
+        ),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
-            "--samples", "--frames", metavar="N", min=1, help="Frames [as a valid profile needs]."
+            "--samples",
+            "--frames",
+            metavar="N",
+            min=1,
+            help="Number of frames to measure [as many as a valid profile needs].",
         ),
     ] = None,
     warmup: Annotated[
-        int, typer.Option("--warmup", metavar="N", min=0, help="Frames before those that count.")
+        int,
+        typer.Option(
+            "--warmup", metavar="N", min=0, help="Number of frames to run before the measured ones."
+        ),
     ] = 10,
     fps: Annotated[
         float | None,
-        typer.Option("--fps", metavar="F", help="Frames come at this pace [one after another]."),
+        typer.Option(
+            "--fps",
+            metavar="F",
+            help="Feed F frames per second [each one as soon as the last is done].",
+        ),
     ] = None,
     rate: RateOption = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads [all].")
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="Number of CPU threads [one per core]."),
     ] = None,
     json_path: JsonOption = None,
     html_path: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a report to look at.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a report to FILE as an HTML page."),
     ] = None,
     backend: BackendOption = BackendName.cpu,
 ) -> None:
-    """Measure each stage's latency on this machine, and whether the figures hold."""
+    """Measure the latency of each stage on this machine.
+
+    The profile says whether its figures are valid.
+    """
     from dsin.runtime.profiling.profiler import Options, run_profile
 
     options = Options(bundle, kitti, samples, warmup, fps, rate, threads, backend.value)
@@ -245,23 +267,34 @@ def evaluate(
     json_path: JsonOption = None,
     rate: RateOption = None,
     crop: Annotated[
-        str | None, typer.Option("--crop", metavar="HxW", help="Centre crop, such as 320x1224.")
+        str | None,
+        typer.Option(
+            "--crop",
+            metavar="HxW",
+            help="Crop each picture about its centre, for example to 320x1224.",
+        ),
     ] = None,
     save_images: Annotated[
-        Path | None, typer.Option("--save-images", metavar="DIR", help="Save the pictures there.")
+        Path | None,
+        typer.Option("--save-images", metavar="DIR", help="Write the decoded pictures to DIR."),
     ] = None,
     against: Annotated[
         str,
         typer.Option(
-            "--against", metavar="CODECS", help="Rivals: of hevc,avif,jpeg2000,webp,jpeg."
+            "--against",
+            metavar="CODECS",
+            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg.",
         ),
     ] = "",
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="PNG", help="With --against: draw the curves.")
+        Path | None,
+        typer.Option(
+            "--plot", metavar="PNG", help="With --against, draw the rate-distortion curves."
+        ),
     ] = None,
     backend: BackendOption = BackendName.cpu,
 ) -> None:
-    """Code every pair of a list and measure bits, PSNR and MS-SSIM."""
+    """Measure bits, PSNR and MS-SSIM on a list of pairs."""
     if plot is not None and not against:
         raise typer.BadParameter("--plot draws curves: name rivals with --against")
     size = None if crop is None else parse_size(crop, "--crop")
@@ -276,49 +309,74 @@ def evaluate(
 @app.command()
 def train(
     preset: Annotated[
-        str, typer.Argument(metavar="PRESET", help="Name of a shipped preset, or a .toml file.")
+        str,
+        typer.Argument(
+            metavar="PRESET", help="Name of a shipped preset, or the path of a .toml file."
+        ),
     ],
     pairs: Annotated[
-        Path | None, typer.Option("--pairs", metavar="LIST", help="Pair list to train on.")
+        Path | None, typer.Option("--pairs", metavar="LIST", help="List of pairs to train on.")
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option("--val", metavar="LIST", help="Pair list to validate on.")
+        Path | None, typer.Option("--val", metavar="LIST", help="List of pairs to validate on.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Where paths in lists start.")
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="Folder that the paths in lists are relative to."
+        ),
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Option("--photos", metavar="DIR", help="Pictures without a side image, for edge."),
+        typer.Option(
+            "--photos",
+            metavar="DIR",
+            help="Folder of pictures without a side image, for edge presets.",
+        ),
     ] = None,
     pack: Annotated[
         Path | None,
         typer.Option(
-            "--pack", metavar="DIR", help="A pack of pictures, for edge, instead of all lists."
+            "--pack",
+            metavar="DIR",
+            help="Pack of pictures to use instead of lists, for edge presets.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run [runs/PRESET].")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder to write the run to [runs/PRESET]."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     start_from: Annotated[
-        Path | None, typer.Option("--start-from", metavar="CKPT", help="Weights to start from.")
+        Path | None,
+        typer.Option(
+            "--start-from", metavar="CKPT", help="Checkpoint whose weights to start from."
+        ),
     ] = None,
     budget_s: Annotated[
         float | None,
-        typer.Option("--budget-s", min=1, metavar="S", help="Save all and stop after S seconds."),
+        typer.Option(
+            "--budget-s", min=1, metavar="S", help="Stop after S seconds and save everything."
+        ),
     ] = None,
     json_path: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write steps, speed and losses of the run."),
+        typer.Option(
+            "--json", metavar="FILE", help="Write the steps, speed and losses of the run to FILE."
+        ),
     ] = None,
     graphs: Annotated[
-        bool, typer.Option("--graphs/--no-graphs", help="On a GPU, capture steps and replay them.")
+        bool,
+        typer.Option(
+            "--graphs/--no-graphs", help="On a GPU, capture training steps as CUDA graphs."
+        ),
     ] = True,
-    devices: Annotated[int, typer.Option(min=1, help="Processors or GPUs of each machine.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Number of processes or GPUs to use on each machine.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of machines to train on.")] = 1,
 ) -> None:
-    """Train a model in the phases of its preset."""
+    """Train a model through all phases of its preset."""
     module = _load("dsin.training.train_command", "train", "train")
     options = _load("dsin.training.edge.train", "train", "train").EdgeOptions(
         start_from, resume, devices, nodes, budget_s, json_path, graphs, say=typer.echo
@@ -329,7 +387,7 @@ def train(
 
 
 class TargetName(str, enum.Enum):
-    """Whose 8-bit kernels the graphs are for."""
+    """The runtime whose 8-bit kernels the graphs are made for."""
 
     cpu = "cpu"
     tensorrt = "tensorrt"
@@ -338,28 +396,44 @@ class TargetName(str, enum.Enum):
 @app.command()
 def calibrate(
     bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="Bundle directory or name, in float.")
+        str,
+        typer.Argument(metavar="BUNDLE", help="Directory or name of a bundle with float weights."),
     ],
     frames: Annotated[
         Path,
-        typer.Option("--frames", metavar="DIR|LIST", help="Pictures to calibrate on, in pairs."),
+        typer.Option(
+            "--frames",
+            metavar="DIR|LIST",
+            help="Folder or list of pictures to calibrate on, in pairs.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Bundle directory to write.")
+    ],
     target: Annotated[
-        TargetName, typer.Option("--target", help="Whose 8-bit kernels the graphs are for.")
+        TargetName, typer.Option("--target", help="The runtime that will run the 8-bit graphs.")
     ] = TargetName.cpu,
     validation: Annotated[
         Path | None,
-        typer.Option("--val", metavar="LIST", help="Pairs for the BD-rate in the report."),
+        typer.Option(
+            "--val", metavar="LIST", help="List of pairs to measure the loss on, as BD-rate."
+        ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Where paths in lists start.")
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="Folder that the paths in lists are relative to."
+        ),
     ] = None,
     crop: Annotated[
-        str | None, typer.Option("--crop", metavar="HxW", help="Centre crop of --val pairs.")
+        str | None,
+        typer.Option("--crop", metavar="HxW", help="Crop the pairs of --val about their centre."),
     ] = None,
 ) -> None:
-    """Turn the networks of an edge bundle into 8 bits, and report what that costs."""
+    """Quantise the networks of an edge bundle to 8 bits.
+
+    Reports how much faster they become and what that costs.
+    """
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
@@ -386,11 +460,14 @@ def calibrate(
 @app.command()
 def import_tf(
     source: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="TensorFlow checkpoint, without its suffix.")
+        Path,
+        typer.Argument(metavar="CKPT", help="Path of the TensorFlow checkpoint, without a suffix."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="CHECKPOINT", help="Checkpoint to write.")
+    ],
 ) -> None:
-    """Convert a TensorFlow checkpoint of the original implementation."""
+    """Convert a TensorFlow checkpoint of the original code."""
     _load("dsin.training.paper.tf_checkpoint", "tf-import", "import-tf").import_tf(source, output)
     typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
 
@@ -401,12 +478,8 @@ app.command()(replay)
 
 
 def main() -> None:
-    """Run the command line; errors that the user can mend become one line and exit status 1."""
-    try:
-        app()
-    except DsinError as error:
-        print("dsin:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
+    """Run `dsin`."""
+    run(app, "dsin")
 
 
 def _load(module: str, extra: str, command: str) -> ModuleType:
@@ -419,14 +492,6 @@ def _load(module: str, extra: str, command: str) -> ModuleType:
         raise DsinError(
             f"dsin {command} needs {error.name}, which is missing: pip install 'dsin[{extra}]'"
         ) from error
-
-
-def parse_size(text: str, option: str) -> tuple[int, int]:
-    """Height and width from HxW; wrong usage of the option for anything else."""
-    height, cross, width = text.partition("x")
-    if not cross or not height.isdecimal() or not width.isdecimal():
-        raise typer.BadParameter(f"{text!r} is not HEIGHTxWIDTH", param_hint=option)
-    return int(height), int(width)
 
 
 def _read_packet(path: Path) -> bytes:

@@ -18,6 +18,8 @@ class BackendName(str, enum.Enum):
 
 BundleOption = Annotated[
     str | None,
-    typer.Option("--bundle", metavar="B", help="Bundle directory, or the name of a shipped one."),
+    typer.Option(
+        "--bundle", metavar="B", help="Bundle directory, or the name of a shipped bundle."
+    ),
 ]
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="What the networks run on.")]
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="What runs the networks.")]

@@ -11,41 +11,52 @@ from dsin.runtime.commands.cli_options import BackendName, BackendOption, Bundle
 
 def replay(
     recordings: Annotated[
-        list[Path], typer.Argument(metavar="RECORDING", help="MCAP file, or its parts in order.")
+        list[Path],
+        typer.Argument(
+            metavar="RECORDING", help="MCAP file, or the parts of a recording in order."
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for pictures.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Write each decoded picture to DIR."),
     ] = None,
     panels: Annotated[
-        bool, typer.Option("--panels", help="With -o: x_dec, y, y_syn and result on sheets too.")
+        bool,
+        typer.Option(
+            "--panels", help="With -o, also write sheets with x_dec, y, y_syn and the result."
+        ),
     ] = False,
     mcap: Annotated[
-        Path | None, typer.Option("--mcap", metavar="FILE", help="Record what is decoded now.")
+        Path | None,
+        typer.Option("--mcap", metavar="FILE", help="Record to FILE what is decoded now."),
     ] = None,
     video: Annotated[
-        Path | None, typer.Option("--video", metavar="FILE", help="Video: .mp4, .avi or .mkv.")
+        Path | None,
+        typer.Option("--video", metavar="FILE", help="Write a video to FILE (.mp4, .avi or .mkv)."),
     ] = None,
     fps: Annotated[
-        float, typer.Option("--fps", metavar="F", help="Frames per second of the video.")
+        float, typer.Option("--fps", metavar="F", help="Frame rate of the video.")
     ] = 10.0,
     rerun: Annotated[
-        Path | None, typer.Option("--rerun", metavar="FILE", help="Rerun recording, .rrd.")
+        Path | None,
+        typer.Option("--rerun", metavar="FILE", help="Record to FILE for Rerun (.rrd)."),
     ] = None,
     rig: Annotated[
-        str | None, typer.Option("--rig", metavar="R", help="This rig alone [all].")
+        str | None, typer.Option("--rig", metavar="R", help="Decode this rig only [all rigs].")
     ] = None,
     no_side: Annotated[bool, typer.Option("--no-side", help="Decode without side images.")] = False,
     repair_side: Annotated[
         bool,
         typer.Option(
             "--repair-side/--live-side",
-            help="Side images by time, late ones too, or those that were used live.",
+            help="Choose side images by time again, late ones included, or take those that "
+            "were used live.",
         ),
     ] = True,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
 ) -> None:
-    """Decode a recording again, with better settings if wanted."""
+    """Decode a recording again, with other settings if you like."""
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.outputs.decoded_frame import DecodedFrame
     from dsin.runtime.outputs.outputs import Outputs

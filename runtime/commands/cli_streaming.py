@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 CaOption = Annotated[
     Path | None,
-    typer.Option("--ca", metavar="PEM", help="Certificate of the authority that both trust."),
+    typer.Option("--ca", metavar="PEM", help="Certificate of the authority that both sides trust."),
 ]
 CertOption = Annotated[
     Path | None,
-    typer.Option("--cert", metavar="PEM", help="Own certificate, issued by that authority."),
+    typer.Option(
+        "--cert", metavar="PEM", help="Certificate of this side, issued by that authority."
+    ),
 ]
 KeyOption = Annotated[
     Path | None, typer.Option("--key", metavar="PEM", help="Private key of that certificate.")
@@ -27,10 +29,13 @@ KeyOption = Annotated[
 PlaintextOption = Annotated[
     bool,
     typer.Option(
-        "--plaintext", help="Without certificates or encryption; within this machine only."
+        "--plaintext",
+        help="Use neither certificates nor encryption; possible within this machine only.",
     ),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log what goes well, too.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log normal events too, not only problems.")
+]
 
 
 class CameraName(str, enum.Enum):
@@ -43,26 +48,34 @@ class CameraName(str, enum.Enum):
 def serve(
     address: Annotated[
         str,
-        typer.Argument(metavar="HOST:PORT", help="Where to listen; 0.0.0.0:PORT is everywhere."),
+        typer.Argument(
+            metavar="HOST:PORT", help="Address to listen at; 0.0.0.0:PORT means every interface."
+        ),
     ] = "127.0.0.1:7000",
     side: Annotated[
         list[str] | None,
         typer.Option(
             "--side",
             metavar="[RIG=]SOURCE",
-            help="Side camera of this server's own, named as in dsin stream --source, for RIG or "
-            "for all. Else it is the rig's camera y that streams. May be given again.",
+            help="A side camera at this server, named as in dsin stream --source, for RIG or for "
+            "every rig. A rig without one streams its own camera y. May be given more than once.",
         ),
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, help="Decoders that work at once.")
+        int,
+        typer.Option(
+            "--workers", metavar="N", min=1, help="Number of decoders that work in parallel."
+        ),
     ] = 1,
     budget_mib: Annotated[
         float | None,
         typer.Option(
-            "--budget-mib", metavar="M", min=1, help="Memory for all rigs [half the machine's]."
+            "--budget-mib",
+            metavar="M",
+            min=1,
+            help="Memory that all rigs may use, in MiB [half of the machine's].",
         ),
     ] = None,
     tolerance_ms: Annotated[
@@ -71,65 +84,101 @@ def serve(
             "--tolerance-ms",
             metavar="T",
             min=0,
-            help="Side images so near, and nearer than half their interval, count as simultaneous.",
+            help="Pair a frame with a side image taken within T ms of it (and within half a frame "
+            "interval).",
         ),
     ] = 50.0,
     side_wait_ms: Annotated[
         float,
         typer.Option(
-            "--side-wait-ms", metavar="T", min=0, help="Longest wait for a late side image."
+            "--side-wait-ms", metavar="T", min=0, help="Wait for a late side image for up to T ms."
         ),
     ] = 50.0,
     side_max_age_ms: Annotated[
         float,
         typer.Option(
-            "--side-max-age-ms", metavar="T", min=0, help="Then take an older one, at most so old."
+            "--side-max-age-ms",
+            metavar="T",
+            min=0,
+            help="If the side image of a frame is not there in time, use an older one, up to T ms "
+            "old.",
         ),
     ] = 300.0,
     pictures: Annotated[
-        Path | None, typer.Option("--pictures", metavar="DIR", help="Write each decoded picture.")
+        Path | None,
+        typer.Option("--pictures", metavar="DIR", help="Write each decoded picture to DIR."),
     ] = None,
     jpeg: Annotated[
-        bool, typer.Option("--jpeg", help="With --pictures: as JPEG, not PNG.")
+        bool, typer.Option("--jpeg", help="With --pictures, write JPEG files instead of PNG files.")
     ] = False,
     panels: Annotated[
-        bool, typer.Option("--panels", help="With --pictures: x_dec, y, y_syn too.")
+        bool, typer.Option("--panels", help="With --pictures, also write x_dec, y and y_syn.")
     ] = False,
     video: Annotated[
         Path | None,
-        typer.Option("--video", metavar="FILE", help="Write a video: .mp4, .avi, .mkv."),
+        typer.Option("--video", metavar="FILE", help="Write a video to FILE (.mp4, .avi or .mkv)."),
     ] = None,
     mcap: Annotated[
-        Path | None, typer.Option("--mcap", metavar="FILE", help="Record, for dsin replay.")
+        Path | None,
+        typer.Option("--mcap", metavar="FILE", help="Record the stream to FILE for dsin replay."),
     ] = None,
     rerun: Annotated[
-        Path | None, typer.Option("--rerun", metavar="FILE", help="Record for Rerun, .rrd.")
+        Path | None,
+        typer.Option("--rerun", metavar="FILE", help="Record the stream to FILE for Rerun (.rrd)."),
     ] = None,
     web: Annotated[
         int | None,
-        typer.Option("--web", metavar="PORT", help="Live page, metrics, health; 0: any port."),
+        typer.Option(
+            "--web",
+            metavar="PORT",
+            help="Serve a live page, metrics and health on PORT; 0 picks a free one.",
+        ),
     ] = None,
     metrics: Annotated[
-        int | None, typer.Option("--metrics", metavar="PORT", help="Metrics and health only.")
+        int | None,
+        typer.Option(
+            "--metrics", metavar="PORT", help="Serve metrics and health on PORT, without a page."
+        ),
     ] = None,
     web_host: Annotated[
-        str, typer.Option("--web-host", metavar="HOST", help="Where these two listen.")
+        str,
+        typer.Option(
+            "--web-host", metavar="HOST", help="Address at which --web and --metrics listen."
+        ),
     ] = "127.0.0.1",
     ray: Annotated[
-        bool, typer.Option("--ray", help="Decode on Ray Serve, with several decoders.")
+        bool,
+        typer.Option("--ray", help="Decode on Ray Serve, with several replicas of the decoder."),
     ] = False,
     ray_address: Annotated[
         str | None,
-        typer.Option("--ray-address", metavar="HOST:PORT", help="Ray that runs there [start one]."),
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="With --ray, join the cluster at this address [start one].",
+        ),
     ] = None,
     replicas: Annotated[
-        int, typer.Option("--replicas", metavar="N", min=1, help="With --ray: so many decoders.")
+        int,
+        typer.Option("--replicas", metavar="N", min=1, help="With --ray, the number of replicas."),
     ] = 2,
     replica_cpus: Annotated[
-        float, typer.Option("--replica-cpus", metavar="C", min=0, help="With --ray: of each.")
+        float,
+        typer.Option(
+            "--replica-cpus",
+            metavar="C",
+            min=0,
+            help="With --ray, the number of CPUs of each replica.",
+        ),
     ] = 1.0,
     replica_gpus: Annotated[
-        float, typer.Option("--replica-gpus", metavar="G", min=0, help="With --ray: of each.")
+        float,
+        typer.Option(
+            "--replica-gpus",
+            metavar="G",
+            min=0,
+            help="With --ray, the number of GPUs of each replica.",
+        ),
     ] = 0.0,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -139,7 +188,7 @@ def serve(
 ) -> None:
     """Decode what rigs stream, with the help of their side cameras.
 
-    Ends at Ctrl-C or SIGTERM. The README tells how to make certificates.
+    Runs until Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
     _set_up_logs(verbose)
     if ray_address is not None and not ray:
@@ -176,62 +225,79 @@ def serve(
 
 
 def stream(
-    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server.")],
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Address of the server.")],
     source: Annotated[
         str,
         typer.Option(
             "--source",
             metavar="SOURCE",
-            help="KITTI folder, folder of pictures, video, camera:N, gst:PIPELINE, synthetic.",
+            help="What to send: a KITTI folder, a folder of pictures, a video file, camera:N, "
+            "gst:PIPELINE or synthetic.",
         ),
     ] = "synthetic",
     rig: Annotated[
-        str, typer.Option("--rig", metavar="NAME", help="The name in the certificate.")
+        str, typer.Option("--rig", metavar="NAME", help="Name of the rig, as in its certificate.")
     ] = "rig",
     camera: Annotated[
         CameraName,
-        typer.Option("--camera", help="x is encoded, y helps: it is sent as pictures."),
+        typer.Option(
+            "--camera",
+            help="Camera of the rig: x is encoded, y helps to decode and is sent as pictures.",
+        ),
     ] = CameraName.x,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     rate: Annotated[
         int | None,
-        typer.Option("--rate", metavar="R", min=0, help="Rate point [bundle's default]."),
+        typer.Option(
+            "--rate",
+            metavar="R",
+            min=0,
+            help="Rate point; 0 is the lowest rate [the bundle's default].",
+        ),
     ] = None,
     kbps: Annotated[
         float | None,
-        typer.Option("--kbps", metavar="K", help="Choose rates for K kbit/s, frame by frame."),
+        typer.Option(
+            "--kbps",
+            metavar="K",
+            help="Choose the rate of each frame so that the stream takes K kbit/s.",
+        ),
     ] = None,
     fps: Annotated[
         float | None,
-        typer.Option("--fps", metavar="F", help="Frames per second [as the source has]."),
+        typer.Option("--fps", metavar="F", help="Frames per second [the rate of the source]."),
     ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
     ] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Play a recording again and again.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Repeat a recording endlessly.")] = False,
     every: Annotated[
         bool,
-        typer.Option("--every", help="Drop no frame of a recording, however long it takes."),
+        typer.Option("--every", help="Send every frame of a recording, however long that takes."),
     ] = False,
     start: Annotated[
         str | None,
         typer.Option(
             "--start",
             metavar="HH:MM:SS",
-            help="When a recording begins; the same for cameras x and y of a rig [now].",
+            help="Time at which a recording begins; give both cameras of a rig the same [now].",
         ),
     ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
-            "--quality", metavar="Q", min=1, max=100, help="JPEG quality of camera y [no loss]."
+            "--quality",
+            metavar="Q",
+            min=1,
+            max=100,
+            help="Send the pictures of camera y as JPEG of this quality [lossless].",
         ),
     ] = None,
     give_up_s: Annotated[
         float | None,
         typer.Option(
-            "--give-up-s", metavar="S", min=0, help="End after S without a server [never]."
+            "--give-up-s", metavar="S", min=0, help="End after S seconds without a server [never]."
         ),
     ] = None,
     ca: CaOption = None,
@@ -240,16 +306,17 @@ def stream(
     plaintext: PlaintextOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Send a camera's frames to dsin serve; what is late is dropped.
+    """Send the frames of a camera to dsin serve.
 
-    Ends with its source, at Ctrl-C or SIGTERM. The README tells how to make certificates.
+    Frames that would be late are dropped. Runs until the source ends, or until
+    Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
     if rate is not None and kbps is not None:
-        raise typer.BadParameter("give either --rate or --kbps")
+        raise typer.BadParameter("give either --rate or --kbps, and not both")
     if camera is CameraName.y and (rate is not None or kbps is not None or bundle is not None):
-        raise typer.BadParameter("--rate, --kbps and --bundle are of camera x, which is encoded")
+        raise typer.BadParameter("--rate, --kbps and --bundle are for camera x, which is encoded")
     if camera is CameraName.x and quality is not None:
-        raise typer.BadParameter("--quality is of camera y; camera x has --rate")
+        raise typer.BadParameter("--quality is for camera y; camera x has --rate")
     # Its log of attempts would hide the one line about each.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _set_up_logs(verbose)
@@ -285,11 +352,11 @@ def _certificates(
 
     if plaintext:
         if ca or cert or key:
-            raise typer.BadParameter("give either certificates or --plaintext")
+            raise typer.BadParameter("give either certificates or --plaintext, and not both")
         return None
     if ca is None or cert is None or key is None:
         raise DsinError(
-            "give --ca, --cert and --key (the README tells how to make them), or --plaintext on "
+            "give --ca, --cert and --key (the README explains how to make them), or --plaintext on "
             "loopback"
         )
     return Certificates(ca, cert, key)

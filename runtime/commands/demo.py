@@ -350,7 +350,7 @@ def _messages(children: Sequence[_Child], *, stoppable: bool) -> Iterator[tuple[
             children[0].pipe.send(STOP)
             continue
         if not ready:
-            raise StreamError(f"neither process got any further for {STALL_S:.0f} s")
+            raise StreamError(f"neither process made progress for {STALL_S:.0f} s")
         for pipe in ready:
             child = pending[pipe]
             try:

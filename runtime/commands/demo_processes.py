@@ -18,7 +18,7 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.rate_control import RateController
-from dsin.runtime.commands.serve import ServeOptions, serving
+from dsin.runtime.commands.serve import ServeOptions, running_server
 from dsin.runtime.device.device import AnsweredFrame, Device, PacketMaker
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import write_image
@@ -166,7 +166,7 @@ def run_server(pipe: Connection, settings: Settings) -> None:
             "127.0.0.1:0", settings.bundle, settings.backend, sides=[settings.spec],
             web=settings.web, health=False,
         )  # fmt: skip
-        with serving(options, on_frame=gallery.show) as server:
+        with running_server(options, on_frame=gallery.show) as server:
             pipe.send(Listening(server.address, tuple(server.urls)))
             pipe.recv()
         gallery.finish()
@@ -205,7 +205,7 @@ class _Gallery:
         self._last = self._thread.submit(self._guarded, frame)
 
     def _guarded(self, frame: DecodedFrame) -> None:
-        """What a person can mend ends the demo."""
+        """What a person can put right ends the demo."""
         try:
             if frame.side is None:
                 # The server goes on without; a demo of decoding with side information does not.
@@ -242,7 +242,7 @@ def picture_name(number: int) -> str:
 
 @contextmanager
 def _reporting(pipe: Connection) -> Iterator[None]:
-    """Errors that a person can mend go to the parent; without a parent the process ends."""
+    """Errors that a person can put right go to the parent; without a parent the process ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         yield

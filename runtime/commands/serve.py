@@ -6,39 +6,32 @@ cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings
 """
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import product
 from typing import TYPE_CHECKING
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
-from dsin.runtime.codec.decoder import Decoder
-from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.commands.serve_checks import check_address, check_http_ports, check_packages
 from dsin.runtime.errors import StreamError
-from dsin.runtime.link.rpc import Certificates, join_address
+from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.outputs import FileSink, Outputs
 from dsin.runtime.outputs.rig_status import RigStatus
-from dsin.runtime.outputs.sinks import Sink, SinkRunner
-from dsin.runtime.server.decode_pool import DecodePool
-from dsin.runtime.server.decode_worker import DecodeWorker, LocalWorker
+from dsin.runtime.outputs.sinks import Sink, SinkRunners
+from dsin.runtime.server.address_checks import check_address, check_http_ports, check_packages
+from dsin.runtime.server.decode_worker import DecodeWorker
+from dsin.runtime.server.rig_server import USUAL_SIZE, Serving, decoding, local_workers
 from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.server.stream_server import StreamServer
-from dsin.runtime.sources.warm_up import warm_up
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet.decoders import FleetOptions
 
 LOG = logging.getLogger(__name__)
-USUAL_SIZE = (375, 1242)
-"""Decoders are warmed up for it (KITTI's) where the size of frames is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +40,8 @@ class ServeOptions:
 
     `address` is HOST:PORT of the gRPC server; `web` and `metrics` are ports of HTTP servers at
     `web_host`, the first one with the page. `budget_mib` limits the memory of all rigs together
-    (None: half of the machine's). `sides` are the server's own side cameras (dsin.runtime.
-    side_cameras).
+    (None: half of the machine's). `sides` are the server's own side cameras
+    (dsin.runtime.server.side_cameras).
     """
 
     address: str
@@ -69,31 +62,23 @@ class ServeOptions:
 
 
 @dataclass(frozen=True)
-class Serving:
+class RunningServer(Serving):
     """A server that runs; `urls` are those of its page, `metrics_urls` of metrics alone."""
 
-    host: str
-    port: int
     urls: Sequence[str]
     metrics_urls: Sequence[str]
-    status: Callable[[], list[RigStatus]]
     files: Sequence[FileSink]
     """The outputs; each tells which files it has begun."""
 
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
-        return join_address(self.host, self.port)
-
 
 @contextmanager
-def serving(
+def running_server(
     options: ServeOptions,
     bundle: Bundle | None = None,
     on_frame: Callable[[DecodedFrame], None] = lambda frame: None,
-) -> Iterator[Serving]:
-    """A server while the block lasts. `on_frame` is called by the decoding threads and may make
-    them wait, which sinks never do. Raises DsinError for whatever cannot be had."""
+) -> Iterator[RunningServer]:
+    """`dsin.runtime.server.serving` with files, page, metrics and fleet. Raises DsinError for
+    an address, a bundle, a camera or a file that cannot be opened."""
     host, port = check_address(options.address, options.certificates)
     ports = [("--web", options.web), ("--metrics", options.metrics)]
     http = any(number is not None for _, number in ports)
@@ -102,16 +87,10 @@ def serving(
     opened = bundle or open_bundle(options.bundle)
     with ExitStack() as stack:
         sides = SideCameras(options.sides)
-        sinks = _Sinks()
-        stack.callback(sinks.close)
         workers = _open_workers(stack, options, opened, sides.sizes or [USUAL_SIZE])
-
-        def take(frame: DecodedFrame) -> None:
-            on_frame(frame)
-            sinks.offer(frame)
-
-        budget_mib = _half_of_memory_mib() if options.budget_mib is None else options.budget_mib
-        pool = stack.enter_context(DecodePool(workers, options.policy, take, budget_mib=budget_mib))
+        pool, sinks = stack.enter_context(
+            decoding(workers, options.policy, on_frame, options.budget_mib)
+        )
         urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks)
         # After whatever may still fail, so that nothing is begun in vain.
         files = options.outputs.open()
@@ -123,7 +102,7 @@ def serving(
                 certificates=options.certificates, sides=sides, health=options.health,
             )
         )  # fmt: skip
-        yield Serving(host, server.port, urls, metrics_urls, pool.status, files)
+        yield RunningServer(host, server.port, pool.status, urls, metrics_urls, files)
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -132,7 +111,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     announce("starting; the first time on a machine, compiling takes about a minute")
-    with serving(options) as server:
+    with running_server(options) as server:
         kind = "plaintext" if options.certificates is None else "TLS"
         announce(f"serving at {server.address} ({kind})")
         for url in server.urls:
@@ -145,7 +124,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
         announce(line)
 
 
-def _summary(server: Serving) -> Iterator[str]:
+def _summary(server: RunningServer) -> Iterator[str]:
     """What became of the frames, and where they are."""
     for rig in server.status():
         uses = ", ".join(f"{count} {use}" for use, count in rig.side_uses.items() if count)
@@ -158,34 +137,12 @@ def _summary(server: Serving) -> Iterator[str]:
             yield f"{sink.name}: {', '.join(map(str, sink.paths))}"
 
 
-class _Sinks:
-    """All outputs, each in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._runners: list[SinkRunner] = []
-
-    def add(self, sinks: Sequence[Sink]) -> None:
-        self._runners += [SinkRunner(sink) for sink in sinks]
-
-    def offer(self, frame: DecodedFrame) -> None:
-        for runner in self._runners:
-            runner.offer(frame)
-
-    @property
-    def runners(self) -> Sequence[SinkRunner]:
-        return self._runners
-
-    def close(self) -> None:
-        for runner in self._runners:
-            runner.close()
-
-
 def _serve_http(
     stack: ExitStack,
     options: ServeOptions,
     bundle: Bundle,
     status: Callable[[], list[RigStatus]],
-    sinks: _Sinks,
+    sinks: SinkRunners,
 ) -> tuple[list[str], list[str]]:
     """Start the HTTP servers that are wanted; URLs of the page, and of metrics alone."""
     if options.web is None and options.metrics is None:
@@ -197,7 +154,7 @@ def _serve_http(
 
     metrics = Metrics(
         status,
-        lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks.runners},
+        lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks},
     )
     health = Health(status)
     own: list[Sink] = [metrics]
@@ -232,17 +189,5 @@ def _open_workers(
         stack.callback(fleet.close)
         # Two calls for each decoder: one is decoded while another one is on its way.
         return [FleetWorker(bundle, fleet) for _ in range(2 * options.fleet.replicas)]
-    cores = len(os.sched_getaffinity(0))
-    threads = None if options.workers == 1 else max(1, cores // options.workers)
-    decoders = [
-        stack.enter_context(Decoder(bundle, options.backend, threads=threads))
-        for _ in range(options.workers)
-    ]
-    with Encoder(bundle, options.backend) as encoder:
-        for decoder, size in product(decoders, sizes):
-            warm_up(encoder, size, decoder)
-    return [LocalWorker(decoder) for decoder in decoders]
-
-
-def _half_of_memory_mib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 / 2**20
+    decoders = local_workers(bundle, options.backend, options.workers, sizes)
+    return stack.enter_context(decoders)

@@ -40,7 +40,7 @@ POLL_S = 0.25
 
 @dataclass(frozen=True)
 class MadeFrame:
-    """What is to be sent for a captured frame. `size` is in bytes, `rate` None for a picture."""
+    """What is to be sent for a captured frame. `rate` is None for a picture."""
 
     number: int
     timestamp_ns: int
@@ -52,8 +52,9 @@ class MadeFrame:
 
 @dataclass(frozen=True)
 class AnsweredFrame:
-    """A frame and the server's answer to it. Times in milliseconds; `round_trip_ms` runs from
-    the taken frame to the answer, `age_ms` is the server's reckoning from capture to decoded."""
+    """A frame and the server's answer to it. Times are in milliseconds: `round_trip_ms` from the
+    capture to the answer, `age_ms` from the capture to the end of decoding, as the server reckons
+    it."""
 
     made: MadeFrame
     status: str
@@ -73,8 +74,8 @@ class _UnderWay(NamedTuple):
 
 @dataclass
 class DeviceCounts:
-    """Since the start: frames captured, never encoded, sent, answered, sent in vain; and how often
-    it was tried to connect again. `statuses` counts answers by status."""
+    """Since the start: frames captured, never encoded (`dropped`), sent, answered, sent but never
+    answered (`lost`), and attempts to connect again. `statuses` counts answers by status."""
 
     captured: int = 0
     dropped: int = 0
@@ -87,7 +88,8 @@ class DeviceCounts:
 
 
 class PacketMaker:
-    """Makes packets: camera x. `controller` chooses rates, else `rate`, else the bundle does."""
+    """Sends packets, as camera x does. `controller` chooses the rates; without one every frame has
+    `rate`, by default the bundle's."""
 
     letter = "x"
 
@@ -116,7 +118,7 @@ class PacketMaker:
         )
 
     def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
-        """What is sent."""
+        """The message that carries it."""
         return dsin_v1.CameraMessage(
             frame=dsin_v1.EncodedFrame(
                 packet=made.data,
@@ -129,7 +131,7 @@ class PacketMaker:
 
 
 class PictureMaker:
-    """Sends whole pictures, lossless or as JPEG of a quality (1..100): camera y."""
+    """Sends whole pictures, as camera y does: lossless, or as JPEG of a quality (1..100)."""
 
     letter = "y"
     codec_id, rate_points = b"", 0
@@ -137,7 +139,7 @@ class PictureMaker:
 
     def __init__(self, quality: int | None = None) -> None:
         if quality is not None and not 1 <= quality <= 100:
-            raise DsinError(f"a JPEG quality is within 1..100, not {quality}")
+            raise DsinError(f"a JPEG quality must be within 1..100, not {quality}")
         self._quality = quality
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
@@ -154,7 +156,7 @@ class PictureMaker:
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, data, None, stages)
 
     def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
-        """What is sent."""
+        """The message that carries it."""
         return dsin_v1.CameraMessage(
             side=dsin_v1.SideFrame(
                 picture=made.data,
@@ -184,7 +186,7 @@ class FrameSlot:
 
     @property
     def captured(self) -> int:
-        """Frames that existed so far."""
+        """Frames captured so far."""
         return self._camera.captured
 
     @property
@@ -253,17 +255,17 @@ class FrameSlot:
 
 
 class Device:
-    """One camera of a rig, streaming.
+    """Streams one camera of a rig to a server.
 
         device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
         counts = device.run()
 
-    `every` sends all frames of a recording, however long that takes. `give_up_s` ends the attempts
-    to reach a server (None: never). `on_frame` is called for each answer, in a thread of the
-    stream, `on_news` with a line when a connection is made and when it is lost or cannot be made
-    for a new reason; without it they are logged. `run` returns at the end of the source or after
-    `stop`; it raises StreamError if the server refuses or was out of reach for too long, DsinError
-    for a camera that fails.
+    `every` sends all frames of a recording, however long that takes. `give_up_s` limits the
+    attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
+    thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
+    cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
+    the source or after `stop`. It raises StreamError if the server refuses the device or was out of
+    reach for too long, and DsinError for a camera that fails.
     """
 
     def __init__(
@@ -312,7 +314,7 @@ class Device:
         self._stop.set()
 
     def run(self) -> DeviceCounts:
-        """Stream until the end; see above."""
+        """Stream until the source ends or `stop` is called; see above."""
         slot = FrameSlot(self._camera, self._every)
         pause_s, since_s, told = FIRST_PAUSE_S, time.monotonic(), ""
         try:

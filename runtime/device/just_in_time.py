@@ -1,4 +1,4 @@
-"""When a device takes its next frame: so late that it reaches the server just in time.
+"""When a device takes its next frame: as late as it can and still reach the server in time.
 
 Of two frames under way one is decoded while the other waits, and grows old. The server's answers
 tell how long frames were decoded and waited, so the rest of the way is known too, from the moment

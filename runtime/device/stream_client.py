@@ -39,12 +39,12 @@ _FOR_NOW = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDE
 
 
 class ConnectionLostError(StreamError):
-    """The server is not there, or no more; another attempt may succeed."""
+    """The server cannot be reached, now or any longer; another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class Greeting:
-    """What a camera says of itself; see Hello in the .proto."""
+    """What a camera says about itself; see Hello in the .proto."""
 
     rig: str
     camera: str
@@ -138,15 +138,15 @@ class CameraStream:
         return self._under_way
 
     def wait_for_room(self, timeout_s: float = STALL_S) -> None:
-        """Until a frame may be sent. Raises ConnectionLostError after `timeout_s`."""
+        """Wait until a frame may be sent. Raises ConnectionLostError after `timeout_s`."""
         self._wait(lambda: self._under_way < self._credits, timeout_s, "does not answer frames")
 
     def wait_until_empty(self, timeout_s: float = STALL_S) -> None:
-        """Until all frames are answered."""
+        """Wait until all frames are answered."""
         self._wait(lambda: self._under_way == 0, timeout_s, "does not answer frames")
 
     def wait_while_under_way(self, timeout_s: float) -> None:
-        """Until all frames are answered, `timeout_s` at most."""
+        """Wait until all frames are answered, for `timeout_s` at most."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._under_way == 0 or self._fault is not None, timeout_s

@@ -241,7 +241,7 @@ def decode_symbols(
     Raises PacketError for a payload that is malformed or not of this shape and model.
     """
     if min(shape) < 1:
-        raise PacketError(f"a latent of {shape} holds nothing: check the packet's size fields")
+        raise PacketError(f"a latent of {shape} is empty: check the packet's size fields")
     data, state = rans.open_payload(payload)
     stages = _stages(model, shape)
     symbols = np.zeros(shape, np.uint8)
@@ -293,8 +293,8 @@ def _table(
     array = arrays.get(name)
     if array is None or array.dtype != dtype or array.ndim != ndim or array.size == 0:
         raise BundleError(
-            f"the context model's table {name!r} is missing or no {np.dtype(dtype).name} array of "
-            f"{ndim} dimensions: export the bundle again"
+            f"the context model's table {name!r} is missing or is not a {np.dtype(dtype).name} "
+            f"array of {ndim} dimensions: export the bundle again"
         )
     return np.ascontiguousarray(array)
 

@@ -55,7 +55,7 @@ class HyperTables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "HyperTables":
-        """From the arrays of a bundle. Raises BundleError for what cannot be such tables."""
+        """From the arrays of a bundle. Raises BundleError for arrays that cannot be such tables."""
         scales = ScaleTables.from_arrays(arrays)
         numbers, z_scales = arrays.get("scale_numbers"), arrays.get("z_scales")
         if numbers is None or numbers.shape != (SIGNED[1] - SIGNED[0] + 1,):
@@ -138,7 +138,7 @@ class HyperCodec:
         Raises PacketError for a payload that is malformed or not of this shape, rate and model.
         """
         if min(shape) < 1 or shape[1] % HYPER_STRIDE or shape[2] % HYPER_STRIDE:
-            raise PacketError(f"a latent of {shape} cannot be: check the packet's size fields")
+            raise PacketError(f"a latent of {shape} is impossible: check the packet's size fields")
         if not 0 <= rate < len(self._tables.z_scales):
             raise PacketError(f"packet has rate {rate}, which its bundle does not have")
         decoder = IntegerDecoder(self._tables.scales, payload)

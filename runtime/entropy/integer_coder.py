@@ -50,7 +50,7 @@ class ScaleTables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "ScaleTables":
-        """From the arrays `reach` and `frequencies`. Raises BundleError for what is no table."""
+        """From the arrays `reach` and `frequencies`. Raises BundleError if they are not tables."""
         reach, frequencies = arrays.get("reach"), arrays.get("frequencies")
         problem = _problem(reach, frequencies)
         if problem or reach is None or frequencies is None:
@@ -113,7 +113,7 @@ class IntegerDecoder:
         first, second = decoder.take(choice), decoder.take(another_choice)
         decoder.close()
 
-    Raises PacketError for bytes that are no such payload; a damaged one is known by `close`.
+    Raises PacketError for bytes that are not such a payload; `close` notices a damaged one.
     """
 
     def __init__(self, tables: ScaleTables, payload: bytes) -> None:
@@ -131,7 +131,7 @@ class IntegerDecoder:
             tables.first, tables.starts, tables.frequencies, values,
         )  # fmt: skip
         if self._position > self._data.size:
-            raise PacketError("the payload is cut short or of another model: send it again")
+            raise PacketError("the payload is cut short or belongs to another model: send it again")
         return values
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def _pop(
 
 @kernel()
 def _entry_of(slot: int, low: int, high: int, starts: NDArray[Any]) -> int:
-    """The last entry of low..high whose start is at most `slot`: the middle one, as a rule."""
+    """The last entry of low..high whose start is at most `slot`: usually the middle one."""
     middle = (low + high - 1) // 2
     if starts[middle] <= slot:
         if slot < starts[middle + 1]:

@@ -103,7 +103,7 @@ def _pop_all(
 def encode(symbols: NDArray[np.uint8], frequencies: NDArray[np.uint16]) -> bytes:
     """Payload of symbols (n,), 0..L-1, with frequencies (n, L).
 
-    Raises ValueError for rows that are no frequencies, or a symbol that has none.
+    Raises ValueError for rows that are not frequencies, or a symbol without a frequency.
     """
     _check(frequencies)
     if symbols.shape != frequencies.shape[:1] or np.any(symbols >= frequencies.shape[1]):

@@ -28,7 +28,7 @@ class PlaceRing(Generic[Replica]):
         self._replicas = [places[place] for _, place in points]
 
     def owner(self, rig: str, alive: Container[Replica]) -> Replica | None:
-        """The replica that decodes for a rig, the first of those alive; None if none is."""
+        """The replica that decodes for a rig, the first of those alive; None if there is none."""
         start = bisect.bisect_right(self._hashes, _hash(rig))
         for step in range(len(self._replicas)):
             replica = self._replicas[(start + step) % len(self._replicas)]

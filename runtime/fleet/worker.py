@@ -9,7 +9,7 @@ from dsin.runtime.server.rig import ArrivedFrame
 
 
 class FleetWorker:
-    """Has a fleet decode: each rig's side images and frames go to the same replica."""
+    """Lets a fleet decode: each rig's side images and frames go to the same replica."""
 
     def __init__(self, bundle: Bundle, fleet: BlockingFleet) -> None:
         self.bundle = bundle

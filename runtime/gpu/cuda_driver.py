@@ -42,7 +42,7 @@ def checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def gpu_index() -> int:
-    """The GPU that $DSIN_GPU chooses. Raises BackendError where that is no index."""
+    """The GPU that $DSIN_GPU chooses. Raises BackendError where that is not an index."""
     chosen = os.environ.get(GPU) or "0"
     if not (chosen.isascii() and chosen.isdigit()):
         raise BackendError(f"{GPU} is {chosen!r}: make it the index of a GPU, such as 0")

@@ -61,15 +61,15 @@ CAMERA_OPTIONS = [
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: the authority that both sides trust, the own certificate and its key."""
+    """PEM files: the authority that both sides trust, the certificate of this side, and its key."""
 
     authority: Path
     certificate: Path
     key: Path
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Their contents. Raises StreamError for a file that cannot be read or is none, and for a
-        key that is of another certificate."""
+        """Their contents. Raises StreamError for a file that cannot be read or is not PEM, and for
+        a key that belongs to another certificate."""
         contents = _pem(self.authority), _pem(self.certificate), _pem(self.key)
         self._check()
         return contents
@@ -86,7 +86,7 @@ class Certificates:
                     f"{self.key} is not the private key of {self.certificate}"
                 ) from error
             raise StreamError(
-                f"{self.certificate} and {self.key} are no certificate with its private key, "
+                f"{self.certificate} and {self.key} are not a certificate with its private key, "
                 f"unencrypted ({error.reason or error})"
             ) from error
         try:

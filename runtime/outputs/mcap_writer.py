@@ -138,7 +138,7 @@ class _Stream:
         self._good = self._position
 
     def cut(self, end: bytes) -> None:
-        """Back to the last good byte, then `end` if it fits as a whole; close."""
+        """Cut back to the last good byte, then `end` if it fits as a whole; close."""
         try:
             os.ftruncate(self._descriptor, self._good)
             os.lseek(self._descriptor, self._good, os.SEEK_SET)

@@ -12,14 +12,14 @@ class FileSink(Sink, Protocol):
 
     @property
     def paths(self) -> list[Path]:
-        """Those begun so far, or their folder."""
+        """The files begun so far, or their folder."""
 
 
 @dataclass(frozen=True)
 class Outputs:
     """Where decoded frames go; None and False are off.
 
-    `pictures` is a folder, `jpeg` writes them smaller and not exactly, `panels` adds a sheet of
+    `pictures` is a folder, `jpeg` writes smaller, lossy files, `panels` adds a sheet of
     four pictures for each frame; `video` names the files (dsin.runtime.outputs.video_sink) that
     play at `fps`; `mcap` and `rerun` are recordings.
     """
@@ -33,8 +33,8 @@ class Outputs:
     rerun: Path | None = None
 
     def open(self) -> list[FileSink]:
-        """The sinks, in that order. Raises DsinError for one that cannot be had; then none stays
-        open."""
+        """The sinks, in that order. Raises DsinError for one that cannot be opened; the others are
+        closed then."""
         sinks: list[FileSink] = []
         try:
             if self.pictures is not None:

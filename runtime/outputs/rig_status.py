@@ -1,4 +1,4 @@
-"""How a rig fares, for pages and metrics."""
+"""The state of a rig, for pages and metrics."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ class RigStatus:
 
     Counts are since the server's start. `kbps` (packets of x, 1000 bit/s) and `fps` are of the
     last five seconds; `newest_age_ms` is how old the newest decoded picture is by now, None before
-    the first. `device` is what the camera told of itself (captured, dropped, lost, reconnects,
-    capture_ms, encode_ms, target_kbps), empty before it did.
+    the first. `device` is what the camera reported about itself (captured, dropped, lost,
+    reconnects, capture_ms, encode_ms, target_kbps), empty before that.
     """
 
     rig: str

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -27,13 +27,13 @@ class Sink(Protocol):
 
     @property
     def name(self) -> str:
-        """For metrics and messages: one word."""
+        """One word, for metrics and messages."""
 
     def take(self, frame: DecodedFrame) -> None:
-        """Raises DsinError for what a person can mend, such as a full disk."""
+        """Take a frame. Raises DsinError for what a person can put right, such as a full disk."""
 
     def close(self) -> None:
-        """Write out what is pending. Called once."""
+        """Write what is pending. This is called once, at the end."""
 
 
 class SinkRunner:
@@ -46,7 +46,7 @@ class SinkRunner:
     At most `depth` frames wait; the oldest gives way to a new one. Counts, for metrics: `taken`
     frames that the sink took, `missed` ones that it never saw, `failed` ones that it raised for;
     `last_error` is the newest of its messages, None before the first. What a sink raises is logged
-    once for each distinct message, with its traceback where it is no DsinError or OSError, and
+    once for each distinct message, with its traceback where it is not a DsinError or OSError, and
     never reaches the caller.
     """
 
@@ -130,3 +130,27 @@ class SinkRunner:
             self._logged.clear()
         self._logged.add(self.last_error)
         _LOG.error("%s: %s", self.name, self.last_error, exc_info=fault)
+
+
+class SinkRunners:
+    """All sinks of a server, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._runners: list[SinkRunner] = []
+
+    def __iter__(self) -> Iterator[SinkRunner]:
+        return iter(self._runners)
+
+    def add(self, sinks: Sequence[Sink]) -> None:
+        """Give frames to these sinks too."""
+        self._runners += [SinkRunner(sink) for sink in sinks]
+
+    def offer(self, frame: DecodedFrame) -> None:
+        """Queue a frame for each sink; waits for none."""
+        for runner in self._runners:
+            runner.offer(frame)
+
+    def close(self) -> None:
+        """Let the sinks take what waits, and close them."""
+        for runner in self._runners:
+            runner.close()

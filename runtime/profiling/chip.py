@@ -47,7 +47,7 @@ def available_threads() -> int:
 
 
 def measure_chip(threads: int | None) -> ChipSpeed:
-    """The speed on so many threads (None: all). Raises DsinError if it cannot be measured."""
+    """The speed on that many threads (None: all). Raises DsinError if it cannot be measured."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(threads or available_threads())],
         env={**os.environ, **dict.fromkeys(_LIBRARY_THREADS, "1")},

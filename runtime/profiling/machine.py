@@ -1,4 +1,4 @@
-"""The machine that a profile was made on: what it is, what is installed, how it fares.
+"""The machine that a profile was made on: what it is, what is installed, how it is doing.
 
 Everything is read from files and packages that may be absent; then the answer is None, or the key
 is missing.

@@ -140,7 +140,7 @@ class Pacer:
         self._due: float | None = None
 
     def wait(self) -> float | None:
-        """Until the next frame is there; how long it has waited by then, in ms, if it is paced.
+        """Wait for the next frame; return how long it has waited by then, in ms, if it is paced.
 
         A frame whose turn comes late has waited since it was due, so a slow frame is seen in the
         latency of those behind it.

@@ -61,10 +61,10 @@ class Meter(Protocol):
     def what(self) -> str: ...
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to read."""
 
     def stop(self) -> Readings:
-        """End, and hand over what was read."""
+        """End, and return what was read."""
 
 
 @contextmanager

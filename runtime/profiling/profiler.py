@@ -1,4 +1,4 @@
-"""`dsin profile`: measure a bundle on this machine, and say whether the figures may be believed."""
+"""`dsin profile`: measure a bundle on this machine, and say whether the figures are valid."""
 
 import hashlib
 import time
@@ -326,7 +326,7 @@ def _profile(
 
 
 def notes_on(backend: Backend, stages: Collection[str]) -> tuple[str, ...]:
-    """What stages of these names do not say by themselves."""
+    """Notes on stages of these names whose meaning is not obvious."""
     if backend == "cpu" or "device.host_to_device" in stages:
         return ()
     return (f"compute includes copying to and from {backend}, which one call does together",)
@@ -343,6 +343,6 @@ def _check(options: Options) -> None:
     if options.samples is not None and options.samples < 1:
         raise DsinError(f"{options.samples} samples: ask for at least one")
     if options.warmup < 0:
-        raise DsinError(f"{options.warmup} frames to warm up: ask for none or more")
+        raise DsinError(f"{options.warmup} frames to warm up: ask for 0 or more")
     if options.fps is not None and not 0 < options.fps <= 1000:
         raise DsinError(f"{options.fps:g} frames a second: ask for more than 0 and at most 1000")

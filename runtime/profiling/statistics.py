@@ -1,4 +1,4 @@
-"""What repeated measurements say, and whether they may be believed."""
+"""Statistics of repeated measurements, and whether they are valid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -39,8 +39,8 @@ class McapReader:
     """Messages of a file in the order in which they were written.
 
     Iterating can be repeated. After it, `complete` says whether the file ended as it should, and
-    `lost_bytes` how many bytes were of no use: those behind the cut, and damaged chunks. Opening
-    raises RecordingError for what is no MCAP file, iterating for one that cannot be read.
+    `lost_bytes` how many bytes could not be used: those behind the cut, and damaged chunks. Opening
+    raises RecordingError for a file that is not MCAP, iterating for one that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class McapReader:
         except OSError as error:
             raise RecordingError(f"cannot read {path}: {error.strerror}") from error
         if start != _MAGIC:
-            raise RecordingError(f"{path} is no recording: it does not start as MCAP files do")
+            raise RecordingError(f"{path} is not a recording: it does not start as MCAP files do")
 
     def __iter__(self) -> Iterator[RecordedMessage]:
         self.complete, self.lost_bytes = False, 0
@@ -78,7 +78,7 @@ class McapReader:
 
 
 class _DamagedError(Exception):
-    """Bytes that are no such record."""
+    """Bytes that are not such a record."""
 
 
 class _Tables:

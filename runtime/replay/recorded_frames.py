@@ -107,7 +107,7 @@ def _read_status(rig: str, message: RecordedMessage) -> RecordedStatus:
 
 def _checked_ns(nanoseconds: int) -> int:
     if not 0 <= nanoseconds < 2**64:
-        raise ValueError(f"{nanoseconds} is no time")
+        raise ValueError(f"{nanoseconds} is not a time")
     return nanoseconds
 
 

@@ -63,7 +63,7 @@ class ReplayReport:
         if not self.complete:
             lines.append("the recording was cut off; everything before the cut was read")
         if self.lost_bytes:
-            lines.append(f"{self.lost_bytes} bytes of it are of no use")
+            lines.append(f"{self.lost_bytes} bytes of it could not be used")
         return "\n".join(lines)
 
 
@@ -78,11 +78,11 @@ def replay_recordings(
 ) -> ReplayReport:
     """Decode what is in recordings (the parts of one, in order), calling `on_frame` with each.
 
-    `rig` takes that rig alone. Without `use_side`, x_dec is all there is; without `repair_side`
-    each frame gets the side image that it had live, if it had one. The frames' times are those of
-    the recording, their stages those of now. A packet that does not decode is counted. Raises
-    RecordingError for what is no recording, or has no frame, PacketError where the packets are of
-    another codec than the decoder's.
+    `rig` restricts this to one rig. Without `use_side` there is only x_dec; without
+    `repair_side` each frame gets the side image that it had live, if it had one. The frames' times
+    are those of the recording, their stages those of now. A packet that does not decode is counted.
+    Raises RecordingError for a file that is not a recording or has no frames, PacketError where the
+    packets are of another codec than the decoder's.
     """
     parts = _Parts(paths, rig)
     timelines: dict[str, RigTimeline] = defaultdict(RigTimeline)

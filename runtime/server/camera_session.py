@@ -132,7 +132,7 @@ class CameraSession:
     def _take_clock(self, reply: dsin_v1.ClockReply, received_ns: int) -> None:
         if reply.server_send_ns not in self._asked:
             raise RefusedError(
-                grpc.StatusCode.INVALID_ARGUMENT, "a clock reply to what was not asked"
+                grpc.StatusCode.INVALID_ARGUMENT, "a clock reply that was not asked for"
             )
         self._asked.remove(reply.server_send_ns)
         steps, first = self._clock.steps, self._clock.offset() is None
@@ -147,7 +147,7 @@ class CameraSession:
         if self._under_way > CREDITS:
             raise RefusedError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"more than the {CREDITS} frames under way that were granted",
+                f"more frames under way than the {CREDITS} that were granted",
             )
 
     def _take_frame(self, frame: dsin_v1.EncodedFrame, received_ns: int) -> None:
@@ -156,7 +156,9 @@ class CameraSession:
             packet = Packet.parse(frame.packet, self._pool.bundle.codec_id)
             header = packet.header
             if (header.height, header.width) != self.rig.size:
-                raise PacketError(f"packet is of {header.width}x{header.height}, not as greeted")
+                raise PacketError(
+                    f"packet is {header.width}x{header.height}, not of the size in the greeting"
+                )
             if (header.frame_number, header.timestamp_ns) != (number, frame.timestamp_ns):
                 raise PacketError("packet and message differ in frame number or time")
             last = self.rig.last_frame

@@ -31,7 +31,7 @@ MOST_RIGS = 1024
 
 
 class NoRoomError(StreamError):
-    """The memory budget is taken; another time there may be room."""
+    """The memory budget is used up; there may be room later."""
 
 
 class _Job(NamedTuple):
@@ -139,7 +139,7 @@ class DecodePool:
             self._changed.notify()
 
     def forget_sides(self, rig: Rig) -> None:
-        """Let go of side images whose times turned out to be wrong."""
+        """Discard side images whose times turned out to be wrong."""
         with self._changed:
             rig.sides.clear()
             self._changed.notify()
@@ -169,18 +169,18 @@ class DecodePool:
             self._forget_if_alone(rig)
 
     def device_reported(self, rig: Rig, figures: dict[str, float]) -> None:
-        """The device told how it fares: `RigStatus.device` from now on."""
+        """Keep what the device reported: `RigStatus.device` from now on."""
         with self._changed:
             rig.device = figures
 
     def _forget_if_alone(self, rig: Rig) -> None:
-        """Side images are let go of once both cameras are gone."""
+        """Side images are discarded once both cameras are gone."""
         if not rig.connected:
             rig.sides.clear()
         self._changed.notify()
 
     def reject(self, rig: Rig) -> None:
-        """Count a frame that was no packet of the rig's codec and size."""
+        """Count a frame that was not a packet of the rig's codec and size."""
         with self._changed:
             rig.count(FrameStatus.REJECTED)
 

@@ -121,7 +121,7 @@ class Rig:
 
     @property
     def budget_bytes(self) -> int:
-        """Memory that the rig may come to need while it is connected."""
+        """Memory that the rig may need while it is connected."""
         return self.size[0] * self.size[1] * BYTES_PER_PIXEL
 
     def offer(self, frame: ArrivedFrame) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from importlib import metadata
 from typing import Any, TypeAlias
 
 import grpc
@@ -22,6 +21,7 @@ from dsin.runtime.pictures import MAX_PIXELS
 from dsin.runtime.server.camera_session import CameraSession, RefusedError
 from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.server.side_cameras import RecordedSideCamera, SideCameras
+from dsin.runtime.version import __version__
 
 LOG = logging.getLogger(__name__)
 HELLO_S = 5.0
@@ -90,7 +90,7 @@ class RigService:
             self._told_s = now_s
 
     async def _run(self, camera: CameraSession, context: Context) -> None:
-        welcome = dsin_v1.Welcome(credits=CREDITS, server_version=_version())
+        welcome = dsin_v1.Welcome(credits=CREDITS, server_version=__version__)
         await context.write(dsin_v1.ServerMessage(welcome=welcome))
         tasks = [
             asyncio.create_task(step)
@@ -185,7 +185,7 @@ class RigService:
             owner = ", ".join(name.decode(errors="replace") for name in names) or "no rig"
             raise RefusedError(
                 grpc.StatusCode.PERMISSION_DENIED,
-                f"this certificate is of {owner}, and cannot speak for rig {rig}",
+                f"this certificate belongs to {owner} and cannot be used for rig {rig}",
             )
 
     def _check_codec(self, hello: dsin_v1.Hello) -> None:
@@ -229,8 +229,9 @@ def _check_same_recording(hello: dsin_v1.Hello, local: RecordedSideCamera) -> No
     """Times of two recordings mean nothing to each other."""
     if abs(hello.recording_start_ns - local.start_ns) > local.interval_ns // 2:
         raise _unfit(
-            f"the server's side camera is of a recording that begins at {local.start_ns} ns, this "
-            f"camera's begins at {hello.recording_start_ns} ns: play the same one on both sides"
+            f"the server's side camera plays a recording that begins at {local.start_ns} ns, "
+            f"but this camera's begins at {hello.recording_start_ns} ns: play the same one on both "
+            "sides"
         )
 
 
@@ -254,7 +255,7 @@ async def _probe(camera: CameraSession) -> None:
 
 
 def _parsed(data: bytes) -> dsin_v1.CameraMessage:
-    """The message, or an empty one where the bytes are none: it is refused like any other."""
+    """The message, or an empty one where the bytes are not one: it is refused like any other."""
     try:
         return dsin_v1.CameraMessage.FromString(data)
     except DecodeError:
@@ -263,10 +264,3 @@ def _parsed(data: bytes) -> dsin_v1.CameraMessage:
 
 def _unfit(reason: str) -> RefusedError:
     return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, reason)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("dsin")
-    except metadata.PackageNotFoundError:  # run from its source
-        return ""

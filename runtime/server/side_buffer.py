@@ -51,7 +51,7 @@ class PairingPolicy:
 
 @dataclass
 class StoredSide:
-    """A side image, when it was captured (nanoseconds), and what was prepared of it."""
+    """A side image, when it was captured (nanoseconds), and what was prepared from it."""
 
     view: SideView
     captured_ns: int
@@ -77,7 +77,7 @@ class SideBuffer:
         self._measured = interval_ns is None
 
     def add(self, view: SideView, captured_ns: int, *, clock_in_doubt: bool = False) -> StoredSide:
-        """Keep a side image; what was prepared of older ones is let go of."""
+        """Keep a side image; what was prepared from older ones is discarded."""
         stored = StoredSide(view, captured_ns, clock_in_doubt)
         self._stored.append(stored)
         for old in list(self._stored)[:-PREPARED]:

@@ -43,7 +43,7 @@ class StreamServer:
     Port 0 lets the system choose. Without certificates only loopback addresses are allowed.
     `sides` are the server's own side cameras.
     `health` adds the standard gRPC health service (extra `serve`). Raises StreamError for an
-    address that cannot be had.
+    address that it cannot listen at.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Cameras of `dsin stream`: whatever gives frames in time, the newest to whoever asks.
+"""Cameras of `dsin stream`: sources of frames that give the newest one to whoever asks.
 
 A consumer that is slower than its camera gets the newest frame each time; older ones are skipped
 and counted, so no delay builds up:
@@ -53,7 +53,7 @@ class Camera(Protocol):
 
     @property
     def fps(self) -> float | None:
-        """Frames per second, as far as they are known before they come."""
+        """Frames per second, if they are known in advance."""
 
     @property
     def start_ns(self) -> int | None:
@@ -65,7 +65,7 @@ class Camera(Protocol):
 
     @property
     def skipped(self) -> int:
-        """Frames that were never returned, since a newer one was there."""
+        """Frames that were never returned because a newer one had come."""
 
     @property
     def ended(self) -> bool:
@@ -74,11 +74,11 @@ class Camera(Protocol):
     def newest(self, timeout_s: float) -> CapturedFrame | None:
         """The newest frame, once there is a newer one than the last; None after `timeout_s`.
 
-        At the end, None at once. Raises FrameError for a frame that cannot be had.
+        At the end, None at once. Raises FrameError for a frame that cannot be read.
         """
 
     def close(self) -> None:
-        """Give the camera back and end a `newest` that waits; more than once does no harm."""
+        """Release the camera and end a `newest` that waits. It may be called more than once."""
 
 
 class PlayedRecording:
@@ -91,7 +91,7 @@ class PlayedRecording:
     the recording came again one interval after its end; `frames` ends that, after so many captured
     ones. With `every`, nothing is skipped and each frame exists as soon as it is asked for.
     Timestamps are the recording's, whatever the pace.
-    Raises FrameError for a rate that is none, or a first frame that cannot be read.
+    Raises FrameError for a rate that is not above 0, or a first frame that cannot be read.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ def open_camera(
 
     `side` picks the camera of a stereo recording. `fps` plays a recording at another rate, or asks
     a live camera for one. `frames` ends after so many captured frames, repeated ones included.
-    `loop`, `every` and `start_s` are PlayedRecording's and only for recordings. Raises FrameError
+    `loop`, `every` and `start_s` are for recordings only: see PlayedRecording. Raises FrameError
     for what cannot be opened.
     """
     from dsin.runtime.sources.capture_device import is_live

@@ -57,7 +57,9 @@ def parse_camera_spec(spec: str, fps: float | None = None) -> CameraSpec:
     if spec.startswith(GSTREAMER):
         return _parse_pipeline(spec[len(GSTREAMER) :].strip(), fps)
     if not spec.startswith(V4L2):
-        raise FrameError(f"{spec} is no camera: write camera:0, camera:/dev/video0 or gst:PIPELINE")
+        raise FrameError(
+            f"{spec} is not a camera: write camera:0, camera:/dev/video0 or gst:PIPELINE"
+        )
     device, *options = spec[len(V4L2) :].split(",")
     if not re.fullmatch(r"[0-9]{1,3}|/.+", device):
         raise FrameError(f"{spec}: name the camera by number or path, as camera:0 or /dev/video0")
@@ -80,8 +82,8 @@ def open_device(spec: CameraSpec) -> CaptureDevice:
         capture = cv2.VideoCapture(spec.device, cv2.CAP_V4L2)
     if not capture.isOpened():
         raise FrameError(
-            f"{spec.device} cannot be opened: it is no camera, is used by another program, or "
-            "belongs to a group that you are not in (video, as a rule)"
+            f"{spec.device} cannot be opened: it is not a camera, is used by another program, or "
+            "belongs to a group that you are not in (usually video)"
         )
     if spec.fourcc is not None:  # first, since sizes and rates depend on it
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*spec.fourcc))
@@ -96,7 +98,7 @@ def open_device(spec: CameraSpec) -> CaptureDevice:
 
 
 def has_gstreamer(build_information: str) -> bool:
-    """Whether OpenCV was built with GStreamer, from what cv2.getBuildInformation tells."""
+    """Whether OpenCV was built with GStreamer, according to cv2.getBuildInformation."""
     return re.search(r"GStreamer:\s+YES", build_information) is not None
 
 
@@ -139,6 +141,6 @@ def _with_option(spec: CameraSpec, option: str, whole: str) -> CameraSpec:
     if name == "fourcc" and re.fullmatch(r"[A-Z0-9]{4}", text):
         return spec._replace(fourcc=text)
     raise FrameError(
-        f"{whole}: {option!r} is no option; there are width=, height= (pixels), fps=, "
+        f"{whole}: {option!r} is not an option; there are width=, height= (pixels), fps=, "
         "and fourcc= (as MJPG)"
     )

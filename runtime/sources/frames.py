@@ -31,7 +31,7 @@ def frames_per_second(source: Timed) -> float:
 
 
 def limited(available: int, wanted: int | None, source: Path) -> int:
-    """How many frames to take; FrameError if `wanted` are more than there are, or none."""
+    """How many frames to take; FrameError if `wanted` is more than there are, or less than one."""
     if wanted is not None and wanted < 1:
         raise FrameError(f"{wanted} frames: ask for at least one")
     if wanted is not None and wanted > available:

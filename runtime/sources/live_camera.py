@@ -54,7 +54,7 @@ class LiveCamera:
     was grabbed and not retrieved is gone as soon as the next grab begins. Timestamps are
     time.monotonic's, set by the wall clock once, at the start: they never step. A camera that was
     unplugged is opened again when it is back; meanwhile `newest` returns None, and raises
-    FrameError when that has lasted PATIENCE_S. A caller may go on asking.
+    FrameError when that has lasted PATIENCE_S. The caller may keep asking.
 
     `fps` asks for a rate (cameras take the nearest they have), `frames` ends after so many captured
     frames. Raises FrameError for a camera that is absent, gives no picture, or not the size that
@@ -188,7 +188,7 @@ class LiveCamera:
         if silent_s > self._patience_s and not over:
             raise FrameError(
                 f"{self._spec.name} has given no picture for {silent_s:.0f} s: "
-                "see whether it is plugged in and not used by another program"
+                "check that it is plugged in and not used by another program"
             )
 
     def _check_size(self, image: Image) -> None:
@@ -220,7 +220,7 @@ class LiveCamera:
 def to_rgb(picture: npt.NDArray[Any], camera: str) -> Image:
     """What OpenCV takes from a camera, grey, BGR or BGRA, as RGB, H×W×3.
 
-    Raises FrameError for anything else, as raw YUYV or more than 8 bits.
+    Raises FrameError for anything else, such as raw YUYV or more than 8 bits.
     """
     if picture.ndim == 2:
         picture = picture[:, :, None]

@@ -1,4 +1,4 @@
-"""One camera's recorded pictures, wherever they lie: KITTI, folders, videos, the synthetic rig."""
+"""One camera's recorded pictures, wherever they are: KITTI, folders, videos, the synthetic rig."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ RENDERED = 32
 
 
 class Recording(Protocol):
-    """What one camera took. Frames are asked for by number, cheapest in increasing order."""
+    """What one camera has recorded. Frames are asked for by number, in increasing order at best."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -43,7 +43,7 @@ class Recording(Protocol):
         """Capture time in nanoseconds, increasing; the same for both cameras of a rig."""
 
     def image(self, number: int) -> Image:
-        """RGB, H×W×3; FrameError if it cannot be had."""
+        """The picture of a frame, RGB, H×W×3. Raises FrameError if it cannot be read."""
 
 
 def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Recording:
@@ -64,7 +64,7 @@ def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Re
     if not spec or not path.exists():
         raise FrameError(f"there is no {spec!r}: give {LAYOUTS}")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise FrameError(f"{spec} is no folder and no video ({', '.join(VIDEO_SUFFIXES)})")
+        raise FrameError(f"{spec} is neither a folder nor a video ({', '.join(VIDEO_SUFFIXES)})")
     return VideoFile(path, frames)
 
 
@@ -117,7 +117,7 @@ class StereoRecording:
         return self.left.timestamp_ns(number)
 
     def view(self, number: int, side: StereoSide) -> Image:
-        """One camera's picture of a frame, H×W×3; FrameError if it cannot be had."""
+        """One camera's picture of a frame, H×W×3. Raises FrameError if it cannot be read."""
         return (self.left if side == "left" else self.right).image(number)
 
 

@@ -30,8 +30,8 @@ class VideoFile:
     skipped is decoded but not converted. Going back starts from the file's beginning, which finds
     the right frame in every format; seeking does not. Opening reads the whole file once, without
     decoding more than its first picture, for the number of frames and their times. `frames` takes
-    the first so many. Raises FrameError for a file that is no video, is interlaced or is cut off,
-    and where PyAV is missing.
+    the first so many. Raises FrameError for a file that is not a video, is interlaced or is cut
+    off, and where PyAV is missing.
     """
 
     def __init__(self, path: Path, frames: int | None = None) -> None:
@@ -148,7 +148,7 @@ def _read_index(path: Path) -> _Index:
         raise FrameError(f"{path} holds no frames")
     if len(packets) < WHOLE * promised:
         raise FrameError(
-            f"{path} promises {promised:.0f} frames and holds {len(packets)}: it was cut off; "
+            f"{path} announces {promised:.0f} frames but holds {len(packets)}: it was cut off; "
             "copy it with a tool that repairs videos (ffmpeg -i OLD -c copy NEW)"
         )
     _check_order(path, packets)
@@ -159,7 +159,7 @@ def _read_index(path: Path) -> _Index:
         first = stamps[0] if start is None else start
         return _Index(tuple(_nanoseconds(s - first, base) for s in stamps), tuple(stamps))
     if not rate:
-        raise FrameError(f"{path} tells neither its frames' times nor their rate")
+        raise FrameError(f"{path} gives neither the times of its frames nor their rate")
     return _Index(tuple(_nanoseconds(n, 1 / rate) for n in range(len(shown))), None)
 
 
@@ -181,7 +181,7 @@ def _check_order(path: Path, packets: list[_Packet]) -> None:
     decoding = [p.dts for p in packets if p.dts is not None]
     if any(later < earlier for earlier, later in pairwise(decoding)):
         raise FrameError(
-            f"{path} was joined from parts whose clocks do not go on from each other: make one of "
+            f"{path} was joined from parts whose times do not continue each other: make one of "
             "them (ffmpeg -fflags +genpts -i OLD -c copy NEW)"
         )
 
@@ -239,7 +239,7 @@ def _video_track(path: Path, container: Any) -> Any:
         raise FrameError(f"{path} has no video track")
     if tracks[0].codec_context is None:
         raise FrameError(
-            f"{path} is coded in a format that this FFmpeg has no decoder for: convert it "
+            f"{path} has a format that this FFmpeg cannot decode: convert it "
             "(ffmpeg -i OLD -c:v libx264 -crf 12 NEW)"
         )
     return tracks[0]

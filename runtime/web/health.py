@@ -25,11 +25,11 @@ class Health:
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """From now on, tell that the server is shutting down."""
+        """From now on, answer that the server is shutting down."""
         self._stopping.set()
 
     def routes(self) -> "Routes":
-        """For HttpServer."""
+        """The routes for HttpServer."""
         from aiohttp import web
 
         return [web.get("/healthz", self._answer)]

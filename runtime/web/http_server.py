@@ -72,7 +72,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where it answers; for a wildcard address, on this machine."""
+        """Where it answers; for a wildcard address, the URL on this machine."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 

@@ -1,4 +1,4 @@
-"""The live page: decoded pictures, where the patches were found, and how the link does.
+"""The live page: decoded pictures, where the patches were found, and the state of the link.
 
     take(frame) ─► newest frame of each rig ─► views that are looked at, as JPEG, once ─► viewers
                 └► the last minute of each rig ─► twice a second ─► viewers
@@ -78,7 +78,7 @@ class WebPage:
 
     @property
     def viewers(self) -> int:
-        """How many there are at the moment."""
+        """How many viewers there are at the moment."""
         return len(self._viewers)
 
     def take(self, frame: DecodedFrame) -> None:
@@ -140,7 +140,7 @@ class _Viewer:
         self._point = 0
 
     async def serve(self) -> None:
-        """Until it goes."""
+        """Serve one viewer until it goes."""
         halves = [asyncio.ensure_future(half) for half in (self._read(), self._write())]
         try:
             done, _ = await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +161,7 @@ class _Viewer:
             self.news.set()
 
     def _heed(self, wish: dict[str, Any]) -> None:
-        """Raises TypeError, ValueError or AttributeError for what is no wish."""
+        """Raises TypeError, ValueError or AttributeError for a malformed wish."""
         if "rig" in wish:
             self._rig = None if wish["rig"] is None else str(wish["rig"])
             self._shown, self._point = None, 0

@@ -72,7 +72,7 @@ class Metrics:
         """Nothing is pending."""
 
     def routes(self) -> "Routes":
-        """For HttpServer."""
+        """The routes for HttpServer."""
         from aiohttp import web
 
         return [web.get("/metrics", self._answer)]

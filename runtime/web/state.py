@@ -39,7 +39,7 @@ class PageState:
         self.rigs()
 
     def rigs(self) -> Sequence[RigStatus]:
-        """The status of all, not older than STATUS_EVERY_S."""
+        """The status of all rigs, not older than STATUS_EVERY_S."""
         with self._lock:
             now_s = time.monotonic()
             if now_s - self._asked_s < STATUS_EVERY_S:
@@ -56,7 +56,7 @@ class PageState:
         return status
 
     def newest(self, rig: str) -> FramePictures | None:
-        """Of a rig, if there is one."""
+        """The newest frame of a rig, if there is one."""
         with self._lock:
             return self._newest.get(rig)
 

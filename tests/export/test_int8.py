@@ -248,7 +248,7 @@ def test_mistakes_are_refused(
         calibrate_bundle(edge_bundle, frames[:3], tmp_path / "out")
     with pytest.raises(ExportError, match="transposed convolutions"):
         calibrate_bundle(tiny_bundle, frames, tmp_path / "out")
-    with pytest.raises(ExportError, match="8 bits already"):
+    with pytest.raises(ExportError, match="already has 8-bit networks"):
         calibrate_bundle(int8_bundle, frames, tmp_path / "out")
     with pytest.raises(FrameError, match="64x64"):
         calibrate_bundle(edge_bundle, [f[:50] for f in frames], tmp_path / "out")

@@ -219,8 +219,8 @@ def refusal(kind: type[DsinError], work: Callable[[], Any]) -> str:
     [
         ({"precision": "int8"}, "has no INT8 graphs for TensorRT: make some with dsin"),
         ({"dla": True}, "a DLA computes in float16: use --dla with --precision fp16"),
-        ({"frame": (0, 100)}, "a frame has 1 to 8192 pixels each way"),
-        ({"workspace_mib": 0}, "the workspace has at least 1 MiB"),
+        ({"frame": (0, 100)}, "a frame must have 1 to 8192 pixels each way"),
+        ({"workspace_mib": 0}, "the workspace must have at least 1 MiB"),
     ],
     ids=["int8", "dla", "frame", "workspace"],
 )

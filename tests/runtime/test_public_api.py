@@ -1,7 +1,11 @@
 """What programs that embed the codec import, and what they are told when they misuse it."""
 
+import importlib
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,47 @@ def test_the_package_exports_this_and_no_more() -> None:
     assert dsin.runtime.__all__ == EXPORTED
     assert {name: getattr(dsin.runtime, name).__doc__ for name in EXPORTED}.keys() == set(EXPORTED)
     assert all(getattr(dsin.runtime, name).__doc__ for name in EXPORTED)
+
+
+@pytest.mark.parametrize(
+    ("room", "names"),
+    [
+        ("device", ["Device", "PacketMaker", "PictureMaker", "PushSource"]),
+        ("link", ["Certificates"]),
+        ("outputs", ["Sink"]),
+        ("patch_correlation", ["Matches", "match", "patch_correlation"]),
+        ("server", ["serving"]),
+        ("sources", ["open_camera"]),
+    ],
+)
+def test_a_room_exports_this_and_no_more(room: str, names: list[str]) -> None:
+    module = importlib.import_module(f"dsin.runtime.{room}")
+    assert module.__all__ == names
+    assert set(names) <= set(dir(module))
+    for name in names:
+        assert getattr(module, name).__name__ == name
+        assert getattr(module, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'none_of_it'"):
+        _ = module.none_of_it
+
+
+def test_rooms_without_exports_have_none() -> None:
+    folders = Path(dsin.runtime.__file__).parent.glob("*/__init__.py")
+    rooms = {path.parent.name for path in folders if "__all__" in path.read_text()} - {"top"}
+    assert rooms == {"device", "link", "outputs", "patch_correlation", "server", "sources"}
+
+
+def test_importing_a_room_loads_nothing_that_it_exports() -> None:
+    rooms = ("device", "link", "outputs", "server", "sources")
+    code = f"""import sys, {", ".join(f"dsin.runtime.{room}" for room in rooms)}
+print(*sorted(name for name in sys.modules if name.startswith(("dsin.", "numpy.", "grpc."))))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = {"dsin.runtime", "dsin.runtime.errors", "dsin.runtime.lazy_exports"}
+    assert set(done.stdout.split()) == own | {f"dsin.runtime.{room}" for room in rooms}
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert dsin.runtime.__version__ == metadata.version("dsin")
 
 
 def test_every_error_is_exported() -> None:

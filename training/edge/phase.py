@@ -240,7 +240,7 @@ class PhaseRun:
         """Before weights that are worth nothing take the place of good ones."""
         if not math.isfinite(loss):
             raise CheckpointError(
-                f"phase {self._setting.phase.name} lost its way by step {self._step}: its loss is "
+                f"phase {self._setting.phase.name} diverged by step {self._step}: its loss is "
                 f"{loss}. What was saved before is whole: go on from it with a lower learning_rate"
             )
 

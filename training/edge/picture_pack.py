@@ -8,7 +8,7 @@
 
 `kind` is left (of a pair, whose right picture is named by `side`), right or photo; `split` is train
 or val. Both pictures of a pair lie in one part. What is packed depends on the pictures alone: equal
-pictures give equal bytes. A pack is of use without some of its parts: what is there is read.
+pictures give equal bytes. A pack can be used without some of its parts.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def write_pack(
     `out` is a folder with files in it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FrameError(f"{out} is there and not empty: choose another folder for the pack")
+        raise FrameError(f"{out} exists and is not empty: choose another folder for the pack")
     out.mkdir(parents=True, exist_ok=True)
     writer = _Writer(out, int(max_mib * MIB))
     for entry in entries:
@@ -179,10 +179,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["dsin_pack"] != FORMAT:
-            raise FrameError(f"{path} is of another format: make the pack again")
+            raise FrameError(f"{path} has another format: make the pack again")
         for part in content["parts"]:
             if Path(part["file"]).name != part["file"]:
-                raise FrameError(f"{path} names {part['file']}, which is not beside it")
+                raise FrameError(f"{path} names {part['file']}, which is not in the same folder")
             _ = part["bytes"], part["sha256"], part["pictures"]
         for entry in content["pictures"]:
             _ = entry["name"], entry["kind"], entry["split"], entry["source"]

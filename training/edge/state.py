@@ -81,7 +81,7 @@ def _load_last(path: Path, preset: EdgePreset) -> State:
         raise CheckpointError(f"{path} is not the state of a run of edge: choose another folder")
     expected = {name: value.shape for name, value in EdgeDsin(preset).state_dict().items()}
     if {name: value.shape for name, value in content["model"].items()} != expected:
-        raise CheckpointError(f"{path} has other sizes than preset {preset.name}")
+        raise CheckpointError(f"{path} does not have the sizes of preset {preset.name}")
     return State(**{name: content[name] for name in State._fields})
 
 

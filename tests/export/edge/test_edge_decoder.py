@@ -237,7 +237,7 @@ def test_a_bundle_of_the_paper_has_one_already(tiny_bundle: Path, tmp_path: Path
     arguments = ["decoder", str(tiny_bundle), "-o", str(tmp_path / "decoder.onnx")]
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, ExportError)
-    assert str(done.exception).endswith("has its whole decoder already: decoder.onnx")
+    assert str(done.exception).endswith("already has its whole decoder: decoder.onnx")
 
 
 def test_a_file_that_cannot_be_written_is_one_line(edge_bundle: Path, tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def test_a_damaged_header_is_refused(bundle: Path, damage: Any) -> None:
     assert data != path.read_bytes()
     path.write_bytes(data)
     assert refusal(bundle) == (
-        f"{path} is no engine of dsin, or damaged: delete it and rebuild with dsin-export trt"
+        f"{path} is not an engine of dsin, or is damaged: delete it and rebuild with "
+        "dsin-export trt"
     )
 
 

@@ -124,7 +124,7 @@ class TestFiles:
     def test_a_file_cut_short(self, directory: Path) -> None:
         path = directory / "encoder.onnx"
         path.write_bytes(path.read_bytes()[:-1])
-        assert "encoder.onnx has not the" in refusal(directory)
+        assert "encoder.onnx does not have the" in refusal(directory)
 
     def test_a_folder_in_place_of_a_file(self, directory: Path) -> None:
         (directory / "encoder.onnx").unlink()
@@ -209,7 +209,7 @@ class TestManifest:
 
     def test_another_format(self, directory: Path) -> None:
         write_manifest(directory, {**read_manifest(directory), "format": 3})
-        assert "format 3 is none of those that this dsin reads" in refusal(directory)
+        assert "format 3 cannot be read by this version of dsin" in refusal(directory)
 
     def test_every_required_key_is_required(self, directory: Path, pristine: Path) -> None:
         content = read_manifest(pristine)
@@ -242,11 +242,11 @@ class TestManifest:
             (_set("search", "prior", value=1), "prior must be true or false"),
             (
                 _set("search", "patch", value=[20, 25]),
-                "no multiple of what patches",
+                "is not a multiple of the patches",
             ),
             (
                 _set("frame_multiple", value=[20, 24]),
-                "no multiple of what patches",
+                "is not a multiple of the patches",
             ),
             (_set("files", "encoder.onnx", "sha256", value="0"), "64 hexadecimal digits"),
         ],

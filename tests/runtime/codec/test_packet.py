@@ -99,7 +99,7 @@ class TestPacket:
     def test_another_version_is_named(self) -> None:
         packet = bytearray(bytes(Packet(HEADER, b"")))
         packet[4] = 9
-        with pytest.raises(PacketError, match="version 9, this dsin reads version 1"):
+        with pytest.raises(PacketError, match="version 9, but this dsin reads version 1"):
             Packet.parse(packet)
 
     def test_a_packet_of_another_bundle_is_named(self) -> None:

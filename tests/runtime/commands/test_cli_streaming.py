@@ -211,8 +211,10 @@ class TestTwoCommands:
             *of(authority.rig("front")),
         )  # fmt: skip
         assert status == 1
-        assert lines[-1].endswith("this certificate is of front, and cannot speak for rig rear")
-        tls_server.wait_for("level=WARNING .*cannot speak for rig rear")
+        assert lines[-1].endswith(
+            "this certificate belongs to front and cannot be used for rig rear"
+        )
+        tls_server.wait_for("level=WARNING .*cannot be used for rig rear")
 
     def test_both_cameras_are_remote(
         self, plain_server: Server, drive: Path, bundle: Path, start: Callable[..., Process]
@@ -437,7 +439,9 @@ class TestMistakes:
         keys = Certificates(front.key, front.certificate, front.key)
         one_line(dsin("serve", "localhost:0", *of(keys)), "front.key holds no certificate")
         swapped = Certificates(front.authority, front.key, front.certificate)
-        one_line(dsin("serve", "localhost:0", *of(swapped)), "no certificate with its private key")
+        one_line(
+            dsin("serve", "localhost:0", *of(swapped)), "not a certificate with its private key"
+        )
 
     @pytest.mark.parametrize(
         "arguments",

@@ -345,7 +345,7 @@ class TestDamage:
         path.write_bytes(b"\x89MCAP0\r\n" + data)
         assert readable(path) == []
         path.write_bytes(b"x" + data)
-        with pytest.raises(RecordingError, match="is no recording"):
+        with pytest.raises(RecordingError, match="is not a recording"):
             McapReader(path)
 
     def test_no_file(self, tmp_path: Path) -> None:

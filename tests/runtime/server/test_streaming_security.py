@@ -26,7 +26,7 @@ def test_a_camera_with_its_certificate_streams(authority: Authority) -> None:
 def test_one_rig_cannot_speak_for_another(authority: Authority) -> None:
     with fake_server(certificates=authority.server) as server:
         device = fake_device(server.address, "rear", certificates=authority.rig("front"))
-        with pytest.raises(StreamError, match="certificate is of front"):
+        with pytest.raises(StreamError, match="certificate belongs to front"):
             device.finish()
         assert not server.frames
 

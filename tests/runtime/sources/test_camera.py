@@ -425,7 +425,7 @@ def test_a_camera_that_stays_away_is_reported(closing: list[tuple[Rig, Device]])
     rig.time.passes(4.9)
     assert rig.camera.newest(0.01) is None
     rig.time.passes(0.2)
-    with pytest.raises(FrameError, match="camera:0 has given no picture for 5 s: see whether"):
+    with pytest.raises(FrameError, match="camera:0 has given no picture for 5 s: check that"):
         rig.camera.newest(0.01)
     assert not rig.camera.ended
 
@@ -534,15 +534,15 @@ def test_a_rate_may_be_asked_for_beside_the_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("webcam", "is no camera: write camera:0"),
+        ("webcam", "is not a camera: write camera:0"),
         ("camera:", "name the camera by number or path"),
         ("camera:-1", "name the camera by number or path"),
         ("camera:video0", "name the camera by number or path"),
-        ("camera:0,width=0", "'width=0' is no option; there are width="),
-        ("camera:0,width=wide", "is no option"),
-        ("camera:0,fps=0", "is no option"),
-        ("camera:0,fourcc=MPEG4", "is no option"),
-        ("camera:0,zoom=2", "'zoom=2' is no option"),
+        ("camera:0,width=0", "'width=0' is not an option; there are width="),
+        ("camera:0,width=wide", "is not an option"),
+        ("camera:0,fps=0", "is not an option"),
+        ("camera:0,fourcc=MPEG4", "is not an option"),
+        ("camera:0,zoom=2", "'zoom=2' is not an option"),
         ("gst:", "end the pipeline with"),
         ("gst:v4l2src ! autovideosink", "end the pipeline with .* appsink"),
     ],
@@ -574,6 +574,6 @@ def test_opencv_without_gstreamer_says_which_one_is_needed(
 
 def test_a_file_that_is_no_camera(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "video0").write_text("no device")
-    with pytest.raises(FrameError, match="cannot be opened: it is no camera"):
+    with pytest.raises(FrameError, match="cannot be opened: it is not a camera"):
         open_device(CameraSpec("camera:x", str(tmp_path / "video0")))
     assert capfd.readouterr().err == ""

@@ -171,7 +171,7 @@ def test_real_kitti_drives_and_pairs(shared: Path | None, tmp_path: Path) -> Non
     [
         ("", "there is no ''"),
         ("nowhere", "there is no '.*nowhere': give `synthetic`, a video file, a KITTI raw"),
-        ("notes.txt", r"is no folder and no video \(\.mp4"),
+        ("notes.txt", r"is neither a folder nor a video \(\.mp4"),
         ("empty", "is not a recording: give `synthetic`"),
         ("synthetic:0", "ask for at least one"),
         ("synthetic:-1", "give the number of frames"),
@@ -388,7 +388,7 @@ def test_interlaced_video_is_refused(tmp_path: Path) -> None:
 def test_parts_that_were_joined_carelessly_are_refused(tmp_path: Path) -> None:
     part = write_coded(tmp_path / "part.ts", bf="0").read_bytes()
     (tmp_path / "joined.ts").write_bytes(part + part)
-    with pytest.raises(FrameError, match="was joined from parts whose clocks do not go on"):
+    with pytest.raises(FrameError, match="was joined from parts whose times do not continue"):
         VideoFile(tmp_path / "joined.ts")
 
 
@@ -410,8 +410,8 @@ def test_without_pyav_the_error_says_what_to_install(
     ("codec", "suffix", "complaint"),
     [
         ("mp4v", ".mp4", "is not a video that FFmpeg reads, or was cut off"),
-        ("FFV1", ".mkv", r"promises 12 frames and holds \d: it was cut off"),
-        ("MJPG", ".avi", r"promises 12 frames and holds \d: it was cut off"),
+        ("FFV1", ".mkv", r"announces 12 frames but holds \d: it was cut off"),
+        ("MJPG", ".avi", r"announces 12 frames but holds \d: it was cut off"),
     ],
 )
 def test_a_video_that_was_cut_off(tmp_path: Path, codec: str, suffix: str, complaint: str) -> None:

@@ -313,7 +313,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spares_what_was_saved(
     small_pairs: list[Pair], tmp_path: Path
 ) -> None:
     run = phase("codec", steps=30, learning_rate=1e6)
-    with pytest.raises(CheckpointError, match="phase codec lost its way by step 2: its loss is"):
+    with pytest.raises(CheckpointError, match="phase codec diverged by step 2: its loss is"):
         train(preset(run), small_pairs, small_pairs[:1], tmp_path)
     assert not (tmp_path / "codec" / "last.ckpt").exists()
 

@@ -131,8 +131,8 @@ def test_packs_that_are_not_whole_are_refused(pack: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dsin_pack": 2}, "of another format"),
-        ({"parts": [{"file": "../part-0.tar"}]}, "which is not beside it"),
+        ({"dsin_pack": 2}, "has another format"),
+        ({"parts": [{"file": "../part-0.tar"}]}, "which is not in the same folder"),
         ({"parts": [{"file": "part-0.tar"}]}, "is damaged"),
         ({"pictures": [{}]}, "is damaged"),
         ({"licences": None}, "is damaged"),
@@ -240,10 +240,10 @@ def test_training_from_a_pack(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["edge", "--pack", "p", "--root", "r"], "--pack brings all pictures: leave out"),
+        (["edge", "--pack", "p", "--root", "r"], "--pack contains all pictures: leave out"),
         (["edge", "--pairs", "l"], "needs --pairs, --val and --root, or for edge presets --pack"),
-        (["paper", "--pack", "p"], "is not of edge, which alone knows --pack"),
-        (["paper", "--budget-s", "9"], "is not of edge, which alone knows --budget-s"),
+        (["paper", "--pack", "p"], "is not an edge preset, and only those take --pack"),
+        (["paper", "--budget-s", "9"], "is not an edge preset, and only those take --budget-s"),
         (["paper", "--photos", "p"], "trains on pairs only: leave out --photos"),
     ],
 )
@@ -290,5 +290,5 @@ def test_the_command_packs_the_projects_folder(sources: Path, tmp_path: Path) ->
     assert again.returncode == 1
     assert (
         again.stderr
-        == f"pack.py: {out} is there and not empty: choose another folder for the pack\n"
+        == f"pack.py: {out} exists and is not empty: choose another folder for the pack\n"
     )

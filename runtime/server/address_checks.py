@@ -1,4 +1,4 @@
-"""What `dsin serve` needs and can be looked at before decoders are loaded, which takes a while."""
+"""What can be checked before decoders are loaded, which takes a while."""
 
 import errno
 import importlib.util
@@ -33,18 +33,18 @@ def check_packages(*, health: bool, http: bool) -> None:
 
 
 def check_http_ports(host: str, ports: Sequence[tuple[str, int | None]]) -> None:
-    """Raise StreamError for a port of (option, port) that cannot be had."""
+    """Raise StreamError for a port of (option, port) that cannot be used."""
     for option, port in ports:
         if port is not None:
             if not 0 <= port <= 65535:
-                raise StreamError(f"{option} {port}: ports are 0 to 65535, and 0 is any free one")
+                raise StreamError(f"{option} {port}: ports are 0 to 65535, and 0 picks a free one")
             check_free(host, port, option)
 
 
 def check_free(host: str, port: int, option: str) -> None:
-    """Raise StreamError for a host that is none of this machine's, or a port that is taken.
+    """Raise StreamError for a host that is not this machine, or a port that is taken.
 
-    Only an early word: another program may still take the port.
+    This is only an early check: another program may still take the port.
     """
     where = join_address(host, port)
     try:
