@@ -33,6 +33,11 @@ LEAST_SCORE = 0.945
 """Median score of the patches below which the side image is of another scene. On training pairs
 the median is 0.96 and more, and with another scene's picture 0.69 to 0.95."""
 
+LEAST_SHOWN = 0.25
+"""Share of blocks below which a side image searched by flow is of another scene. Of the scene it is
+0.32 and more, on KITTI and elsewhere at all rates, and of others 0.18 and less. Near the border
+it matters little: the fusion leaves alone what does not match."""
+
 
 class Fused(NamedTuple):
     """x_hat and y_syn, planes (1, 3, H, W) in 0..255, and the positions that the search found.
@@ -85,7 +90,7 @@ class PatchFusion:
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         with watch.stage("search"):
-            matches, planes = self._search.find(decoded.x_dec, side.prepared)
+            matches, planes, _ = self._search.find(decoded.x_dec, side.prepared)
         with watch.stage("fusion"):
             x_hat = self._session.keep(x_dec=decoded.x_dec, **planes)["x_hat"]
         return Fused(x_hat, planes["y_syn"], matches, related=True)
@@ -110,7 +115,7 @@ class BlockFusion:
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         x_dec = cropped(decoded.x_dec, *side.size)
         with watch.stage("search"):
-            matches, planes = self._search.find(x_dec, side.prepared)
+            matches, planes, _ = self._search.find(x_dec, side.prepared)
         if float(np.median(matches.score)) < LEAST_SCORE:
             return Fused(x_dec, planes["y_syn"], matches, related=False)
         with watch.stage("fusion"):
@@ -135,7 +140,10 @@ class FlowFusion:
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         x_dec = cropped(decoded.x_dec, *side.size)
         with watch.stage("search"):
-            matches, planes = self._search.find(x_dec, side.prepared)
+            matches, planes, shown = self._search.find(x_dec, side.prepared)
+        assert shown is not None
+        if shown < LEAST_SHOWN:
+            return Fused(x_dec, planes["y_flow"], matches, related=False)
         with watch.stage("fusion"):
             x_hat = self._network.merge(x_dec, decoded, planes, rate)
         return Fused(x_hat, planes["y_flow"], matches, related=True)

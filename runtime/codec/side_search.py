@@ -31,6 +31,8 @@ class Found(NamedTuple):
 
     matches: Matches
     planes: dict[str, Tensor]
+    shown: float | None = None
+    """With flow, the share of blocks that y shows."""
 
 
 Prepared = Any
@@ -106,10 +108,8 @@ class FlowSearch:
 
     def find(self, x_dec: Tensor, prepared: FlowSide) -> Found:
         """As `SideSearch.find`."""
-        matches, views = find_side_views(
-            _levels(x_dec), prepared, self._search, self._threads
-        )  # fmt: skip
-        return Found(matches, {**views._asdict()})
+        found = find_side_views(_levels(x_dec), prepared, self._search, self._threads)
+        return Found(found.matches, {**found.views._asdict()}, found.shown)
 
 
 def _levels(planes: Tensor) -> Image:

@@ -91,5 +91,5 @@ def put_symbols(
 
 
 @kernel()
-def _bounded(value: int, ends: Any) -> int:
+def _bounded(value: int, ends: Any) -> Any:
     return min(max(value, ends[0]), ends[1])

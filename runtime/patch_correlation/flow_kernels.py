@@ -118,25 +118,34 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
 
 
 @entry_point(parallel=True, fastmath=True)
-def doubts(x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats) -> None:
+def doubts(
+    x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats, variance: Floats
+) -> None:
     """How badly each STRIDE×STRIDE block of x, with half a STRIDE around it, matches where the
-    field puts its pixels: mean square of the difference, FORGIVEN of its mean taken away."""
+    field puts its pixels: mean square of the difference, FORGIVEN of its mean taken away; and the
+    variance of x there."""
     rows, columns = doubt.shape
     height, width = x.shape
+    margin = STRIDE // 2
     for i in numba.prange(rows):
+        top, bottom = max(i * STRIDE - margin, 0), min((i + 1) * STRIDE + margin, height)
         for j in range(columns):
-            margin = STRIDE // 2
-            top, bottom = max(i * STRIDE - margin, 0), min((i + 1) * STRIDE + margin, height)
             left, end = max(j * STRIDE - margin, 0), min((j + 1) * STRIDE + margin, width)
             linear, square = np.float32(0), np.float32(0)
+            total, squares = np.float32(0), np.float32(0)
+            middle = x[i * STRIDE, j * STRIDE]
             for row in range(top, bottom):
                 for column in range(left, end):
                     down, right = _displacement(field, row, column, 1)
                     d = _between(y, row + down, column + right) - x[row, column]
                     linear += d
                     square += d * d
+                    v = x[row, column] - middle
+                    total += v
+                    squares += v * v
             n = np.float32((bottom - top) * (end - left))
-            doubt[i, j] = (square - np.float32(FORGIVEN) * linear * linear / n) / n
+            doubt[i, j] = max(square - np.float32(FORGIVEN) * linear * linear / n, 0) / n
+            variance[i, j] = max(squares - total * total / n, 0) / n
 
 
 @entry_point(parallel=True, fastmath=True)

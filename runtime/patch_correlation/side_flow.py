@@ -1,7 +1,7 @@
 """What the side image shows of x_dec, found twice: by a smooth flow, and block by block.
 
     y, blurred ─► half size, quarter size                                  when y arrives
-    x_dec ─► half size ─► PatchCorrelation at half size ─► matches
+    x_dec ─► half size ─► PatchCorrelation at half size ─► matches ─► exposure of y
       matches ─► inverse search at quarter size ─► smoothed at quarter and half size ─► y_flow
       matches, flow ─► the best displacement of each block at full size ──────────────► y_blocks
 
@@ -37,8 +37,10 @@ from dsin.runtime.compiled import thread_pool
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, Refined, displacements, paste
 from dsin.runtime.patch_correlation.definition import Matches, PreparedSide
+from dsin.runtime.patch_correlation.exposure import Exposure, exposure_of
 from dsin.runtime.patch_correlation.flow_kernels import (
     LEAST,
+    NOISE,
     SMOOTHNESS,
     STRIDE,
     WINDOW,
@@ -61,6 +63,7 @@ that it was found at."""
 SIDE_BLUR, OWN_BLUR = 1.5, 0.8
 """Standard deviations in pixels of the Gaussians over y, and over the grey x_dec."""
 WARPS = 3
+SHOWN_SHARE = 0.5
 LEAST_SIDE = BLOCK * -(-4 * LEAST // BLOCK)
 """Pixels, each way, of the smallest pictures."""
 
@@ -91,6 +94,16 @@ class SideViews(NamedTuple):
     doubt: Floats
 
 
+class FlowFound(NamedTuple):
+    """The matches of x_dec's patches, in pixels of y, what the fusion takes of y, and the share of
+    blocks, 0 to 1, that y shows: those whose difference has at most SHOWN_SHARE of their own
+    variance. Of the scene itself it is above 0.3, of another one below 0.2."""
+
+    matches: Matches
+    views: SideViews
+    shown: float
+
+
 def prepare_flow_side(y: Image, search: SearchOptions, threads: int | None = None) -> FlowSide:
     """All that does not need x_dec. `y` is uint8 H×W×3, sides multiples of BLOCK and at least
     LEAST_SIDE. Raises FrameError for other pictures."""
@@ -102,23 +115,28 @@ def prepare_flow_side(y: Image, search: SearchOptions, threads: int | None = Non
 
 def find_side_views(
     x_dec: Image, side: FlowSide, search: SearchOptions, threads: int | None = None
-) -> tuple[Matches, SideViews]:
-    """The matches of x_dec's patches, in pixels of y, and what the fusion takes of y. `x_dec` is
-    uint8, of the side image's size. Raises FrameError for another one."""
+) -> FlowFound:
+    """Find x_dec, uint8 and of the side image's size, in it. Raises FrameError for another size."""
     if x_dec.shape != side.y.shape or x_dec.dtype != np.uint8:
         raise FrameError("x_dec must be an 8-bit picture of the side image's size")
     small, halved = _half(x_dec), at_half_size(search)
     matches = halved.match(small, _half(side.blurred), prepared=side.patches, threads=threads)
+    alike = np.asarray(cv2.GaussianBlur(small, (0, 0), SIDE_BLUR / 2), np.uint8)
+    exposure = exposure_of(alike, _half(side.blurred), matches, halved)
+    if not exposure.is_alike:
+        side = _exposed(side, exposure)
     views = _views(x_dec, OWN_BLUR)
     field = smooth_flow(views, side.views, _starts(matches, halved.patch, views.quarter.shape))
     whole = Matches(matches.row * 2, matches.col * 2, matches.score)
     refined = refine_with_flow(x_dec, side.blurred, whole, search.patch, field)
     doubt = np.empty((1, 2, *refined.cost.shape), np.float32)
+    variance = np.empty_like(refined.cost)
     with thread_pool():
-        doubts(views.half, side.views.half, field, doubt[0, 0])
+        doubts(views.half, side.views.half, field, doubt[0, 0], variance)
     doubt[0, 1] = refined.cost
-    y_flow, y_blocks = warped(side.y, field), paste(side.y, refined)
-    return whole, SideViews(to_planes(y_flow), to_planes(y_blocks), doubt)
+    shown = float(np.mean(doubt[0, 0] < SHOWN_SHARE * (variance + NOISE**2)))
+    y_flow, y_blocks = to_planes(warped(side.y, field)), to_planes(paste(side.y, refined))
+    return FlowFound(whole, SideViews(y_flow, y_blocks, doubt), shown)
 
 
 def refine_with_flow(
@@ -162,6 +180,12 @@ def at_half_size(search: SearchOptions) -> SearchOptions:
     return SearchOptions(
         (rows // 2, columns // 2), search.measure, search.prior, search.stretched, search.off_centre
     )
+
+
+def _exposed(side: FlowSide, exposure: Exposure) -> FlowSide:
+    """The side image at x_dec's levels; what only the correlation sees stays."""
+    blurred = exposure.adapt(side.blurred)
+    return FlowSide(exposure.adapt(side.y), blurred, side.patches, _views(blurred, 0.0))
 
 
 def _check(y: Image) -> None:

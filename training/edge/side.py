@@ -60,7 +60,7 @@ def flow_input(x_dec: Tensor, y: Tensor, search: SearchOptions) -> SideInput:
     sides multiples of 8 and at least `side_flow.LEAST_SIDE`."""
     found = []
     for mine, theirs in zip(_images(x_dec), _images(y), strict=True):
-        _, views = find_side_views(mine, prepare_flow_side(theirs, search), search)
+        views = find_side_views(mine, prepare_flow_side(theirs, search), search).views
         found.append(SideInput(*map(torch.from_numpy, views)))
     return _together(found, x_dec.device)
 

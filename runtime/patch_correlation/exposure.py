@@ -1,0 +1,60 @@
+"""How bright the side camera saw what this one did, told from matches, and taken out.
+
+The correlation of patches does not mind other exposures; differences of pixels do. So where the
+matched patches say that y is darker or flatter than x_dec by more than coding and chance explain,
+y is brought to x_dec's levels, each colour by a gain and an offset.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dsin.runtime.patch_correlation.definition import Matches
+from dsin.runtime.patch_correlation.options import SearchOptions
+from dsin.runtime.pictures import Image
+
+SLIGHT_GAIN, SLIGHT_OFFSET = 0.1, 5.0
+"""Deviations of gain from 1, and of the mean in grey levels, that are left alone; of larger ones
+what is beyond."""
+LOWEST, HIGHEST = 0.25, 4.0
+"""Gains stay between these."""
+LEAST_SPREAD = 1.0
+"""Grey levels of standard deviation, in y, below which a gain means nothing."""
+
+
+class Exposure(NamedTuple):
+    """y as x_dec would have it is y · gain + offset, each (3,), one for each colour."""
+
+    gain: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.float64]
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether nothing changes."""
+        return bool((self.gain == 1).all() and (self.offset == 0).all())
+
+    def adapt(self, y: Image) -> Image:
+        """y, uint8 H×W×3, at x_dec's levels."""
+        levels = np.arange(256)[:, None] * self.gain + self.offset
+        table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.LUT(y, table[None]), np.uint8)
+
+
+def exposure_of(x_dec: Image, y: Image, matches: Matches, search: SearchOptions) -> Exposure:
+    """From the better half of the matches of x_dec's patches in y, both uint8 H×W×3."""
+    rows, columns = search.patch
+    good = matches.score >= np.median(matches.score)
+    chosen = np.repeat(np.repeat(good, rows, 0), columns, 1)[: x_dec.shape[0], : x_dec.shape[1]]
+    mine, theirs = x_dec[chosen], search.synthesise(y, matches)[chosen]
+    mean_x, mean_y = mine.mean(0), theirs.mean(0)
+    spread_y = theirs.std(0)
+    ratio = np.where(spread_y > LEAST_SPREAD, mine.std(0) / np.maximum(spread_y, 1e-6), 1.0)
+    gain = 1 + _beyond(np.clip(ratio, LOWEST, HIGHEST) - 1, SLIGHT_GAIN)
+    return Exposure(gain, _beyond(mean_x - gain * mean_y, SLIGHT_OFFSET))
+
+
+def _beyond(deviation: npt.NDArray[np.float64], slight: float) -> npt.NDArray[np.float64]:
+    """What is left of it, so that there is no jump where it begins to count."""
+    return np.sign(deviation) * np.maximum(np.abs(deviation) - slight, 0)
