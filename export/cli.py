@@ -118,16 +118,44 @@ def checkpoint(
 
 @app.command()
 def refit(
-    bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of a fusion for its codec")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
+    bundle: BundleArgument,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Checkpoint of a fusion that was trained for its codec."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle directory to write.")
+    ],
 ) -> None:
-    """Give a bundle another fusion; its packets, and what devices have, stay as they are."""
+    """Give a bundle another fusion; its packets, and the devices that send them, stay the same."""
     from dsin.export.edge.refit import refit_bundle
 
     refit_bundle(bundle, checkpoint, output)
-    size = sum(path.stat().st_size for path in output.iterdir())
-    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB, for the same packets as {bundle}")
+    typer.echo(f"wrote {output}: {_size_mb(output):.1f} MB, for the same packets as {bundle}")
+
+
+@app.command()
+def combine(
+    bundle: BundleArgument,
+    calibrated: Annotated[
+        str,
+        typer.Argument(metavar="CALIBRATED", help="Bundle that dsin calibrate made from it."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle directory to write.")
+    ],
+) -> None:
+    """Put a calibrated bundle's 8-bit networks beside the float ones, for one bundle with both."""
+    from dsin.export.edge.combine import combine_bundles
+
+    combine_bundles(bundle, calibrated, output)
+    typer.echo(f"wrote {output}: {_size_mb(output):.1f} MB, float and 8 bits")
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 @app.command()

@@ -27,6 +27,8 @@ and `weights_licence`:
     graphs            {name: file name}: "encoder", "x_decoder", "fusion"; in format 1 "decoder"
                       (the whole decoder in one graph) and "context"; in format 2 "hyper" and
                       "step0", "step1", … (two or four)
+    int8              (format 2, optional) {"target": "cpu", "graphs": {name: file name}}: encoder,
+                      x_decoder and fusion in 8 bits, for processors that compute them faster
     context_tables    (format 1) file name of the integer context model
     entropy_tables    (format 2) file name of the tables of scales
     files             {file name: {"sha256": 64 hexadecimal digits, "bytes": size}}
@@ -42,6 +44,7 @@ the sha256 of that of the tables and of the files of hyper and its steps in turn
 rates stands for centers.
 """
 
+import dataclasses
 import hashlib
 import operator
 import os
@@ -60,6 +63,9 @@ from dsin.runtime.errors import BundleError, DsinError
 from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
 from dsin.runtime.patch_correlation.options import SearchOptions
 
+Precision = Literal["auto", "float", "int8"]
+"""Of the networks around the entropy model, which is exact in any case."""
+INT8_GRAPHS = ("encoder", "x_decoder", "fusion")
 CAUSAL, HYPERPRIOR = 1, 2
 """Formats, by their entropy model."""
 FamilyName = Literal["paper", "edge"]
@@ -118,6 +124,10 @@ class Bundle:
     weights_licence: str
     entropy: IntegerContextModel | HyperTables
     codec_id: bytes
+    int8: Mapping[str, Any]
+    """What the manifest says of 8-bit networks beside the float ones; empty if there are none."""
+    precision: Precision = "auto"
+    """Which of them is wanted; see `dsin.runtime.codec.precision`."""
 
     def __str__(self) -> str:
         from dsin.runtime.codec.facts import as_lines, bundle_summary
@@ -168,9 +178,13 @@ def shipped_bundles() -> list[str]:
 def open_bundle(path: Path | str | None = None) -> Bundle:
     """Read and check a bundle: a directory, the name of a shipped bundle, or None for the default.
 
+    Behind a directory or a name, `@float` or `@int8` asks for networks of that precision; without,
+    the machine decides where there are both (see `dsin.runtime.codec.precision`).
+
     Raises BundleError, one line, for anything that is missing, altered, escaping or too large.
     """
-    directory = _directory(DEFAULT_BUNDLE if path is None else path)
+    name, precision = _named_precision(DEFAULT_BUNDLE if path is None else path)
+    directory = _directory(name)
     manifest = read_manifest(directory / MANIFEST)
     number = manifest.integer("format", 0, 2**31)
     if number not in GRAPHS:
@@ -189,7 +203,8 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
         _check_file(directory, name, entry)
     arrays = read_arrays(directory / tables)
     coding = _causal_coding if number == CAUSAL else _hyperprior_coding
-    return _bundle(directory, manifest, graphs, files, coding(manifest, graphs, files, arrays))
+    bundle = _bundle(directory, manifest, graphs, files, coding(manifest, graphs, files, arrays))
+    return dataclasses.replace(bundle, precision=precision)
 
 
 def codec_id(
@@ -279,7 +294,32 @@ def _bundle(
         weights_licence=manifest.text("weights_licence", default="not stated"),
         entropy=coding.entropy,
         codec_id=codec_id(model_id, coding.digest, channels, coding.kinds, stride, multiple),
+        int8=_int8(manifest, files),
     )
+
+
+def _int8(manifest: Table, files: dict[str, _Entry]) -> dict[str, Any]:
+    """The manifest's part of that name, checked."""
+    if "int8" not in manifest.data:
+        return {}
+    table = manifest.table("int8")
+    graphs = table.table("graphs")
+    return {
+        **table.data,
+        "target": table.text("target"),
+        "graphs": {name: graphs.file(name, files) for name in INT8_GRAPHS},
+    }
+
+
+def _named_precision(path: Path | str) -> tuple[Path | str, Precision]:
+    """A bundle's name without the precision behind it."""
+    if isinstance(path, str | os.PathLike):
+        name, at, wanted = os.fspath(path).rpartition("@")
+        if at and wanted == "float":
+            return name, "float"
+        if at and wanted == "int8":
+            return name, "int8"
+    return path, "auto"
 
 
 def _exact_graphs(graphs: Mapping[str, str]) -> tuple[str, ...]:

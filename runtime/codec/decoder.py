@@ -22,6 +22,7 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import Bytes, Packet, PacketHeader, check_codec
+from dsin.runtime.codec.precision import at_precision
 from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder
 from dsin.runtime.codec.side_fusion import Side, SideFusion
 from dsin.runtime.errors import DsinError, FrameError, PacketError
@@ -97,7 +98,8 @@ class Decoder:
         *,
         threads: int | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.bundle = at_precision(opened, backend)
         family = family_of(self.bundle)
         self._halves: _Halves | None = _Halves(
             *family.open_codecs(self.bundle, backend, threads),

@@ -13,6 +13,7 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.codec.precision import at_precision
 from dsin.runtime.codec.protocols import Latent, PictureEncoder
 from dsin.runtime.errors import DsinError
 from dsin.runtime.pictures import check_frame, pad, to_planes
@@ -39,7 +40,8 @@ class Encoder:
         *,
         threads: int | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.bundle = at_precision(opened, backend)
         family = family_of(self.bundle)
         self._codec: PictureEncoder | None = family.open_encoder(self.bundle, backend, threads)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.packet import Packet
+from dsin.runtime.codec.precision import precision_of
 
 
 def packet_facts(packet: Packet) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "search": {"patch": list(search.patch), "measure": search.measure, "prior": search.prior,
                    "stretched_patches": search.stretched, "off_centre_prior": search.off_centre,
                    "flow": search.flow},
+        "precision": precision_of(bundle),
         "truncate_to_uint8": bundle.truncate_to_uint8,
         "target_bpp": [point.target_bpp for point in bundle.rate_points],
         "default_rate": bundle.default_rate,
@@ -51,8 +53,6 @@ def bundle_summary(bundle: Bundle) -> dict[str, Any]:
     last = len(bundle.rate_points) - 1
     rates = ", ".join(f"{point.target_bpp:g}" for point in bundle.rate_points)
     rows, columns = bundle.frame_multiple
-    calibration = bundle.training.get("calibration")
-    bits = f"8 bits, for {calibration['target']}" if isinstance(calibration, dict) else "float"
     return {
         "bundle": bundle.path.name,
         "folder": str(bundle.path),
@@ -61,7 +61,7 @@ def bundle_summary(bundle: Bundle) -> dict[str, Any]:
         "rates": f"{rates} bits per pixel",
         "default_rate": f"{bundle.default_rate}, of 0 to {last}",
         "frames": f"any size, padded to multiples of {columns}x{rows}",
-        "networks": f"{bits}, {sum(bundle.file_bytes.values()) / 1e6:.1f} MB",
+        "networks": f"{precision_of(bundle)}, {sum(bundle.file_bytes.values()) / 1e6:.1f} MB",
         "codec_id": bundle.codec_id.hex(),
         "weights_licence": bundle.weights_licence,
     }

@@ -25,7 +25,7 @@ def check_int8(bundle: Bundle) -> None:
     if flags and not flags & VNNI:
         raise BackendError(
             f"bundle {bundle.path.name} has 8-bit networks, which this processor computes "
-            "wrongly (it has no VNNI): use the float bundle"
+            "wrongly (it has no VNNI): use the float ones"
         )
 
 
@@ -37,6 +37,6 @@ def cpu_flags() -> set[str]:
         return set()
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "flags":
+        if name.strip() in ("flags", "Features"):
             return set(value.split())
     return set()

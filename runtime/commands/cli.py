@@ -14,7 +14,14 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size, run
-from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.commands.cli_options import (
+    BackendName,
+    BackendOption,
+    BundleOption,
+    PrecisionName,
+    PrecisionOption,
+    bundle_at,
+)
 from dsin.runtime.commands.cli_replay import replay
 from dsin.runtime.commands.cli_streaming import serve, stream
 from dsin.runtime.errors import DsinError
@@ -62,8 +69,10 @@ def encode(
     bundle: BundleOption = None,
     rate: RateOption = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
     """Encode one image into a packet."""
+    bundle = bundle_at(bundle, precision)
     from dsin.runtime.codec.encoder import Encoder
     from dsin.runtime.files import write_bytes_atomically
     from dsin.runtime.picture_files import read_image
@@ -97,8 +106,10 @@ def decode(
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
     """Decode a packet with the help of the receiver's own view."""
+    bundle = bundle_at(bundle, precision)
     if (side is None) != no_side:
         raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
     from dsin.runtime.codec.decoder import Decoder
@@ -190,8 +201,10 @@ def demo(
     ] = Path("dsin-demo"),
     json_path: JsonOption = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
     """Stream stereo frames between two processes and compare the results."""
+    bundle = bundle_at(bundle, precision)
     if rate is not None and kbps is not None:
         raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.commands.demo import run_demo
@@ -248,11 +261,13 @@ def profile(
         typer.Option("--html", metavar="FILE", help="Write a report to FILE as an HTML page."),
     ] = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
     """Measure the latency of each stage on this machine.
 
     The profile says whether its figures are valid.
     """
+    bundle = bundle_at(bundle, precision) or bundle
     from dsin.runtime.profiling.profiler import Options, run_profile
 
     options = Options(bundle, kitti, samples, warmup, fps, rate, threads, backend.value)
@@ -293,8 +308,10 @@ def evaluate(
         ),
     ] = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
     """Measure bits, PSNR and MS-SSIM on a list of pairs."""
+    bundle = bundle_at(bundle, precision)
     if plot is not None and not against:
         raise typer.BadParameter("--plot draws curves: name rivals with --against")
     size = None if crop is None else parse_size(crop, "--crop")

@@ -22,4 +22,30 @@ BundleOption = Annotated[
         "--bundle", metavar="B", help="Bundle directory, or the name of a shipped bundle."
     ),
 ]
+
+
+class PrecisionName(str, enum.Enum):
+    """What the networks compute in."""
+
+    auto = "auto"
+    float = "float"
+    int8 = "int8"
+
+
+PrecisionOption = Annotated[
+    PrecisionName,
+    typer.Option(
+        "--precision",
+        help="What the networks compute in; auto takes 8 bits where bundle and CPU have them.",
+    ),
+]
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="What runs the networks.")]
+
+
+def bundle_at(bundle: str | None, precision: PrecisionName) -> str | None:
+    """The bundle's name with the precision behind it, as `open_bundle` takes it."""
+    if precision is PrecisionName.auto:
+        return bundle
+    from dsin.runtime.codec.bundle import DEFAULT_BUNDLE
+
+    return f"{bundle or DEFAULT_BUNDLE}@{precision.value}"

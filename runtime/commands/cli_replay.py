@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.commands.cli_options import (
+    BackendName,
+    BackendOption,
+    BundleOption,
+    PrecisionName,
+    PrecisionOption,
+    bundle_at,
+)
 
 
 def replay(
@@ -55,8 +62,10 @@ def replay(
     ] = True,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
     """Decode a recording again, with other settings if you like."""
+    bundle = bundle_at(bundle, precision)
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.outputs.decoded_frame import DecodedFrame
     from dsin.runtime.outputs.outputs import Outputs

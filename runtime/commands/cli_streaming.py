@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.commands.cli_options import (
+    BackendName,
+    BackendOption,
+    BundleOption,
+    PrecisionName,
+    PrecisionOption,
+    bundle_at,
+)
 
 if TYPE_CHECKING:
     from dsin.runtime.link.rpc import Certificates
@@ -63,6 +70,7 @@ def serve(
     ] = None,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
     workers: Annotated[
         int,
         typer.Option(
@@ -190,6 +198,7 @@ def serve(
 
     Runs until Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
+    bundle = bundle_at(bundle, precision)
     _set_up_logs(verbose)
     if ray_address is not None and not ray:
         raise typer.BadParameter("--ray-address goes with --ray")
@@ -247,6 +256,7 @@ def stream(
     ] = CameraName.x,
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
     rate: Annotated[
         int | None,
         typer.Option(
@@ -311,6 +321,7 @@ def stream(
     Frames that would be late are dropped. Runs until the source ends, or until
     Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
+    bundle = bundle_at(bundle, precision)
     if rate is not None and kbps is not None:
         raise typer.BadParameter("give either --rate or --kbps, and not both")
     if camera is CameraName.y and (rate is not None or kbps is not None or bundle is not None):

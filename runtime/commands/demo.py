@@ -23,6 +23,7 @@ import numpy as np
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.commands.demo_processes import (
     STOP,
     Failed,
@@ -149,7 +150,8 @@ def run_demo(
     if json_path is not None:
         write_json(json_path, report.to_json())
     print(report.table())
-    print(f"\nlink     {results.link()}")
+    print(f"\nnetworks {precision_of(at_precision(open_bundle(settings.bundle), backend))}")
+    print(f"link     {results.link()}")
     print(f"pictures {out / picture_name(0)} to {picture_name(results.last_drawn)}")
     return report
 

@@ -11,16 +11,16 @@ import numpy as np
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.precision import exact_name
 from dsin.runtime.errors import DsinError
 from dsin.runtime.pictures import Image
 
 _PROGRAM = """
 import json, sys
-from pathlib import Path
 import numpy as np
 from dsin.runtime import Encoder
 frame, bundle, backend, threads, rate = json.loads(sys.argv[1])
-with Encoder(Path(bundle), backend, threads=threads) as encoder:
+with Encoder(bundle, backend, threads=threads) as encoder:
     encoder.encode(np.load(frame), rate=rate)
     print("packet", flush=True)
 """
@@ -37,7 +37,7 @@ def cold_start_ms(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.npy"
         np.save(path, frame)
-        options = json.dumps([str(path), str(bundle.path.resolve()), backend, threads, rate])
+        options = json.dumps([str(path), exact_name(bundle), backend, threads, rate])
         start = time.perf_counter_ns()
         with subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, options],

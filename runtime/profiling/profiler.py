@@ -14,6 +14,7 @@ from dsin.runtime.backends.session import Backend, wrapped_sessions
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.errors import DsinError
 from dsin.runtime.files import write_bytes_atomically, write_json
 from dsin.runtime.manifest import MANIFEST
@@ -142,7 +143,7 @@ class _Rig:
     def __init__(self, options: Options, stack: ExitStack) -> None:
         self.recorder = SessionRecorder()
         marks = [time.perf_counter_ns()]
-        self.bundle: Bundle = open_bundle(options.bundle)
+        self.bundle: Bundle = at_precision(open_bundle(options.bundle), options.backend)
         self.rate = self.bundle.rate_index(options.rate)
         marks.append(time.perf_counter_ns())
         with wrapped_sessions(self.recorder):
@@ -171,6 +172,7 @@ class _Rig:
             bundle_sha256=hashlib.sha256((self.bundle.path / MANIFEST).read_bytes()).hexdigest(),
             codec_id=self.bundle.codec_id.hex(),
             model_id=self.bundle.model_id,
+            networks=precision_of(self.bundle),
             input_name=self.frames.name,
             input_frames=self.frames.count,
             input_sha256=self.frames.sha256(),

@@ -55,11 +55,12 @@ class Start:
 @dataclass(frozen=True)
 class Identity:
     """What was measured: `bundle_sha256` is of bundle.json, which has the hashes of all its files;
-    `input_sha256` of the pixels of all frames."""
+    `networks` says what they compute in, `input_sha256` is of the pixels of all frames."""
 
     bundle_sha256: str
     codec_id: str
     model_id: str
+    networks: str
     input_name: str
     input_frames: int
     input_sha256: str
@@ -179,8 +180,9 @@ def describe(profile: Profile) -> str:
     """What was measured, in one line."""
     asked, what = profile.conditions, profile.identity
     return (
-        f"{asked.bundle} at rate {asked.rate} on {asked.backend}, {what.width}x{what.height} "
-        f"({what.input_name}), {asked.pace}, {asked.samples} frames after {asked.warmup}"
+        f"{asked.bundle} ({what.networks}) at rate {asked.rate} on {asked.backend}, "
+        f"{what.width}x{what.height} ({what.input_name}), {asked.pace}, "
+        f"{asked.samples} frames after {asked.warmup}"
     )
 
 

@@ -1,0 +1,202 @@
+"""A bundle gets a fusion for the search by flow, and 8-bit networks beside the float ones."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import textured_pair
+
+from dsin.export.edge.combine import combine_bundles
+from dsin.export.edge.decoder import edge_decoder
+from dsin.export.edge.refit import refit_bundle
+from dsin.export.int8_bundle import calibrate_bundle
+from dsin.export.restore import load_model
+from dsin.runtime.codec import precision
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.precision import at_precision, exact_name, precision_of
+from dsin.runtime.errors import BackendError, BundleError, ExportError
+from dsin.runtime.manifest import MANIFEST
+from dsin.training.checkpoint import save_checkpoint
+from dsin.training.edge.model import EdgeDsin
+
+
+def flow_model(bundle: Path) -> EdgeDsin:
+    """The bundle's codec with a random small fusion by flow."""
+    old = load_model(bundle)
+    assert isinstance(old, EdgeDsin)
+    torch.manual_seed(3)
+    preset = dataclasses.replace(
+        old.preset,
+        codec=dataclasses.replace(old.preset.codec, fusion_blocks=1, fusion_out_kernel=1),
+        search=dataclasses.replace(old.preset.search, flow=True),
+    )
+    model = EdgeDsin(preset)
+    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
+    codec = {k: w for k, w in old.state_dict().items() if not k.startswith("fusion.")}
+    model.load_state_dict({**model.state_dict(), **codec})
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model(edge_bundle: Path) -> EdgeDsin:
+    return flow_model(edge_bundle)
+
+
+@pytest.fixture(scope="module")
+def flow_bundle(
+    edge_bundle: Path, model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("flow")
+    save_checkpoint(folder / "flow.pt", model, notes={"pairs": 3})
+    refit_bundle(edge_bundle, folder / "flow.pt", folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def both(flow_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("both")
+    frames = [view for number in range(4) for view in textured_pair(128, 192, number)]
+    calibrate_bundle(flow_bundle, frames, folder / "int8")
+    combine_bundles(flow_bundle, folder / "int8", folder / "both")
+    return open_bundle(folder / "both")
+
+
+def test_packets_stay_as_they_are(edge_bundle: Path, flow_bundle: Path) -> None:
+    x, _ = textured_pair(100, 150, 9)
+    before, after = open_bundle(edge_bundle), open_bundle(flow_bundle)
+    assert after.codec_id == before.codec_id
+    assert after.search.flow
+    assert not before.search.flow
+    assert after.weights_licence == before.weights_licence
+    assert after.training["fusion"]["pairs"] == 3
+    with Encoder(before) as old, Encoder(after) as new:
+        for rate in range(len(before.rate_points)):
+            assert bytes(new.encode(x, rate)) == bytes(old.encode(x, rate))
+
+
+@pytest.mark.parametrize("size", [(128, 192), (75, 100), (1, 1), (20, 130)])
+def test_every_size_is_decoded_beside_its_side_image(
+    flow_bundle: Path, size: tuple[int, int]
+) -> None:
+    x, y = (view[: size[0], : size[1]] for view in textured_pair(128, 192, 1))
+    with Encoder(flow_bundle) as encoder, Decoder(flow_bundle) as decoder:
+        packet = encoder.encode(x, 1)
+        side = decoder.prepare_side(y)
+        assert side.rate is None
+        assert set(side.stage_ms) == {"prepare"}
+        decoded = decoder.decode(packet, side)
+        assert decoded.image.shape == x.shape
+        assert decoded.y_syn is not None
+        assert decoded.y_syn.shape == x.shape
+
+
+def test_the_graph_computes_what_the_model_does(flow_bundle: Path, model: EdgeDsin) -> None:
+    x, y = (
+        torch.from_numpy(view.transpose(2, 0, 1)[None].astype(np.float32))
+        for view in textured_pair(128, 192, 2)
+    )
+    rate = torch.tensor([1])
+    with torch.no_grad():
+        coded = model.reconstruct(x, rate)
+        side = model.side_input(coded.x_dec, y, rate)
+        expected = model.fusion(coded.x_dec, coded.features, *side, rate).clamp(0, 255)
+    from dsin.runtime.backends.session import open_session
+
+    bundle = open_bundle(flow_bundle)
+    session = open_session(bundle.graph_path("fusion"))
+    seen = dict(zip(("y_flow", "y_blocks", "doubt"), (part.numpy() for part in side), strict=True))
+    found = session.run(
+        x_dec=coded.x_dec.numpy(), features=coded.features.numpy(),
+        rate=np.array([1], np.int64), **seen,
+    )["x_hat"]  # fmt: skip
+    np.testing.assert_allclose(found, expected.numpy(), atol=0.1)
+
+
+def test_a_side_image_of_another_place_is_left_alone(flow_bundle: Path) -> None:
+    x, _ = textured_pair(128, 192, 1)
+    other, _ = textured_pair(128, 192, 8)
+    with Encoder(flow_bundle) as encoder, Decoder(flow_bundle) as decoder:
+        decoded = decoder.decode(encoder.encode(x, 1), np.ascontiguousarray(other[::-1]))
+    assert not decoded.used_side
+    np.testing.assert_array_equal(decoded.image, decoded.x_dec)
+
+
+def test_a_restored_model_has_the_fusion_again(flow_bundle: Path, model: EdgeDsin) -> None:
+    again = load_model(flow_bundle)
+    for name, weight in again.state_dict().items():
+        if name.startswith("fusion."):
+            torch.testing.assert_close(weight, model.state_dict()[name], rtol=2e-3, atol=1e-4)
+
+
+def test_a_fusion_of_another_codec_is_refused(
+    edge_bundle: Path, model: EdgeDsin, tmp_path: Path
+) -> None:
+    other = EdgeDsin(model.preset)
+    save_checkpoint(tmp_path / "other.pt", other)
+    with pytest.raises(ExportError, match="has another codec than"):
+        refit_bundle(edge_bundle, tmp_path / "other.pt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_whole_decoder_as_one_graph_is_refused(flow_bundle: Path) -> None:
+    with pytest.raises(ExportError, match="flow that bundle"):
+        edge_decoder(open_bundle(flow_bundle))
+
+
+def test_a_bundle_of_both_precisions_opens_either(both: Bundle) -> None:
+    x, y = textured_pair(100, 150, 9)
+    assert precision_of(both) == "float and 8 bits"
+    named = {wanted: open_bundle(f"{both.path}@{wanted}") for wanted in ("float", "int8")}
+    with (
+        Encoder(named["float"]) as floats, Encoder(named["int8"]) as int8,
+        Decoder(named["float"]) as decoder, Decoder(named["int8"]) as other,
+    ):  # fmt: skip
+        assert precision_of(floats.bundle) == "float"
+        assert precision_of(int8.bundle) == "8 bits"
+        assert exact_name(int8.bundle) == f"{both.path.resolve()}@int8"
+        packet, same = int8.encode(x, 1), floats.encode(x, 1)
+        assert packet.header.codec_id == same.header.codec_id
+        pictures = [one.decode(packet, y).image for one in (decoder, other)]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 8
+
+
+@pytest.mark.parametrize(("flags", "expected"), [({"avx2"}, "float"), ({"avx_vnni"}, "8 bits")])
+def test_auto_takes_8_bits_where_the_processor_has_them(
+    both: Bundle, monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
+    assert precision_of(at_precision(both, "cpu")) == expected
+
+
+def test_auto_takes_float_on_a_gpu_and_int8_is_refused_there(both: Bundle) -> None:
+    assert precision_of(at_precision(both, "cuda")) == "float"
+    with pytest.raises(BackendError, match="are for the CPU"):
+        at_precision(dataclasses.replace(both, precision="int8"), "cuda")
+
+
+def test_networks_that_a_bundle_lacks_are_named(flow_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="no 8-bit networks: make them with dsin calibrate"):
+        Encoder(f"{flow_bundle}@int8")
+
+
+def test_bundles_that_do_not_belong_together_are_refused(
+    edge_bundle: Path, flow_bundle: Path, both: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="no 8-bit networks"):
+        combine_bundles(edge_bundle, flow_bundle, tmp_path / "out")
+    with pytest.raises(ExportError, match="already"):
+        combine_bundles(both.path, flow_bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_manifest_names_the_8_bit_graphs(both: Bundle) -> None:
+    manifest = json.loads((both.path / MANIFEST).read_text())
+    assert manifest["int8"]["target"] == "cpu"
+    assert manifest["int8"]["graphs"]["encoder"] == "encoder.int8.onnx"
+    assert set(manifest["int8"]["graphs"].values()) <= set(manifest["files"])
