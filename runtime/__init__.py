@@ -25,6 +25,7 @@ from dsin.runtime.errors import (
     RecordingError,
     StreamError,
 )
+from dsin.runtime.quiet_packages import silence_packages
 
 if TYPE_CHECKING:
     from dsin.runtime.codec.bundle import open_bundle, shipped_bundles
@@ -53,6 +54,8 @@ __all__ = [
     "open_bundle",
     "shipped_bundles",
 ]
+
+silence_packages()
 
 _MODULES = {
     "Decoded": "codec.decoder",
