@@ -1,7 +1,6 @@
 """`dsin-export`: checkpoints to bundles and back, bundles to engines."""
 
 import enum
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from dsin.runtime.backends.session import BACKENDS, Backend
 from dsin.runtime.commands.cli import parse_size
 from dsin.runtime.errors import DsinError, ExportError
+from dsin.runtime.terminal import run_app, say
 
 app = typer.Typer(
     help="Export trained checkpoints to the bundles that devices and servers run.",
@@ -72,7 +72,7 @@ def onnx(
     for comparison in comparisons:
         typer.echo(str(comparison))
     size = sum(path.stat().st_size for path in output.iterdir())
-    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+    say(f"wrote {output}: {size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -84,7 +84,7 @@ def checkpoint(
     from dsin.export.restore import restore_checkpoint
 
     restore_checkpoint(bundle, output)
-    typer.echo(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
+    say(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
 
 
 @app.command()
@@ -123,7 +123,7 @@ def trt(
             raise
         raise DsinError(f"{error.name} is missing: pip install 'dsin[tensorrt]'") from error
     options = Options(precision.value, size, dla, workspace_mib, timing_cache)
-    build_engines(bundle, options, output, report=typer.echo)
+    build_engines(bundle, options, output, report=say)
 
 
 @app.command()
@@ -136,7 +136,7 @@ def decoder(
     from dsin.runtime.codec.bundle import open_bundle
 
     size = write_edge_decoder(open_bundle(bundle), output)
-    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+    say(f"wrote {output}: {size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -175,11 +175,7 @@ def _backends(names: list[str]) -> list[Backend]:
 
 def main() -> None:
     """Run `dsin-export`: a user's error is one line on stderr and exit status 1."""
-    try:
-        app()
-    except DsinError as error:
-        print(f"dsin-export: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_app(app, "dsin-export")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ def write_bytes_atomically(path: Path, data: bytes | bytearray | memoryview) -> 
     is not possible; then nothing is left behind and an existing file stays as it was.
     """
     try:
-        target = path.resolve()
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_bytes(data)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # By this name: what /dev/stdout stands for may have none, as a pipe.
+            path.write_bytes(data)
             return
-        _write_and_rename(target, data)
+        _write_and_rename(path.resolve(), data)
     except (OSError, RuntimeError) as error:  # resolve() raises RuntimeError for a symlink loop
         reason = getattr(error, "strerror", None) or error
         raise DsinError(f"cannot write {path}: {reason}") from error

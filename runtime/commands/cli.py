@@ -7,10 +7,9 @@ typer is imported here; each command imports what it needs when it runs.
 import enum
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,9 +17,7 @@ from dsin.runtime.commands.cli_options import BackendName, BackendOption, Bundle
 from dsin.runtime.commands.cli_replay import replay
 from dsin.runtime.commands.cli_streaming import serve, stream
 from dsin.runtime.errors import DsinError
-
-if TYPE_CHECKING:
-    pass
+from dsin.runtime.terminal import run_app, say
 
 app = typer.Typer(
     name="dsin",
@@ -92,7 +89,7 @@ def encode(
     target = output or image.with_suffix(".dsin")
     write_bytes_atomically(target, bytes(packet))
     bpp = 8 * len(packet) / (packet.header.width * packet.header.height)
-    typer.echo(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp")
+    say(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp", wrote=target)
 
 
 @app.command()
@@ -127,7 +124,7 @@ def decode(
     with Decoder(bundle, backend.value) as decoder:
         picture = decoder.decode(coded, view).image
     write_image(target, picture)
-    typer.echo(f"{target}: {coded.header.width}x{coded.header.height}")
+    say(f"{target}: {coded.header.width}x{coded.header.height}")
 
 
 @app.command()
@@ -321,11 +318,11 @@ def train(
     """Train a model in the phases of its preset."""
     module = _load("dsin.training.train_command", "train", "train")
     options = _load("dsin.training.edge.train", "train", "train").EdgeOptions(
-        start_from, resume, devices, nodes, budget_s, json_path, graphs, say=typer.echo
+        start_from, resume, devices, nodes, budget_s, json_path, graphs, say=say
     )
     pictures = module.PictureOptions(pairs, validation, root, photos, pack)
     best = module.train_preset(preset, pictures, out, options)
-    typer.echo(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
+    say(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
 
 
 class TargetName(str, enum.Enum):
@@ -380,7 +377,7 @@ def calibrate(
     if shown:
         typer.echo(f"BD-rate    {', '.join(shown)} against the float bundle")
     megabytes = done.bytes_before / 1e6, done.bytes_after / 1e6
-    typer.echo(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
+    say(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
 
 
 @app.command()
@@ -392,7 +389,7 @@ def import_tf(
 ) -> None:
     """Convert a TensorFlow checkpoint of the original implementation."""
     _load("dsin.training.paper.tf_checkpoint", "tf-import", "import-tf").import_tf(source, output)
-    typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
+    say(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
 
 
 app.command()(serve)
@@ -402,11 +399,7 @@ app.command()(replay)
 
 def main() -> None:
     """Run the command line; errors that the user can mend become one line and exit status 1."""
-    try:
-        app()
-    except DsinError as error:
-        print("dsin:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
+    run_app(app, "dsin")
 
 
 def _load(module: str, extra: str, command: str) -> ModuleType:

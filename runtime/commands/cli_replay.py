@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.terminal import say
 
 
 def replay(
@@ -70,4 +71,4 @@ def replay(
         )  # fmt: skip
     typer.echo(report.table())
     for sink in sinks:
-        typer.echo(f"{sink.name}: {', '.join(map(str, sink.paths))}")
+        say(f"{sink.name}: {', '.join(map(str, sink.paths))}")

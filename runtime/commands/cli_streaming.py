@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
+from dsin.runtime.terminal import say
 
 if TYPE_CHECKING:
     from dsin.runtime.link.rpc import Certificates
@@ -172,7 +173,7 @@ def serve(
         if ray
         else None,
     )  # fmt: skip
-    run(options, _announce)
+    run(options, say)
 
 
 def stream(
@@ -274,7 +275,7 @@ def stream(
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
     )
-    run(options, _announce)
+    run(options, say)
 
 
 def _certificates(
@@ -302,7 +303,3 @@ def _set_up_logs(verbose: bool) -> None:
         format="%(asctime)s level=%(levelname)s logger=%(name)s msg=%(message)r",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
     )
-
-
-def _announce(line: str) -> None:
-    typer.echo(line)

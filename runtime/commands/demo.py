@@ -41,6 +41,7 @@ from dsin.runtime.files import write_json
 from dsin.runtime.progress import ProgressLine
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import open_stereo
+from dsin.runtime.terminal import say
 
 STALL_S = 120.0
 """A demo of which nothing is heard for so many seconds is given up."""
@@ -140,7 +141,7 @@ def run_demo(
                 raise _failure([_Trouble(child, message), *_other_troubles(children, child)])
             if isinstance(message, Listening):
                 for url in message.urls:
-                    print(f"open {url} (Ctrl-C ends the demo)", flush=True)
+                    say(f"open {url} (Ctrl-C ends the demo)")
                 device.pipe.send(message.address)
             elif isinstance(message, Finished) and child is device:
                 server.pipe.send(STOP)
@@ -150,7 +151,7 @@ def run_demo(
         write_json(json_path, report.to_json())
     print(report.table())
     print(f"\nlink     {results.link()}")
-    print(f"pictures {out / picture_name(0)} to {picture_name(results.last_drawn)}")
+    say(f"pictures {out / picture_name(0)} to {picture_name(results.last_drawn)}")
     return report
 
 
