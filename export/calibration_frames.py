@@ -17,9 +17,12 @@ MOST_FRAMES = 16
 def read_frames(source: Path, root: Path | None = None) -> list[Image]:
     """Up to MOST_FRAMES pictures (RGB uint8) of a folder or a list, evenly spread in pairs.
 
-    Raises FrameError where there are none.
+    `root` is where the paths of a list start, by default the list's folder. Raises FrameError where
+    there are no pictures, and for a folder with `root`.
     """
     if source.is_dir():
+        if root is not None:
+            raise FrameError(f"{source} is a folder: --root is where the paths of a list start")
         paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
     elif source.is_file():
         start = root or source.parent

@@ -8,6 +8,7 @@ import typer
 
 from dsin.runtime.backends.session import BACKENDS, Backend
 from dsin.runtime.commands.cli import parse_size
+from dsin.runtime.commands.option_rules import command
 from dsin.runtime.errors import DsinError, ExportError
 from dsin.runtime.terminal import run_app, say
 
@@ -39,7 +40,7 @@ def _app() -> None:
     """Export trained checkpoints to the bundles that devices and servers run."""
 
 
-@app.command()
+@command(app)
 def onnx(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint of dsin train or dsin import-tf")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
@@ -75,7 +76,7 @@ def onnx(
     say(f"wrote {output}: {size / 1e6:.1f} MB")
 
 
-@app.command()
+@command(app)
 def checkpoint(
     bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
     output: Annotated[Path, typer.Option("-o", "--output", help="checkpoint to write")],
@@ -87,7 +88,7 @@ def checkpoint(
     say(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
 
 
-@app.command()
+@command(app)
 def trt(
     bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
     precision: Annotated[Precision, typer.Option(help="what is written into the graphs")],
@@ -126,7 +127,7 @@ def trt(
     build_engines(bundle, options, output, report=say)
 
 
-@app.command()
+@command(app)
 def decoder(
     bundle: Annotated[str, typer.Argument(help="edge bundle: directory, or name of a shipped one")],
     output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write")],
@@ -139,7 +140,7 @@ def decoder(
     say(f"wrote {output}: {size / 1e6:.1f} MB")
 
 
-@app.command()
+@command(app)
 def verify(
     bundle: Annotated[str, typer.Argument(help="bundle directory, or name of a shipped one")],
     frames: Annotated[

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dsin.runtime.errors import DsinError
 
 
-def say(line: str, wrote: Path | None = None) -> None:
+def say(line: object, wrote: Path | None = None) -> None:
     """Print a line about the work, at once. Where it cannot be printed, nothing happens.
 
     It goes to stderr where what it tells of, a file that the command `wrote`, is stdout.
@@ -84,8 +85,8 @@ class _Output(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
 
-    def write(self, data: object, /) -> int:
-        left = memoryview(data).cast("B")  # type: ignore[call-overload]
+    def write(self, data: Any, /) -> int:
+        left = memoryview(data).cast("B")
         size = len(left)
         try:
             while left:
@@ -107,13 +108,14 @@ def _unstoppable_outputs() -> Iterator[_Output | None]:
         sys.stdout, sys.stderr = before
 
 
-def _unstoppable(stream: object) -> tuple[_Output | None, "io.TextIOWrapper"]:
+def _unstoppable(stream: Any) -> tuple[_Output | None, Any]:
     if not isinstance(stream, io.TextIOWrapper):  # closed at the start, or replaced by a program
-        return None, stream  # type: ignore[return-value]
+        return None, stream
     stream.flush()
     output = _Output(stream.fileno())
+    binary: Any = output
     wrapped = io.TextIOWrapper(
-        output,  # type: ignore[arg-type]
-        encoding=stream.encoding, errors=stream.errors, line_buffering=True, write_through=True,
+        binary, encoding=stream.encoding, errors=stream.errors, line_buffering=True,
+        write_through=True,
     )  # fmt: skip
     return output, wrapped

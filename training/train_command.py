@@ -76,3 +76,5 @@ def _check_paper(preset: Preset, pictures: PictureOptions, options: EdgeOptions)
     }.items():  # fmt: skip
         if given is not None:
             raise DsinError(f"preset {preset.name} is not of edge, which alone knows {name}")
+    if not options.graphs:
+        raise DsinError(f"preset {preset.name} is not of edge, which alone knows --no-graphs")

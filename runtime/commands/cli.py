@@ -16,6 +16,7 @@ import typer
 from dsin.runtime.commands.cli_options import BackendName, BackendOption, BundleOption
 from dsin.runtime.commands.cli_replay import replay
 from dsin.runtime.commands.cli_streaming import serve, stream
+from dsin.runtime.commands.option_rules import command
 from dsin.runtime.errors import DsinError
 from dsin.runtime.terminal import run_app, say
 
@@ -68,7 +69,7 @@ def _root(
     pass
 
 
-@app.command()
+@command(app)
 def encode(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="8-bit colour image.")],
     output: Annotated[
@@ -92,7 +93,7 @@ def encode(
     say(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp", wrote=target)
 
 
-@app.command()
+@command(app)
 def decode(
     packet: Annotated[Path, typer.Argument(metavar="PACKET", help="As encode writes it.")],
     side: Annotated[
@@ -127,7 +128,7 @@ def decode(
     say(f"{target}: {coded.header.width}x{coded.header.height}")
 
 
-@app.command()
+@command(app)
 def info(
     what: Annotated[
         str, typer.Argument(metavar="BUNDLE|PACKET", help="Bundle directory or name, or a packet.")
@@ -153,7 +154,7 @@ def info(
     typer.echo(json.dumps(facts, indent=1) if as_json else as_lines(facts))
 
 
-@app.command()
+@command(app)
 def demo(
     kitti: Annotated[
         Path | None,
@@ -185,8 +186,6 @@ def demo(
     backend: BackendOption = BackendName.cpu,
 ) -> None:
     """Stream stereo frames from a device process to a server process, and compare."""
-    if rate is not None and kbps is not None:
-        raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.commands.demo import run_demo
 
     run_demo(
@@ -194,7 +193,7 @@ def demo(
     )
 
 
-@app.command()
+@command(app)
 def profile(
     bundle: Annotated[
         str | None,
@@ -234,7 +233,7 @@ def profile(
     run_profile(options, json_path, html_path)
 
 
-@app.command()
+@command(app)
 def evaluate(
     pairs: PairsOption,
     root: RootOption,
@@ -259,8 +258,6 @@ def evaluate(
     backend: BackendOption = BackendName.cpu,
 ) -> None:
     """Code every pair of a list and measure bits, PSNR and MS-SSIM."""
-    if plot is not None and not against:
-        raise typer.BadParameter("--plot draws curves: name rivals with --against")
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.training.evaluate", "train", "evaluate")
     module.evaluate_list(
@@ -270,7 +267,7 @@ def evaluate(
     )  # fmt: skip
 
 
-@app.command()
+@command(app)
 def train(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET", help="Name of a shipped preset, or a .toml file.")
@@ -332,7 +329,7 @@ class TargetName(str, enum.Enum):
     tensorrt = "tensorrt"
 
 
-@app.command()
+@command(app)
 def calibrate(
     bundle: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="Bundle directory or name, in float.")
@@ -361,8 +358,9 @@ def calibrate(
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
     data = _load("dsin.training.data", "train", "calibrate")
+    start = None if validation is not None and frames.is_dir() else root
     done = module.calibrate_bundle(
-        bundle, source.read_frames(frames, root), output, target=target.value, crop=size,
+        bundle, source.read_frames(frames, start), output, target=target.value, crop=size,
         validation=data.read_pair_list(validation, root or Path()) if validation else (),
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
@@ -380,7 +378,7 @@ def calibrate(
     say(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
 
 
-@app.command()
+@command(app)
 def import_tf(
     source: Annotated[
         Path, typer.Argument(metavar="CKPT", help="TensorFlow checkpoint, without its suffix.")
@@ -392,9 +390,9 @@ def import_tf(
     say(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
 
 
-app.command()(serve)
-app.command()(stream)
-app.command()(replay)
+command(app)(serve)
+command(app)(stream)
+command(app)(replay)
 
 
 def main() -> None:

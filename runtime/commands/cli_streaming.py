@@ -143,10 +143,6 @@ def serve(
     Ends at Ctrl-C or SIGTERM. The README tells how to make certificates.
     """
     _set_up_logs(verbose)
-    if ray_address is not None and not ray:
-        raise typer.BadParameter("--ray-address goes with --ray")
-    if (jpeg or panels) and pictures is None:
-        raise typer.BadParameter("--jpeg and --panels go with --pictures")
     from dsin.runtime.commands.serve import ServeOptions
     from dsin.runtime.commands.serve import serve as run
     from dsin.runtime.fleet.decoders import FleetOptions
@@ -245,12 +241,6 @@ def stream(
 
     Ends with its source, at Ctrl-C or SIGTERM. The README tells how to make certificates.
     """
-    if rate is not None and kbps is not None:
-        raise typer.BadParameter("give either --rate or --kbps")
-    if camera is CameraName.y and (rate is not None or kbps is not None or bundle is not None):
-        raise typer.BadParameter("--rate, --kbps and --bundle are of camera x, which is encoded")
-    if camera is CameraName.x and quality is not None:
-        raise typer.BadParameter("--quality is of camera y; camera x has --rate")
     # Its log of attempts would hide the one line about each.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _set_up_logs(verbose)
@@ -285,8 +275,6 @@ def _certificates(
     from dsin.runtime.link.rpc import Certificates
 
     if plaintext:
-        if ca or cert or key:
-            raise typer.BadParameter("give either certificates or --plaintext")
         return None
     if ca is None or cert is None or key is None:
         raise DsinError(
