@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dsin.runtime.errors import DsinError
 
@@ -55,8 +55,14 @@ def run_app(app: Callable[[], object], name: str) -> None:
                 if output is not None and output.failed is not None:
                     _refuse(output.failed)
         except DsinError as error:
-            print(f"{name}:", " ".join(str(error).split()), file=sys.stderr)
-            sys.exit(1)
+            _fail(name, str(error))
+        except PermissionError as error:
+            _fail(name, f"cannot use {error.filename}: {error.strerror}")
+
+
+def _fail(name: str, reason: str) -> NoReturn:
+    print(f"{name}:", " ".join(reason.split()), file=sys.stderr)
+    sys.exit(1)
 
 
 def _refuse(failed: OSError) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.files import is_file
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import AnyPreset, EdgePreset, Preset, preset_from_dict, preset_to_dict
@@ -54,7 +55,7 @@ def load_model(
 
     Raises CheckpointError for a file that is missing, foreign, or does not fit the preset.
     """
-    if not path.is_file():
+    if not is_file(path, CheckpointError):
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

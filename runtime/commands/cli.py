@@ -113,11 +113,11 @@ def decode(
         raise typer.BadParameter("give either --side IMAGE or --no-side")
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.codec.packet import Packet
-    from dsin.runtime.files import write_image
+    from dsin.runtime.files import exists, write_image
     from dsin.runtime.picture_files import read_image
 
     target = output or packet.with_suffix(".png")
-    if output is None and target.exists():
+    if output is None and exists(target):
         # It may well be the original of the packet.
         raise DsinError(f"{target} exists: name the output with -o")
     coded = Packet.parse(_read_packet(packet))
@@ -142,8 +142,9 @@ def info(
     from dsin.runtime.codec.bundle import open_bundle
     from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
     from dsin.runtime.codec.packet import Packet
+    from dsin.runtime.files import is_file
 
-    if Path(what).is_file():
+    if is_file(Path(what)):
         facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(Path(what))))}
     else:
         bundle = open_bundle(what)
@@ -354,11 +355,13 @@ def calibrate(
     ] = None,
 ) -> None:
     """Turn the networks of an edge bundle into 8 bits, and report what that costs."""
+    from dsin.runtime.files import is_folder
+
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
     data = _load("dsin.training.data", "train", "calibrate")
-    start = None if validation is not None and frames.is_dir() else root
+    start = None if validation is not None and is_folder(frames) else root
     done = module.calibrate_bundle(
         bundle, source.read_frames(frames, start), output, target=target.value, crop=size,
         validation=data.read_pair_list(validation, root or Path()) if validation else (),

@@ -15,7 +15,7 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.errors import DsinError
-from dsin.runtime.files import write_bytes_atomically, write_json
+from dsin.runtime.files import is_folder, write_bytes_atomically, write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.profiling.chip import ChipSpeed, measure_chip
 from dsin.runtime.profiling.cold_start import cold_start_ms
@@ -89,7 +89,7 @@ def run_profile(
     """
     for path in (json_path, html_path):
         # Found out now, not after minutes of measuring.
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is not None and not is_folder(path.absolute().parent):
             raise DsinError(f"cannot write {path}: its folder does not exist")
     with ProgressLine() as progress:
         profile = measure(options, progress.show)

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
-from dsin.runtime.pictures import MAX_PIXELS
+from dsin.runtime.pictures import MAX_PIXELS, MAX_SIDE
 from dsin.runtime.server.camera_session import CameraSession, RefusedError
 from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.server.side_cameras import RecordedSideCamera, SideCameras
@@ -142,7 +142,8 @@ class RigService:
             raise _unfit("a camera is x or y")
         if hello.clock not in (dsin_v1.CLOCK_LIVE, dsin_v1.CLOCK_RECORDING):
             raise _unfit("timestamps are of a live clock or of a recording")
-        if not 0 < hello.width * hello.height <= MAX_PIXELS:
+        large = max(hello.width, hello.height) > MAX_SIDE
+        if large or not 0 < hello.width * hello.height <= MAX_PIXELS:
             raise _unfit(f"pictures of {hello.width}x{hello.height} are not supported")
         if hello.camera == dsin_v1.CAMERA_X:
             self._check_codec(hello)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import exists, is_folder
 from dsin.runtime.pictures import Image
 from dsin.runtime.sources.frames import SYNTHETIC_FRAMES, StereoSide, limited, regular_times
 from dsin.runtime.sources.kitti import KittiRawDrive, open_odometry_or_stereo, open_stereo_scenes
 from dsin.runtime.sources.picture_folders import (
-    SUFFIXES,
+    has_images,
     images_by_stem,
     numbered_pictures,
     one_side,
@@ -59,9 +60,9 @@ def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Re
     if kind == "synthetic":
         return _synthetic(spec, count, side, frames)
     path = Path(spec)
-    if spec and path.is_dir():
+    if spec and is_folder(path, FrameError):
         return _open_folder(path, side, frames)
-    if not spec or not path.exists():
+    if not spec or not exists(path, FrameError):
         raise FrameError(f"there is no {spec!r}: give {LAYOUTS}")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise FrameError(f"{spec} is no folder and no video ({', '.join(VIDEO_SUFFIXES)})")
@@ -157,9 +158,9 @@ def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recordin
         (("left", "right"), _folder_pair),
     ):
         left, right = (folder / name for name in names)
-        if left.is_dir() or right.is_dir():
+        if is_folder(left, FrameError) or is_folder(right, FrameError):
             return opened(left, right, side, frames)
-    if not any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+    if not has_images(folder):
         raise FrameError(f"{folder} is not a recording: give {LAYOUTS}")
     paths = tuple(images_by_stem(folder).values())
     return numbered_pictures(paths, regular_times(len(paths)), paths, frames)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from dsin.runtime.errors import CheckpointError
 from dsin.runtime.files import write_json
+from dsin.runtime.sources.picture_folders import natural_order
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.curves import plot_curves
 from dsin.training.paper.model import Dsin
@@ -139,7 +140,7 @@ def run_phase(
         if start_notes:
             notes["started_from"] = dict(start_notes)
         save_checkpoint(out / "final.pt", module.model, notes=notes)
-        plot_curves(sorted(out.glob("log*/metrics.csv")), out / "curves.png")
+        plot_curves(sorted(out.glob("log*/metrics.csv"), key=natural_order), out / "curves.png")
         write_json(out / "done.json", asdict(phase))
     trainer.strategy.barrier()  # the next phase reads what the first process has just written
     return out / "final.pt"

@@ -379,3 +379,22 @@ class TestImports:
             assert name in dir(runtime)
         with pytest.raises(AttributeError, match="no attribute 'nix'"):
             _ = runtime.nix
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info {}", "encode {}", "decode {} --no-side -o x.png", "encode left.png --bundle {}",
+        "stream 127.0.0.1:9 --plaintext --source {}",
+        "serve 127.0.0.1:0 --plaintext --side {}", "replay {}",
+        "replay left.png --video {}/x.mp4", "demo --kitti {}", "demo --json {}/x.json",
+        "profile --json {}/x.json", "train {}.toml", "train edge --pairs {0} --val {0} --root .",
+    ],
+)  # fmt: skip
+def test_a_path_that_may_not_be_looked_at_is_one_line(
+    dsin: Run, folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Path's own methods raise for it, as they do below a folder that one may not enter."""
+    monkeypatch.chdir(folder)
+    done = dsin(*command.format("x" * 300).split())
+    user_error(done._replace(out=""), "xxx")

@@ -170,3 +170,19 @@ def test_real_drives_are_read(shared: Path | None) -> None:
     assert source.view(59, "right").shape[:2] == source.size
     steps = np.diff([source.timestamp_ns(n) for n in range(60)])
     assert 90e6 < steps.mean() < 120e6
+
+
+def test_a_missing_frame_leaves_the_times_of_the_others(drive: Path) -> None:
+    """Whoever copied a drive may have lost pictures; its list of times has all of them."""
+    for camera, number in (("image_02", 1), ("image_03", 1)):
+        for path in (drive / camera / "data").iterdir():
+            path.rename(path.with_name(f"{int(path.stem) % 10:010d}.png"))
+        (drive / camera / "data" / f"{number:010d}.png").unlink()
+    recording = open_recording(str(drive), "left")
+    assert [recording.timestamp_ns(n) % 10**9 for n in range(2)] == [3_400_001, 203_400_001]
+
+
+def test_a_mark_of_utf_8_before_the_times_is_no_fault(drive: Path) -> None:
+    path = drive / "image_02" / "timestamps.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(open_recording(str(drive), "left")) == COUNT
