@@ -40,6 +40,14 @@ PairsOption = Annotated[
 RootOption = Annotated[
     Path, typer.Option("--root", metavar="DIR", help="Folder that the lists' paths start from.")
 ]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", metavar="SOURCE", help="A recording, as dsin stream takes it."),
+]
+SideOption = Annotated[
+    str | None,
+    typer.Option("--side", metavar="SOURCE", help="The side camera's, where it is another one."),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
 ]
@@ -161,6 +169,8 @@ def demo(
         Path | None,
         typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
     ] = None,
+    source: SourceOption = None,
+    side: SideOption = None,
     frames: Annotated[
         int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
     ] = None,
@@ -190,7 +200,17 @@ def demo(
     from dsin.runtime.commands.demo import run_demo
 
     run_demo(
-        kitti, frames, bundle, rate, out, json_path, backend.value, kbps=kbps, fps=fps, web=web
+        kitti or source,
+        frames,
+        bundle,
+        rate,
+        out,
+        json_path,
+        backend.value,
+        kbps=kbps,
+        fps=fps,
+        web=web,
+        side=side,
     )
 
 
@@ -204,6 +224,8 @@ def profile(
         Path | None,
         typer.Option("--kitti", metavar="DRIVE", help="KITTI raw drive [the synthetic rig]."),
     ] = None,
+    source: SourceOption = None,
+    side: SideOption = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -230,7 +252,9 @@ def profile(
     """Measure each stage's latency on this machine, and whether the figures hold."""
     from dsin.runtime.profiling.profiler import Options, run_profile
 
-    options = Options(bundle, kitti, samples, warmup, fps, rate, threads, backend.value)
+    options = Options(
+        bundle, kitti or source, samples, warmup, fps, rate, threads, backend.value, side
+    )
     run_profile(options, json_path, html_path)
 
 

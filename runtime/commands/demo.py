@@ -109,7 +109,7 @@ class DemoReport:
 
 
 def run_demo(
-    kitti: Path | None = None,
+    source: Path | str | None = None,
     frames: int | None = None,
     bundle: str | None = None,
     rate: int | None = None,
@@ -120,8 +120,11 @@ def run_demo(
     kbps: float | None = None,
     fps: float | None = None,
     web: int | None = None,
+    side: str | None = None,
 ) -> DemoReport:
-    """Stream a KITTI raw drive, or the synthetic rig, from a device to a server process.
+    """Stream a stereo recording, or the synthetic rig, from a device to a server process.
+
+    `source` and `side` are as `open_stereo` takes them.
 
     Writes a side-by-side picture of every frame into `out`, the figures to `json_path`, and shows
     progress and a table. Every frame is sent, as fast as both sides keep up; with `fps` frames come
@@ -132,7 +135,7 @@ def run_demo(
     `if __name__ == "__main__"`. Raises FrameError, BundleError or DsinError for what cannot be
     used or written, StreamError if a process fails.
     """
-    settings = _checked(kitti, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
+    settings = _checked(source, side, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
     with ProgressLine(settings.frames) as progress, _started(settings) as children:
         results = _Results(settings, progress)
         device, server = children
@@ -156,7 +159,8 @@ def run_demo(
 
 
 def _checked(
-    kitti: Path | None,
+    spec: Path | str | None,
+    side: str | None,
     frames: int | None,
     bundle: str | None,
     rate: int | None,
@@ -168,12 +172,12 @@ def _checked(
     web: int | None,
 ) -> Settings:
     """Find a user's mistakes before any process starts."""
-    source = open_stereo(kitti, frames)
+    source = open_stereo(spec, frames, side)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
     if web is not None and fps is None:
         fps = frames_per_second(source)
-    settings = Settings(kitti, len(source), bundle, rate, kbps, out, backend, fps, web)
+    settings = Settings(spec, side, len(source), bundle, rate, kbps, out, backend, fps, web)
     settings.controller(opened, source)
     if json_path is not None and not is_folder(json_path.absolute().parent):
         raise DsinError(f"cannot write {json_path}: its folder does not exist")

@@ -27,7 +27,11 @@ class Rule:
 
 
 RULES: Mapping[str, Sequence[Rule]] = {
-    "demo": (Rule(["--rate"], not_with=["--kbps"]),),
+    "demo": (
+        Rule(["--rate"], not_with=["--kbps"]),
+        Rule(["--source", "--side"], not_with=["--kitti"]),
+    ),
+    "profile": (Rule(["--source", "--side"], not_with=["--kitti"]),),
     "evaluate": (Rule(["--plot"], goes_with=["--against"]),),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),
     "replay": (

@@ -66,18 +66,20 @@ WARMUP = 10
 
 @dataclass(frozen=True)
 class Options:
-    """What to profile. `bundle` and `rate` None are the defaults, `kitti` None the synthetic rig,
+    """What to profile. `bundle` and `rate` None are the defaults, `source` None the synthetic rig,
     `samples` None as many frames as a valid profile needs, `fps` None a closed loop, `threads` None
     all."""
 
     bundle: str | None = None
-    kitti: Path | None = None
+    source: Path | str | None = None
     samples: int | None = None
     warmup: int = WARMUP
     fps: float | None = None
     rate: int | None = None
     threads: int | None = None
     backend: Backend = "cpu"
+    side: str | None = None
+    """The right camera, where it is no part of `source`."""
 
 
 def run_profile(
@@ -155,7 +157,7 @@ class _Rig:
             )
         marks.append(time.perf_counter_ns())
         self.load_ms = tuple(round((end - start) / 1e6, 3) for start, end in pairwise(marks))
-        self.frames = Frames(options.kitti)
+        self.frames = Frames(options.source, options.side)
         link = stack.enter_context(Loopback(encoder.bundle.codec_id, self.frames.source.size))
         self.pipeline = Pipeline(self.frames, encoder, decoder, link, self.rate)
 

@@ -30,20 +30,22 @@ STEREO_MOMENT = "_10"
 class KittiRawDrive:
     """A drive of the KITTI raw data: image_02 is the left camera, image_03 the right one.
 
-    `folder` holds them, each with data/ (PNG, JPEG or WebP) and timestamps.txt.
+    `folder` holds them, each with data/ (PNG, JPEG or WebP) and timestamps.txt. The grey cameras
+    are image_00 and image_01.
     """
 
     folder: Path
+    names: tuple[str, str] = ("image_02", "image_03")
 
     @property
     def left(self) -> Path:
         """The left camera's folder."""
-        return self.folder / "image_02"
+        return self.folder / self.names[0]
 
     @property
     def right(self) -> Path:
         """The right camera's folder."""
-        return self.folder / "image_03"
+        return self.folder / self.names[1]
 
     def check_both(self) -> None:
         """Raise FrameError unless both cameras are there."""
@@ -114,7 +116,7 @@ def open_stereo_scenes(left: Path, right: Path, side: StereoSide, frames: int | 
     Raises FrameError for what cannot be used.
     """
     paths, reference = one_side(left, right, side, STEREO_MOMENT)
-    count = limited(len(paths), frames, paths[0].parent)
+    count = limited(len(paths), frames)
     sizes = [_picture_size(path) for path in reference[:count]]
     size = min(height for height, _ in sizes), min(width for _, width in sizes)
     return Scenes(paths[:count], regular_times(count), size)

@@ -142,9 +142,9 @@ def numbered_pictures(
     reference: tuple[Path, ...],
     frames: int | None,
 ) -> Pictures:
-    """The first `frames` of these pictures; the first one of `reference` tells their size.
+    """At most `frames` of these pictures; the first one of `reference` tells their size.
 
-    Raises FrameError for fewer pictures than that, or a first one that cannot be read.
+    Raises FrameError for a first one that cannot be read.
     """
-    count = limited(len(paths), frames, paths[0].parent)
+    count = limited(len(paths), frames)
     return Pictures(paths[:count], times[:count], image_size(reference[0]))

@@ -43,7 +43,7 @@ class VideoFile:
         first = self._following(_decoded(path))
         # Before its first whole picture, what begins inside a group of pictures shows nothing.
         self._index = self._index.starting_with(first.pts)
-        self._index = self._index.limited_to(limited(len(self._index.times_ns), frames, path))
+        self._index = self._index.limited_to(limited(len(self._index.times_ns), frames))
         self._check_progressive(first)
         self.size = _picture(first).shape[:2]
 

@@ -272,16 +272,20 @@ class TestOtherRooms:
     ) -> None:
         asked: list[tuple[object, ...]] = []
         monkeypatch.setattr(
-            demo, "run_demo", lambda *a, kbps, fps, web: asked.append((*a, kbps, fps, web))
+            demo,
+            "run_demo",
+            lambda *a, kbps, fps, web, side: asked.append((*a, kbps, fps, web, side)),
         )
         dsin("demo")
         dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
              "--out", folder / "out", "--json", folder / "j")  # fmt: skip
         dsin("demo", "--kbps", 250, "--fps", 5, "--web", 8080)
+        dsin("demo", "--source", "a.mp4", "--side", "b.mp4")
         assert asked == [
-            (None, None, None, None, Path("dsin-demo"), None, "cpu", None, None, None),
-            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None, None, None),
-            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0, 5.0, 8080),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", None, None, None, None),
+            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None, None, None, None),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0, 5.0, 8080, None),
+            ("a.mp4", None, None, None, Path("dsin-demo"), None, "cpu", None, None, None, "b.mp4"),
         ]
 
 
