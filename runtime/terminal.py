@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.signals import interruptions
 
 
 def say(line: object, wrote: Path | None = None) -> None:
@@ -45,9 +46,9 @@ def run_app(app: Callable[[], object], name: str) -> None:
     """Run a command line as a program of that name, and end it.
 
     Errors that the user can mend become one line and exit status 1; so does output that could not
-    be written, unless it was only said.
+    be written, unless it was only said. A signal that ends it unwinds what is open first.
     """
-    with _unstoppable_outputs() as output:
+    with _unstoppable_outputs() as output, interruptions() as signals:
         try:
             try:
                 app()
@@ -58,6 +59,10 @@ def run_app(app: Callable[[], object], name: str) -> None:
             _fail(name, str(error))
         except PermissionError as error:
             _fail(name, f"cannot use {error.filename}: {error.strerror}")
+        except SystemExit:
+            if signals:
+                sys.exit(128 + signals[0])  # as a shell tells of it
+            raise
 
 
 def _fail(name: str, reason: str) -> NoReturn:

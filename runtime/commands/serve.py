@@ -7,7 +7,6 @@ cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from dsin.runtime.server.decode_worker import DecodeWorker, LocalWorker
 from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.server.stream_server import StreamServer
+from dsin.runtime.signals import on_ending
 from dsin.runtime.sources.warm_up import warm_up
 
 if TYPE_CHECKING:
@@ -127,10 +127,9 @@ def serving(
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `announce` is told where, once all is ready."""
+    """Serve until a signal ends it. `announce` is told where, once all is ready."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    on_ending(stop.set)
     announce("starting; the first time on a machine, compiling takes about a minute")
     with serving(options) as server:
         kind = "plaintext" if options.certificates is None else "TLS"
