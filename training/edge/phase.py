@@ -202,7 +202,7 @@ class PhaseRun:
         self._setting.say(f"{self._where()}  validated: loss {row['val_loss']:.4f}")
         if row["val_loss"] < self._best:
             self._best = row["val_loss"]
-            notes = {"phase": self._setting.phase.name, "step": self._step, "validation": row}
+            notes = {**self._notes(), "validation": row}
             if self._setting.fabric.is_global_zero:
                 save_checkpoint(self._setting.folder / BEST, self._average, notes=notes)
         self._validating_s = time.monotonic() - begun

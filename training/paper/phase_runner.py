@@ -55,8 +55,9 @@ class PhaseModule(L.LightningModule):  # type: ignore[misc]
 class KeepBest(Callback):  # type: ignore[misc]
     """Saves the weights of the lowest validation loss; goes before whatever swaps weights back."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start_notes: Mapping[str, Any]) -> None:
         self.path = path
+        self.start_notes = start_notes
         self.loss = math.inf
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -71,6 +72,7 @@ class KeepBest(Callback):  # type: ignore[misc]
                 "phase": module.phase.name,
                 "step": trainer.global_step,
                 "validation": metrics,
+                "started_from": dict(self.start_notes),
             }
             save_checkpoint(self.path, module.model, notes=notes)
 
@@ -108,7 +110,7 @@ def run_phase(
         strategy="auto" if devices * nodes == 1 else "ddp_find_unused_parameters_true",
         logger=CSVLogger(out, name="", version=f"log_{len(list(out.glob('log*')))}"),
         callbacks=[
-            KeepBest(out / "best.pt"),
+            KeepBest(out / "best.pt", start_notes),
             ModelCheckpoint(
                 out, filename="last", enable_version_counter=False,
                 train_time_interval=timedelta(minutes=phase.checkpoint_every_minutes),
