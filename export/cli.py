@@ -154,11 +154,12 @@ def verify(
 ) -> None:
     """Compare all ways to run a bundle on this machine: bytes, symbols, pictures."""
     from dsin.export.calibration_frames import read_frames, synthetic_pictures
-    from dsin.export.verify_backends import verify_backends
+    from dsin.export.verify_backends import HEADER, verify_backends
     from dsin.runtime.codec.bundle import open_bundle
 
     pictures = synthetic_pictures() if frames is None else read_frames(frames, root)
     checks = verify_backends(open_bundle(bundle), pictures, wanted=_backends(backend or []))
+    typer.echo(HEADER)
     for check in checks:
         typer.echo(str(check))
     failed = sum(not check for check in checks)

@@ -40,6 +40,12 @@ def entry_point(**options: Any) -> Callable[[_Function], _Function]:
     return kernel(cache=True, **options)
 
 
+def has_kernels() -> bool:
+    """Whether kernels are kept from an earlier run; without, the first frame compiles them."""
+    kept = numba.config.CACHE_DIR or Path(__file__).parent
+    return next(Path(kept).rglob("*.nbi"), None) is not None
+
+
 @contextmanager
 def thread_pool() -> Iterator[int]:
     """Around each call of a parallel entry point: how many threads it has, at most MAX_THREADS.

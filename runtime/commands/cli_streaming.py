@@ -241,8 +241,6 @@ def stream(
 
     Ends with its source, at Ctrl-C or SIGTERM. The README tells how to make certificates.
     """
-    # Its log of attempts would hide the one line about each.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _set_up_logs(verbose)
     from dsin.runtime.commands.stream import StreamOptions
     from dsin.runtime.commands.stream import stream as run
@@ -285,7 +283,12 @@ def _certificates(
 
 
 def _set_up_logs(verbose: bool) -> None:
-    """Structured for journals: one line a record, time, level, place, message."""
+    """Structured for journals: one line a record, time, level, place, message.
+
+    gRPC's own lines, raw and one for each failed handshake, come with `verbose` only.
+    """
+    if not verbose:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s level=%(levelname)s logger=%(name)s msg=%(message)r",

@@ -19,6 +19,7 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.commands.serve_checks import check_address, check_http_ports, check_packages
+from dsin.runtime.compiled import has_kernels
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.rpc import Certificates, join_address
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
@@ -130,7 +131,8 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     """Serve until a signal ends it. `announce` is told where, once all is ready."""
     stop = threading.Event()
     on_ending(stop.set)
-    announce("starting; the first time on a machine, compiling takes about a minute")
+    if not has_kernels():
+        announce("starting for the first time here: compiling takes about a minute")
     with serving(options) as server:
         kind = "plaintext" if options.certificates is None else "TLS"
         announce(f"serving at {server.address} ({kind})")

@@ -10,7 +10,8 @@ from dsin.runtime.link.rpc import is_loopback
 
 _CLOSED_IN_TLS = (
     "it closed the connection during the TLS handshake: it may not accept this camera's "
-    "certificate (of another authority, expired, or not one for clients); its log tells"
+    "certificate (of another authority, expired, or not one for clients); its log with --verbose "
+    "tells"
 )
 _CLOSED = "it closed the connection: if it asks for TLS, give --ca, --cert and --key"
 Causes = tuple[tuple[str, str], ...]

@@ -4,6 +4,7 @@
 `last.ckpt` (to resume from), `log_<n>/metrics.csv`, `curves.png` and, at the end, `done.json`.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -30,6 +31,21 @@ UNWANTED_ADVICE = (
     ".*does not have many workers",  # the validation set is small
     ".*resuming from a checkpoint that ended before the epoch ended",  # training has no epochs
 )
+
+
+# It advertises services, and tells of processors that it does not use.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+class PhaseProgress(RichProgressBar):  # type: ignore[misc]
+    """One bar for the phase; training has no epochs."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self._phase = phase
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"phase {self._phase}"
 
 
 class PhaseModule(L.LightningModule):  # type: ignore[misc]
@@ -116,7 +132,7 @@ def run_phase(
                 train_time_interval=timedelta(minutes=phase.checkpoint_every_minutes),
                 save_top_k=1, save_on_exception=True,
             ),
-            RichProgressBar(),
+            PhaseProgress(phase.name),
         ],
         val_check_interval=phase.validate_every_steps,
         check_val_every_n_epoch=None,
