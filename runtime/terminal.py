@@ -59,8 +59,8 @@ def run_app(app: Callable[[], object], name: str) -> None:
             _fail(name, str(error))
         except PermissionError as error:
             _fail(name, f"cannot use {error.filename}: {error.strerror}")
-        except SystemExit:
-            if signals:
+        except SystemExit as end:
+            if signals and end.code:
                 sys.exit(128 + signals[0])  # as a shell tells of it
             raise
 
