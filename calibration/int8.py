@@ -29,6 +29,7 @@ from dsin.calibration.qdq import (
     with_activations,
 )
 from dsin.calibration.ranges import candidates, observe
+from dsin.runtime.backends.ort import CPU, onnxruntime
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -161,8 +162,7 @@ def run_all(
 ) -> Iterator[dict[str, Array]]:
     """Any tensors of a graph for each of its inputs, which count as tensors too; None: everything
     that a node yields."""
-    import onnxruntime
-
+    ort = onnxruntime(CPU)
     made = [name for node in model.graph.node for name in node.output]
     given = {value.name for value in model.graph.input}
     wanted = [n for n in (made if names is None else names) if n not in given]
@@ -170,9 +170,9 @@ def run_all(
     watched.CopyFrom(model)
     known = {value.name for value in watched.graph.output}
     watched.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in known)
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
+    session = ort.InferenceSession(
         watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     for one in inputs:

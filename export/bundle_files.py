@@ -20,6 +20,7 @@ from dsin.runtime.errors import ExportError
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.pictures import Image, middle, to_planes
+from dsin.training.checkpoint import licence_of
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import preset_to_dict
@@ -124,7 +125,7 @@ def manifest_of(
         "graphs": {path.stem: path.name for path in sorted(directory.glob("*.onnx"))},
         "files": file_table(directory),
         "training": training,
-        "weights_licence": str(notes.get("weights_licence", "unspecified")),
+        "weights_licence": licence_of(notes) or "unspecified",
     }
     try:
         json.dumps(manifest, allow_nan=False)

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import is_file, is_folder
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
+from dsin.runtime.sources.picture_folders import is_picture, natural_order
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MOST_FRAMES = 16
@@ -17,14 +19,17 @@ MOST_FRAMES = 16
 def read_frames(source: Path, root: Path | None = None) -> list[Image]:
     """Up to MOST_FRAMES pictures (RGB uint8) of a folder or a list, evenly spread in pairs.
 
-    Raises FrameError where there are none.
+    `root` is where the paths of a list start, by default the list's folder. Raises FrameError where
+    there are no pictures, and for a folder with `root`.
     """
-    if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
-    elif source.is_file():
+    if is_folder(source, FrameError):
+        if root is not None:
+            raise FrameError(f"{source} is a folder: --root is where the paths of a list start")
+        paths = sorted((p for p in source.rglob("*") if is_picture(p, PICTURES)), key=natural_order)
+    elif is_file(source, FrameError):
         start = root or source.parent
         try:
-            lines = source.read_text(encoding="utf-8").splitlines()
+            lines = source.read_text(encoding="utf-8-sig").splitlines()
         except ValueError as error:
             raise FrameError(f"{source} is not a list of paths: give a folder or a list") from error
         paths = [start / line.strip() for line in lines if line.strip()]

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from dsin.runtime.commands.cli_app import command_app, parse_size, run
+from dsin.runtime.commands.cli_app import command_app, parse_size
 from dsin.runtime.commands.cli_options import BackendName
+from dsin.runtime.commands.option_rules import command
 from dsin.runtime.errors import DsinError, ExportError
+from dsin.runtime.terminal import run_app, say
 
 app = command_app(
     "dsin-export", "Export trained checkpoints to the bundles that devices and servers run."
@@ -40,7 +42,7 @@ RootOption = Annotated[
 ]
 
 
-@app.command()
+@command(app)
 def onnx(
     checkpoint: Annotated[
         Path,
@@ -94,11 +96,10 @@ def onnx(
     )
     for comparison in comparisons:
         typer.echo(str(comparison))
-    size = sum(path.stat().st_size for path in output.iterdir())
-    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+    say(f"wrote {output}: {_size_mb(output):.1f} MB")
 
 
-@app.command()
+@command(app)
 def checkpoint(
     bundle: BundleArgument,
     output: Annotated[
@@ -113,10 +114,10 @@ def checkpoint(
     from dsin.export.restore import restore_checkpoint
 
     restore_checkpoint(bundle, output)
-    typer.echo(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
+    say(f"wrote {output}: train it further with dsin train PRESET --start-from {output}")
 
 
-@app.command()
+@command(app)
 def refit(
     bundle: BundleArgument,
     checkpoint: Annotated[
@@ -133,10 +134,10 @@ def refit(
     from dsin.export.edge.refit import refit_bundle
 
     refit_bundle(bundle, checkpoint, output)
-    typer.echo(f"wrote {output}: {_size_mb(output):.1f} MB, for the same packets as {bundle}")
+    say(f"wrote {output}: {_size_mb(output):.1f} MB, for the same packets as {bundle}")
 
 
-@app.command()
+@command(app)
 def combine(
     bundle: BundleArgument,
     calibrated: Annotated[
@@ -151,14 +152,14 @@ def combine(
     from dsin.export.edge.combine import combine_bundles
 
     combine_bundles(bundle, calibrated, output)
-    typer.echo(f"wrote {output}: {_size_mb(output):.1f} MB, float and 8 bits")
+    say(f"wrote {output}: {_size_mb(output):.1f} MB, float and 8 bits")
 
 
 def _size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
-@app.command()
+@command(app)
 def trt(
     bundle: BundleArgument,
     precision: Annotated[
@@ -219,10 +220,10 @@ def trt(
             raise
         raise DsinError(f"{error.name} is missing: pip install 'dsin[tensorrt]'") from error
     options = Options(precision.value, size, dla, workspace_mib, timing_cache)
-    build_engines(bundle, options, output, report=typer.echo)
+    build_engines(bundle, options, output, report=say)
 
 
-@app.command()
+@command(app)
 def decoder(
     bundle: BundleArgument,
     output: Annotated[
@@ -237,10 +238,10 @@ def decoder(
     from dsin.runtime.codec.bundle import open_bundle
 
     size = write_edge_decoder(open_bundle(bundle), output)
-    typer.echo(f"wrote {output}: {size / 1e6:.1f} MB")
+    say(f"wrote {output}: {size / 1e6:.1f} MB")
 
 
-@app.command()
+@command(app)
 def verify(
     bundle: BundleArgument,
     frames: Annotated[
@@ -265,13 +266,14 @@ def verify(
     Their bytes, symbols and pictures must agree.
     """
     from dsin.export.calibration_frames import read_frames, synthetic_pictures
-    from dsin.export.verify_backends import verify_backends
+    from dsin.export.verify_backends import HEADER, verify_backends
     from dsin.runtime.codec.bundle import open_bundle
 
     pictures = synthetic_pictures() if frames is None else read_frames(frames, root)
     checks = verify_backends(
         open_bundle(bundle), pictures, wanted=[name.value for name in backend or []]
     )
+    typer.echo(HEADER)
     for check in checks:
         typer.echo(str(check))
     failed = sum(not check for check in checks)
@@ -281,7 +283,7 @@ def verify(
 
 def main() -> None:
     """Run `dsin-export`."""
-    run(app, "dsin-export")
+    run_app(app, "dsin-export")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,11 @@ class Check:
     def __str__(self) -> str:
         word = "ok" if self else "DIFFERS"
         unit = " dB" if self.what in ("x_dec", "result") else ""
-        return f"{self.runner:12} {self.what:8} {word}: {self.value:.4g}{unit} ({self.least:g})"
+        return f"{self.runner:12} {self.what:8} {word:7} {self.value:.4g}{unit} ({self.least:g})"
+
+
+HEADER = f"{'runner':12} {'compared':8} {'result':7} found (at least)"
+"""Above the lines that comparisons print as."""
 
 
 class Coded(NamedTuple):

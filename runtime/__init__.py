@@ -25,6 +25,7 @@ from dsin.runtime.errors import (
     StreamError,
 )
 from dsin.runtime.lazy_exports import lazy_exports
+from dsin.runtime.quiet_packages import silence_packages
 
 if TYPE_CHECKING:
     from dsin.runtime.codec.bundle import open_bundle, shipped_bundles
@@ -54,6 +55,8 @@ __all__ = [
     "open_bundle",
     "shipped_bundles",
 ]
+
+silence_packages()
 
 # So that the command line starts without numpy and numba.
 __getattr__, __dir__ = lazy_exports(

@@ -3,9 +3,12 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+
+from dsin.runtime.caches import kernel_folder
 
 MAX_THREADS = 4
 """More threads than this spend their time waiting for each other between fronts."""
@@ -17,6 +20,7 @@ _POOL = threading.Lock()
 # work on the same cores, a decoder that meets 350 times per frame was 5 to 10 times faster.
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER = "workqueue"
+numba.config.CACHE_DIR = kernel_folder(Path(__file__).parent, numba.config.CACHE_DIR)
 
 
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
@@ -34,6 +38,12 @@ def entry_point(**options: Any) -> Callable[[_Function], _Function]:
     could not be read once that class changes.
     """
     return kernel(cache=True, **options)
+
+
+def has_kernels() -> bool:
+    """Whether kernels are kept from an earlier run; without, the first frame compiles them."""
+    kept = numba.config.CACHE_DIR or Path(__file__).parent
+    return next(Path(kept).rglob("*.nbi"), None) is not None
 
 
 @contextmanager

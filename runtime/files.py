@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,44 @@ import numpy.typing as npt
 from dsin.runtime.errors import DsinError
 
 
+def is_file(path: Path, error: type[DsinError] = DsinError) -> bool:
+    """Whether there is a file. Raises `error` where that cannot be known, as below a folder that
+    one may not enter; Path's own raise PermissionError there, or say no, depending on Python."""
+    mode = _mode(path, error)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def is_folder(path: Path, error: type[DsinError] = DsinError) -> bool:
+    """Whether there is a folder, as `is_file` tells of files."""
+    mode = _mode(path, error)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def exists(path: Path, error: type[DsinError] = DsinError) -> bool:
+    """Whether there is anything, as `is_file` tells of files."""
+    return _mode(path, error) is not None
+
+
+def entries(folder: Path, error: type[DsinError] = DsinError) -> list[Path]:
+    """What is in a folder, in any order. Raises `error` where it cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError as problem:
+        raise error(f"cannot read {folder}: {problem.strerror}") from problem
+
+
+def _mode(path: Path, error: type[DsinError]) -> int | None:
+    """Of what is there, or None where nothing is."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise error(f"cannot look at {path}: {problem.strerror}") from problem
+    except ValueError as problem:  # a null within
+        raise error(f"{str(path)!r} is not a path") from problem
+
+
 def write_bytes_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Write to a temporary name beside `path`, then rename; an existing file is replaced.
 
@@ -18,11 +57,11 @@ def write_bytes_atomically(path: Path, data: bytes | bytearray | memoryview) -> 
     is not possible; then nothing is left behind and an existing file stays as it was.
     """
     try:
-        target = path.resolve()
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_bytes(data)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # By this name: what /dev/stdout stands for may have none, as a pipe.
+            path.write_bytes(data)
             return
-        _write_and_rename(target, data)
+        _write_and_rename(path.resolve(), data)
     except (OSError, RuntimeError) as error:  # resolve() raises RuntimeError for a symlink loop
         reason = getattr(error, "strerror", None) or error
         raise DsinError(f"cannot write {path}: {reason}") from error

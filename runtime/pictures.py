@@ -7,8 +7,10 @@ import numpy.typing as npt
 
 from dsin.runtime.errors import FrameError
 
-MAX_PIXELS = 2**23
-"""Largest picture, about 8.4 million pixels: 3840×2160 fits."""
+MAX_PIXELS = 2**24
+"""Largest picture, about 16.8 million pixels: those of 12-megapixel cameras, 4000×3000, fit."""
+MAX_SIDE = 65535
+"""Largest height and width: packets have two bytes for each."""
 
 Image = npt.NDArray[np.uint8]
 """RGB, H×W×3."""
@@ -31,8 +33,12 @@ def check_frame(frame: npt.NDArray[Any], what: str = "frame") -> None:
 
 def check_size(height: int, width: int, what: str = "frame") -> None:
     """Raise FrameError for a size that no packet can have."""
-    if not 1 <= height <= 65535 or not 1 <= width <= 65535 or height * width > MAX_PIXELS:
-        raise FrameError(f"{what} of {width}x{height} is not within 1 to {MAX_PIXELS} pixels")
+    if height < 1 or width < 1:
+        raise FrameError(f"{what} of {width}x{height} is empty")
+    if max(height, width) > MAX_SIDE:
+        raise FrameError(f"{what} of {width}x{height} is larger than {MAX_SIDE} pixels one way")
+    if height * width > MAX_PIXELS:
+        raise FrameError(f"{what} of {width}x{height} has more than {MAX_PIXELS} pixels")
 
 
 def padded_size(height: int, width: int, multiple: tuple[int, int]) -> tuple[int, int]:

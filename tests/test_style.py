@@ -1,5 +1,6 @@
 """Lint and types, on the package as it is installed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,19 @@ def test_mypy_strict_is_clean(tmp_path: Path) -> None:
     if shutil.which("mypy", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("mypy is not installed")
     run(sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path))
+
+
+def test_benchmarks_are_typed(tmp_path: Path) -> None:
+    """They are scripts beside each other, and run too seldom to find out otherwise."""
+    if shutil.which("mypy", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("mypy is not installed")
+    folder = ROOT / "tests" / "benchmarks"
+    command = [sys.executable, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", tmp_path]
+    done = subprocess.run(
+        [*command, *sorted(folder.glob("*.py"))], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "MYPYPATH": f"{ROOT / 'tests'}:{folder}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_children_run_no_python_between_fork_and_exec() -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: weights with the preset that they belong to. Torch files without pickled code."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.files import is_file
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import AnyPreset, EdgePreset, Preset, preset_from_dict, preset_to_dict
@@ -20,9 +21,30 @@ FORMAT = 1
 _MODELS: dict[FamilyName, Callable[[Any], Dsin | EdgeDsin]] = {"paper": Dsin, "edge": EdgeDsin}
 
 
+_NO_LICENCE = ("unspecified", "not stated")
+"""What bundles say whose weights' licence nobody knows."""
+
+
 def model_of(preset: AnyPreset) -> Dsin | EdgeDsin:
     """A new model of a preset, with random weights."""
     return _MODELS[preset.family](preset)
+
+
+def licence_of(notes: Mapping[str, Any]) -> str | None:
+    """The licence of weights by their notes, None if nothing tells.
+
+    What is trained further stays under the licence of the weights that it began with, and of the
+    pictures that it saw, where these are known.
+    """
+    stated = notes.get("weights_licence")
+    if stated and stated not in _NO_LICENCE:
+        return str(stated)
+    origin = notes.get("started_from")
+    found = [licence_of(origin)] if isinstance(origin, Mapping) else []
+    pictures = notes.get("licences")
+    if isinstance(pictures, Mapping):
+        found += [f"{source}: {text}" for source, text in pictures.items()]
+    return "; ".join(dict.fromkeys(filter(None, found))) or None
 
 
 def save_checkpoint(
@@ -30,16 +52,18 @@ def save_checkpoint(
 ) -> None:
     """Write weights, preset and `notes` (plain data: training data, metrics, licence).
 
+    A licence that the notes do not state is that of what the weights come from (`licence_of`).
     With `half` floating-point weights are rounded to float16, which halves the file; a tensor with
     larger values than float16 has stays as it is. The file appears whole or not at all.
     """
+    stated = licence_of(notes or {})
     weights = model.state_dict()
     if half:
         weights = {name: _halved(weight) for name, weight in weights.items()}
     content = {
         "dsin_checkpoint": FORMAT,
         "preset": preset_to_dict(model.preset),
-        "notes": notes or {},
+        "notes": {**(notes or {}), **({"weights_licence": stated} if stated else {})},
         "model": weights,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +84,7 @@ def load_model(
 
     Raises CheckpointError for a file that is missing, foreign, or does not fit the preset.
     """
-    if not path.is_file():
+    if not is_file(path, CheckpointError):
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

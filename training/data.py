@@ -9,9 +9,10 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import is_file
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image, centre_crop
-from dsin.runtime.sources.picture_folders import SUFFIXES
+from dsin.runtime.sources.picture_folders import is_picture, natural_order
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
 
     Raises FrameError for an odd number of lines, or naming the first file that is missing.
     """
-    if not path.is_file():
+    if not is_file(path, FrameError):
         raise FrameError(f"there is no pair list {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise FrameError(f"{path} is not a text file: give a list of paths") from error
+    except OSError as error:
+        raise FrameError(f"cannot read {path}: {error.strerror}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or len(lines) % 2:
         raise FrameError(
@@ -40,14 +43,14 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
         )
     files = [root / line for line in lines]
     for file in files:
-        if not file.is_file():
+        if not is_file(file, FrameError):
             raise FrameError(f"{path} names {file}, which does not exist: is --root right?")
     return [Pair(x, y) for x, y in zip(files[::2], files[1::2], strict=True)]
 
 
 def list_photos(folder: Path) -> list[Path]:
     """All pictures below a folder, in order. Raises FrameError where there are none."""
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    photos = sorted(filter(is_picture, folder.rglob("*")), key=natural_order)
     if not photos:
         raise FrameError(f"{folder} has no pictures: give a folder with some")
     return photos

@@ -113,7 +113,7 @@ def evaluate(
     if save_images is not None:
         save_images.mkdir(parents=True, exist_ok=True)
     with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
-        for number, pair in enumerate(track(pairs, description="evaluating")):
+        for number, pair in enumerate(track(pairs, description=_named(bundle, rate))):
             x, y = _read(pair, crop)
             coded = _code(encoder, decoder, x, y, rate)
             images.append(_figures(pair, x, coded))
@@ -146,6 +146,10 @@ def _compare(
         "bd_rate": {name: bd_rates(with_side, points) for name, points in curves.items()},
         "bd_rate_no_side": {name: bd_rates(alone, points) for name, points in curves.items()},
     }
+
+
+def _named(bundle: Bundle, rate: int | None) -> str:
+    return f"{bundle.path.name}, rate {bundle.rate_index(rate)}"
 
 
 def means_of_rates(

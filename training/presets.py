@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.files import is_file
 from dsin.runtime.patch_correlation.options import SearchOptions
 
 if sys.version_info >= (3, 11):
@@ -210,9 +211,9 @@ def load_preset(name_or_path: str) -> AnyPreset:
     """
     path = Path(name_or_path)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not is_file(path, CheckpointError):
             raise CheckpointError(f"there is no preset file {path}")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     elif name_or_path in preset_names():
         text = resources.files("dsin.training").joinpath(name_or_path + ".toml").read_text()
     else:

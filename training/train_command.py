@@ -97,3 +97,7 @@ def _check_paper(preset: Preset, pictures: PictureOptions, options: EdgeOptions)
             raise DsinError(
                 f"preset {preset.name} is not an edge preset, and only those take {name}"
             )
+    if not options.graphs:
+        raise DsinError(
+            f"preset {preset.name} is not an edge preset, and only those take --no-graphs"
+        )

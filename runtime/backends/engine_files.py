@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsin.runtime.backends.onnx_weight_files import weight_files
+from dsin.runtime.caches import cache_folder
 from dsin.runtime.errors import BackendError, BundleError
 from dsin.runtime.files import write_bytes_atomically
-from dsin.runtime.gpu.cuda_compiler import cache_folder
 from dsin.runtime.manifest import check_plain_name
 
 Precision = Literal["fp32", "fp16", "int8", "exact"]

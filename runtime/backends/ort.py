@@ -1,5 +1,6 @@
 """Graphs on onnxruntime: CPU, or CUDA with nothing silently falling back to the CPU."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,4 +73,7 @@ def onnxruntime(wanted: str) -> Any:
         raise BackendError(
             f"this onnxruntime {ort.__version__} has no {wanted}: {_INSTALL[wanted]}"
         )
+    # A program may have imported it before any part of dsin, which tells it to keep quiet.
+    if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+        ort.disable_telemetry_events()
     return ort

@@ -60,6 +60,7 @@ from dsin.runtime.codec.packet import VERSION
 from dsin.runtime.entropy.context_model import IntegerContextModel
 from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE, ORDER, HyperTables
 from dsin.runtime.errors import BundleError, DsinError
+from dsin.runtime.files import is_folder
 from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays, read_manifest
 from dsin.runtime.patch_correlation.options import SearchOptions
 
@@ -354,7 +355,7 @@ def _directory(path: Path | str) -> Path:
     if isinstance(path, str) and path in (names := shipped_bundles()):
         return _SHIPPED / path
     directory = Path(path)
-    if not directory.is_dir():
+    if not is_folder(directory, BundleError):
         names = shipped_bundles()
         known = f"shipped are: {', '.join(names)}" if names else "this build ships none"
         raise BundleError(f"there is no bundle {path}: name a bundle directory ({known})")

@@ -7,6 +7,7 @@ follow the rate points' declared bits, times a factor for the scene that is lear
 point whose predicted size is nearest to what the bucket holds, spread over the next frames, wins.
 """
 
+import math
 from collections.abc import Sequence
 
 from dsin.runtime.codec.bundle import Bundle
@@ -34,7 +35,7 @@ class RateController:
     def __init__(
         self, points: Sequence[float], *, pixels: int, target_kbps: float, fps: float
     ) -> None:
-        if not (target_kbps > 0 and fps > 0 and points):
+        if not (0 < target_kbps < math.inf and 0 < fps < math.inf and points):
             raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
         self.target_kbps = target_kbps
         self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from dsin.runtime.commands.cli_app import command_app, parse_size, run
+from dsin.runtime.commands.cli_app import command_app, parse_size
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
@@ -24,7 +24,9 @@ from dsin.runtime.commands.cli_options import (
 )
 from dsin.runtime.commands.cli_replay import replay
 from dsin.runtime.commands.cli_streaming import serve, stream
+from dsin.runtime.commands.option_rules import command
 from dsin.runtime.errors import DsinError
+from dsin.runtime.terminal import run_app, say
 
 app = command_app(
     "dsin", "Compress images for a receiver that sees the same scene with a camera of its own."
@@ -49,12 +51,20 @@ RootOption = Annotated[
     Path,
     typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", metavar="SOURCE", help="A recording, as dsin stream takes it."),
+]
+SideOption = Annotated[
+    str | None,
+    typer.Option("--side", metavar="SOURCE", help="The side camera's, where it is another one."),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
 
 
-@app.command()
+@command(app)
 def encode(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to encode, 8-bit colour.")],
     output: Annotated[
@@ -83,10 +93,10 @@ def encode(
     target = output or image.with_suffix(".dsin")
     write_bytes_atomically(target, bytes(packet))
     bpp = 8 * len(packet) / (packet.header.width * packet.header.height)
-    typer.echo(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp")
+    say(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp", wrote=target)
 
 
-@app.command()
+@command(app)
 def decode(
     packet: Annotated[
         Path, typer.Argument(metavar="PACKET", help="Packet that dsin encode has written.")
@@ -114,11 +124,11 @@ def decode(
         raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.codec.packet import Packet
-    from dsin.runtime.files import write_image
+    from dsin.runtime.files import exists, write_image
     from dsin.runtime.picture_files import read_image
 
     target = output or packet.with_suffix(".png")
-    if output is None and target.exists():
+    if output is None and exists(target):
         # It may well be the original of the packet.
         raise DsinError(f"{target} exists: name the output with -o")
     coded = Packet.parse(_read_packet(packet))
@@ -126,10 +136,10 @@ def decode(
     with Decoder(bundle, backend.value) as decoder:
         picture = decoder.decode(coded, view).image
     write_image(target, picture)
-    typer.echo(f"{target}: {coded.header.width}x{coded.header.height}")
+    say(f"{target}: {coded.header.width}x{coded.header.height}")
 
 
-@app.command()
+@command(app)
 def info(
     what: Annotated[
         str,
@@ -147,8 +157,9 @@ def info(
     from dsin.runtime.codec.bundle import open_bundle
     from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
     from dsin.runtime.codec.packet import Packet
+    from dsin.runtime.files import is_file
 
-    if Path(what).is_file():
+    if is_file(Path(what)):
         facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(Path(what))))}
     else:
         bundle = open_bundle(what)
@@ -159,7 +170,7 @@ def info(
     typer.echo(json.dumps(facts, indent=1) if as_json else as_lines(facts))
 
 
-@app.command()
+@command(app)
 def demo(
     kitti: Annotated[
         Path | None,
@@ -167,6 +178,8 @@ def demo(
             "--kitti", metavar="DRIVE", help="KITTI raw drive to use [the built-in synthetic rig]."
         ),
     ] = None,
+    source: SourceOption = None,
+    side: SideOption = None,
     frames: Annotated[
         int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
     ] = None,
@@ -205,16 +218,24 @@ def demo(
 ) -> None:
     """Stream stereo frames between two processes and compare the results."""
     bundle = bundle_at(bundle, precision)
-    if rate is not None and kbps is not None:
-        raise typer.BadParameter("give either --rate or --kbps")
     from dsin.runtime.commands.demo import run_demo
 
     run_demo(
-        kitti, frames, bundle, rate, out, json_path, backend.value, kbps=kbps, fps=fps, web=web
+        kitti or source,
+        frames,
+        bundle,
+        rate,
+        out,
+        json_path,
+        backend.value,
+        kbps=kbps,
+        fps=fps,
+        web=web,
+        side=side,
     )
 
 
-@app.command()
+@command(app)
 def profile(
     bundle: Annotated[
         str | None,
@@ -226,6 +247,8 @@ def profile(
             "--kitti", metavar="DRIVE", help="KITTI raw drive to use [the built-in synthetic rig]."
         ),
     ] = None,
+    source: SourceOption = None,
+    side: SideOption = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -270,11 +293,13 @@ def profile(
     bundle = bundle_at(bundle, precision) or bundle
     from dsin.runtime.profiling.profiler import Options, run_profile
 
-    options = Options(bundle, kitti, samples, warmup, fps, rate, threads, backend.value)
+    options = Options(
+        bundle, kitti or source, samples, warmup, fps, rate, threads, backend.value, side
+    )
     run_profile(options, json_path, html_path)
 
 
-@app.command()
+@command(app)
 def evaluate(
     pairs: PairsOption,
     root: RootOption,
@@ -312,8 +337,6 @@ def evaluate(
 ) -> None:
     """Measure bits, PSNR and MS-SSIM on a list of pairs."""
     bundle = bundle_at(bundle, precision)
-    if plot is not None and not against:
-        raise typer.BadParameter("--plot draws curves: name rivals with --against")
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.training.evaluate", "train", "evaluate")
     module.evaluate_list(
@@ -323,7 +346,7 @@ def evaluate(
     )  # fmt: skip
 
 
-@app.command()
+@command(app)
 def train(
     preset: Annotated[
         str,
@@ -396,11 +419,11 @@ def train(
     """Train a model through all phases of its preset."""
     module = _load("dsin.training.train_command", "train", "train")
     options = _load("dsin.training.edge.train", "train", "train").EdgeOptions(
-        start_from, resume, devices, nodes, budget_s, json_path, graphs, say=typer.echo
+        start_from, resume, devices, nodes, budget_s, json_path, graphs, say=say
     )
     pictures = module.PictureOptions(pairs, validation, root, photos, pack)
     best = module.train_preset(preset, pictures, out, options)
-    typer.echo(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
+    say(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
 
 
 class TargetName(str, enum.Enum):
@@ -410,7 +433,7 @@ class TargetName(str, enum.Enum):
     tensorrt = "tensorrt"
 
 
-@app.command()
+@command(app)
 def calibrate(
     bundle: Annotated[
         str,
@@ -451,12 +474,15 @@ def calibrate(
 
     Reports how much faster they become and what that costs.
     """
+    from dsin.runtime.files import is_folder
+
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
     data = _load("dsin.training.data", "train", "calibrate")
+    start = None if validation is not None and is_folder(frames) else root
     done = module.calibrate_bundle(
-        bundle, source.read_frames(frames, root), output, target=target.value, crop=size,
+        bundle, source.read_frames(frames, start), output, target=target.value, crop=size,
         validation=data.read_pair_list(validation, root or Path()) if validation else (),
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
@@ -471,10 +497,10 @@ def calibrate(
     if shown:
         typer.echo(f"BD-rate    {', '.join(shown)} against the float bundle")
     megabytes = done.bytes_before / 1e6, done.bytes_after / 1e6
-    typer.echo(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
+    say(f"wrote {output}: {megabytes[1]:.1f} MB instead of {megabytes[0]:.1f}")
 
 
-@app.command()
+@command(app)
 def import_tf(
     source: Annotated[
         Path,
@@ -486,17 +512,17 @@ def import_tf(
 ) -> None:
     """Convert a TensorFlow checkpoint of the original code."""
     _load("dsin.training.paper.tf_checkpoint", "tf-import", "import-tf").import_tf(source, output)
-    typer.echo(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
+    say(f"{output}: export it with dsin-export onnx {output} -o BUNDLE")
 
 
-app.command()(serve)
-app.command()(stream)
-app.command()(replay)
+command(app)(serve)
+command(app)(stream)
+command(app)(replay)
 
 
 def main() -> None:
     """Run `dsin`."""
-    run(app, "dsin")
+    run_app(app, "dsin")
 
 
 def _load(module: str, extra: str, command: str) -> ModuleType:

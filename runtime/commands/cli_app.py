@@ -1,11 +1,11 @@
-"""What `dsin` and `dsin-export` have in common: their help, their version, their errors."""
+"""What `dsin` and `dsin-export` have in common: their help, their version, sizes on their lines.
 
-import sys
+Their commands are added by `option_rules.command`, and `terminal.run_app` runs them.
+"""
+
 from typing import Annotated
 
 import typer
-
-from dsin.runtime.errors import DsinError
 
 
 def command_app(name: str, summary: str) -> typer.Typer:
@@ -41,15 +41,6 @@ def command_app(name: str, summary: str) -> typer.Typer:
         pass
 
     return app
-
-
-def run(app: typer.Typer, name: str) -> None:
-    """Run a command line; errors that the user can put right become one line and exit status 1."""
-    try:
-        app()
-    except DsinError as error:
-        print(f"{name}:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
 
 
 def parse_size(text: str, option: str) -> tuple[int, int]:

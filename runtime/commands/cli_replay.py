@@ -14,6 +14,7 @@ from dsin.runtime.commands.cli_options import (
     PrecisionOption,
     bundle_at,
 )
+from dsin.runtime.terminal import say
 
 
 def replay(
@@ -90,4 +91,4 @@ def replay(
         )  # fmt: skip
     typer.echo(report.table())
     for sink in sinks:
-        typer.echo(f"{sink.name}: {', '.join(map(str, sink.paths))}")
+        say(f"{sink.name}: {', '.join(map(str, sink.paths))}")

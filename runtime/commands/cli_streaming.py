@@ -16,6 +16,7 @@ from dsin.runtime.commands.cli_options import (
     PrecisionOption,
     bundle_at,
 )
+from dsin.runtime.terminal import say
 
 if TYPE_CHECKING:
     from dsin.runtime.link.rpc import Certificates
@@ -200,10 +201,6 @@ def serve(
     """
     bundle = bundle_at(bundle, precision)
     _set_up_logs(verbose)
-    if ray_address is not None and not ray:
-        raise typer.BadParameter("--ray-address goes with --ray")
-    if (jpeg or panels) and pictures is None:
-        raise typer.BadParameter("--jpeg and --panels go with --pictures")
     from dsin.runtime.commands.serve import ServeOptions
     from dsin.runtime.commands.serve import serve as run
     from dsin.runtime.fleet.decoders import FleetOptions
@@ -230,7 +227,7 @@ def serve(
         if ray
         else None,
     )  # fmt: skip
-    run(options, _announce)
+    run(options, say)
 
 
 def stream(
@@ -322,14 +319,6 @@ def stream(
     Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
     bundle = bundle_at(bundle, precision)
-    if rate is not None and kbps is not None:
-        raise typer.BadParameter("give either --rate or --kbps, and not both")
-    if camera is CameraName.y and (rate is not None or kbps is not None or bundle is not None):
-        raise typer.BadParameter("--rate, --kbps and --bundle are for camera x, which is encoded")
-    if camera is CameraName.x and quality is not None:
-        raise typer.BadParameter("--quality is for camera y; camera x has --rate")
-    # Its log of attempts would hide the one line about each.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _set_up_logs(verbose)
     from dsin.runtime.commands.stream import StreamOptions
     from dsin.runtime.commands.stream import stream as run
@@ -352,7 +341,7 @@ def stream(
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
     )
-    run(options, _announce)
+    run(options, say)
 
 
 def _certificates(
@@ -362,8 +351,6 @@ def _certificates(
     from dsin.runtime.link.rpc import Certificates
 
     if plaintext:
-        if ca or cert or key:
-            raise typer.BadParameter("give either certificates or --plaintext, and not both")
         return None
     if ca is None or cert is None or key is None:
         raise DsinError(
@@ -374,13 +361,14 @@ def _certificates(
 
 
 def _set_up_logs(verbose: bool) -> None:
-    """Structured for journals: one line a record, time, level, place, message."""
+    """Structured for journals: one line a record, time, level, place, message.
+
+    gRPC's own lines, raw and one for each failed handshake, come with `verbose` only.
+    """
+    if not verbose:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s level=%(levelname)s logger=%(name)s msg=%(message)r",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
     )
-
-
-def _announce(line: str) -> None:
-    typer.echo(line)

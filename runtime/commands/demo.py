@@ -38,10 +38,11 @@ from dsin.runtime.commands.demo_processes import (
     run_server,
 )
 from dsin.runtime.errors import DsinError, StreamError
-from dsin.runtime.files import write_json
+from dsin.runtime.files import is_folder, write_json
 from dsin.runtime.progress import ProgressLine
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import open_stereo
+from dsin.runtime.terminal import say
 
 STALL_S = 120.0
 """A demo of which nothing is heard for so many seconds is given up."""
@@ -109,7 +110,7 @@ class DemoReport:
 
 
 def run_demo(
-    kitti: Path | None = None,
+    source: Path | str | None = None,
     frames: int | None = None,
     bundle: str | None = None,
     rate: int | None = None,
@@ -120,8 +121,11 @@ def run_demo(
     kbps: float | None = None,
     fps: float | None = None,
     web: int | None = None,
+    side: str | None = None,
 ) -> DemoReport:
-    """Stream a KITTI raw drive, or the synthetic rig, from a device to a server process.
+    """Stream a stereo recording, or the synthetic rig, from a device to a server process.
+
+    `source` and `side` are as `open_stereo` takes them.
 
     Writes a side-by-side picture of every frame into `out`, the figures to `json_path`, and shows
     progress and a table. Every frame is sent, as fast as both sides keep up; with `fps` frames come
@@ -132,7 +136,7 @@ def run_demo(
     `if __name__ == "__main__"`. Raises FrameError, BundleError or DsinError for what cannot be
     used or written, StreamError if a process fails.
     """
-    settings = _checked(kitti, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
+    settings = _checked(source, side, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
     with ProgressLine(settings.frames) as progress, _started(settings) as children:
         results = _Results(settings, progress)
         device, server = children
@@ -141,7 +145,7 @@ def run_demo(
                 raise _failure([_Trouble(child, message), *_other_troubles(children, child)])
             if isinstance(message, Listening):
                 for url in message.urls:
-                    print(f"open {url} (Ctrl-C ends the demo)", flush=True)
+                    say(f"open {url} (Ctrl-C ends the demo)")
                 device.pipe.send(message.address)
             elif isinstance(message, Finished) and child is device:
                 server.pipe.send(STOP)
@@ -152,12 +156,13 @@ def run_demo(
     print(report.table())
     print(f"\nnetworks {precision_of(at_precision(open_bundle(settings.bundle), backend))}")
     print(f"link     {results.link()}")
-    print(f"pictures {out / picture_name(0)} to {picture_name(results.last_drawn)}")
+    say(f"pictures {out / picture_name(0)} to {picture_name(results.last_drawn)}")
     return report
 
 
 def _checked(
-    kitti: Path | None,
+    spec: Path | str | None,
+    side: str | None,
     frames: int | None,
     bundle: str | None,
     rate: int | None,
@@ -169,14 +174,14 @@ def _checked(
     web: int | None,
 ) -> Settings:
     """Find a user's mistakes before any process starts."""
-    source = open_stereo(kitti, frames)
+    source = open_stereo(spec, frames, side)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
     if web is not None and fps is None:
         fps = frames_per_second(source)
-    settings = Settings(kitti, len(source), bundle, rate, kbps, out, backend, fps, web)
+    settings = Settings(spec, side, len(source), bundle, rate, kbps, out, backend, fps, web)
     settings.controller(opened, source)
-    if json_path is not None and not json_path.absolute().parent.is_dir():
+    if json_path is not None and not is_folder(json_path.absolute().parent):
         raise DsinError(f"cannot write {json_path}: its folder does not exist")
     try:
         out.mkdir(parents=True, exist_ok=True)

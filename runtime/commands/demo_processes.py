@@ -35,7 +35,8 @@ from dsin.runtime.sources.warm_up import warm_up
 class Settings:
     """What both processes need to know."""
 
-    kitti: Path | None
+    recording: Path | str | None
+    side: str | None
     frames: int
     bundle: str | None
     rate: int | None
@@ -49,7 +50,7 @@ class Settings:
     @property
     def spec(self) -> str:
         """The frames as dsin.runtime.sources.cameras opens them."""
-        return f"synthetic:{self.frames}" if self.kitti is None else str(self.kitti)
+        return f"synthetic:{self.frames}" if self.recording is None else str(self.recording)
 
     @property
     def repeats(self) -> bool:
@@ -58,7 +59,7 @@ class Settings:
 
     def source(self) -> StereoRecording:
         """The frames; both processes open them for themselves."""
-        return open_stereo(self.kitti, self.frames)
+        return open_stereo(self.recording, self.frames, self.side)
 
     def controller(self, bundle: Bundle, source: StereoRecording) -> RateController | None:
         """What keeps the stream at `kbps`, if that is asked for."""
@@ -163,8 +164,8 @@ def run_server(pipe: Connection, settings: Settings) -> None:
     told to in `pipe`."""
     with _reporting(pipe), _Gallery(pipe, settings.out, settings.source()) as gallery:
         options = ServeOptions(
-            "127.0.0.1:0", settings.bundle, settings.backend, sides=[settings.spec],
-            web=settings.web, health=False,
+            "127.0.0.1:0", settings.bundle, settings.backend,
+            sides=[settings.side or settings.spec], web=settings.web, health=False,
         )  # fmt: skip
         with running_server(options, on_frame=gallery.show) as server:
             pipe.send(Listening(server.address, tuple(server.urls)))

@@ -6,7 +6,6 @@ cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings
 """
 
 import logging
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.compiled import has_kernels
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
@@ -27,6 +27,7 @@ from dsin.runtime.server.rig_server import USUAL_SIZE, Serving, decoding, local_
 from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.server.stream_server import StreamServer
+from dsin.runtime.signals import on_ending
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet.decoders import FleetOptions
@@ -106,11 +107,11 @@ def running_server(
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `announce` is told where, once all is ready."""
+    """Serve until a signal ends it. `announce` is told where, once all is ready."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    announce("starting; the first time on a machine, compiling takes about a minute")
+    on_ending(stop.set)
+    if not has_kernels():
+        announce("starting for the first time here: compiling takes about a minute")
     with running_server(options) as server:
         kind = "plaintext" if options.certificates is None else "TLS"
         announce(f"serving at {server.address} ({kind})")

@@ -1,7 +1,6 @@
 """`dsin stream`: a camera, an encoder and the way to the server, put together."""
 
 import logging
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dsin.runtime.device.device import (
 )
 from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
+from dsin.runtime.signals import on_ending
 from dsin.runtime.sources.cameras import Camera, open_camera
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.warm_up import warm_up
@@ -58,7 +58,7 @@ class StreamOptions:
 
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
-    """Stream until the source ends, or SIGINT or SIGTERM. Raises DsinError."""
+    """Stream until the source ends, or a signal ends it. Raises DsinError."""
     check_camera(options.address, options.certificates)
     side: StereoSide = "left" if options.camera == "x" else "right"
     camera = open_camera(
@@ -104,8 +104,7 @@ def _run(
         every=options.every, give_up_s=options.give_up_s, on_frame=report.add,
         on_news=announce,
     )  # fmt: skip
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: device.stop())
+    on_ending(device.stop)
     height, width = camera.size
     announce(
         f"connecting to {options.address} as camera {options.camera} of rig {options.rig}: "

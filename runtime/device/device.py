@@ -75,13 +75,15 @@ class _UnderWay(NamedTuple):
 @dataclass
 class DeviceCounts:
     """Since the start: frames captured, never encoded (`dropped`), sent, answered, sent but never
-    answered (`lost`), and attempts to connect again. `statuses` counts answers by status."""
+    answered (`lost`); attempts to connect, and how many of these were to connect again. `statuses`
+    counts answers by status."""
 
     captured: int = 0
     dropped: int = 0
     sent: int = 0
     answered: int = 0
     lost: int = 0
+    attempts: int = 0
     reconnects: int = 0
     sent_bytes: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -317,16 +319,18 @@ class Device:
         """Stream until the source ends or `stop` is called; see above."""
         slot = FrameSlot(self._camera, self._every)
         pause_s, since_s, told = FIRST_PAUSE_S, time.monotonic(), ""
+        was_connected = False
         try:
             while not self._stop.is_set():
                 connected_s = time.monotonic()
+                self.counts.attempts += 1
                 try:
                     with CameraStream(
                         self._address, self._certificates, self._greeting, self._answered,
                         clock=self._clock,
                     ) as stream:  # fmt: skip
                         self._say(logging.INFO, f"connected to {self._address}")
-                        pause_s, told = FIRST_PAUSE_S, ""
+                        pause_s, told, was_connected = FIRST_PAUSE_S, "", True
                         self._pump(stream, slot)
                         return self._final(slot)
                 except ConnectionLostError as error:
@@ -338,7 +342,7 @@ class Device:
                     if str(error) != told:
                         self._say(logging.WARNING, f"{error}; trying again")
                         told = str(error)
-                self.counts.reconnects += 1
+                self.counts.reconnects += was_connected  # a server that starts late is no loss
                 self._stop.wait(pause_s * random.uniform(0.8, 1.0))
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             return self._final(slot)

@@ -16,7 +16,6 @@ Needs Ray: pip install 'dsin[fleet]'.
 import asyncio
 import contextlib
 import dataclasses
-import os
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
@@ -183,8 +182,6 @@ def start_fleet(options: FleetOptions) -> FleetDecoder:
 
 
 def _connect(options: FleetOptions) -> tuple[Any, Any]:
-    # Before the import, which reads it: nothing is reported to anybody unless that is asked for.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
         from ray import serve

@@ -1,10 +1,9 @@
 """CUDA source to machine code, by NVRTC when it is first needed, and kept on disk from then on."""
 
 import hashlib
-import os
-from pathlib import Path
 from typing import Any
 
+from dsin.runtime.caches import cache_folder
 from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.gpu.cuda_driver import INSTALL
@@ -48,11 +47,6 @@ def compile_source(source: str, architecture: int) -> bytes:
 def version() -> str:
     """Of NVRTC, such as 13.0. Raises BackendError where it is missing."""
     return ".".join(map(str, _checked(_nvrtc().nvrtcVersion())))
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept: $XDG_CACHE_HOME/dsin, by default ~/.cache/dsin."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsin"
 
 
 def _key(source: str, architecture: int) -> str:

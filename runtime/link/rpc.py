@@ -6,6 +6,10 @@ of the camera's certificate. Without TLS only loopback addresses are allowed.
 
 import ipaddress
 import ssl
+import tempfile
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,15 +75,16 @@ class Certificates:
         """Their contents. Raises StreamError for a file that cannot be read or is not PEM, and for
         a key that belongs to another certificate."""
         contents = _pem(self.authority), _pem(self.certificate), _pem(self.key)
-        self._check()
+        self._check(contents[0].decode("ascii", "ignore"))
         return contents
 
-    def _check(self) -> None:
+    def _check(self, authority: str) -> None:
         """gRPC would only say that there is no handshake."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # With a password, if only an empty one, an encrypted key fails instead of asking.
-            context.load_cert_chain(self.certificate, self.key, password="")
+            with _without_mark(self.certificate) as certificate, _without_mark(self.key) as key:
+                # With a password, if only an empty one, an encrypted key fails instead of asking.
+                context.load_cert_chain(certificate, key, password="")
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise StreamError(
@@ -90,8 +95,8 @@ class Certificates:
                 f"unencrypted ({error.reason or error})"
             ) from error
         try:
-            context.load_verify_locations(self.authority)
-        except ssl.SSLError as error:
+            context.load_verify_locations(cadata=authority)
+        except (ssl.SSLError, ValueError) as error:
             raise StreamError(f"{self.authority} holds no certificate") from error
 
 
@@ -172,4 +177,17 @@ def _pem(path: Path) -> bytes:
         raise StreamError(f"cannot read {path}: {error.strerror}") from error
     if b"-----BEGIN" not in data:
         raise StreamError(f"{path} is not a PEM file")
-    return data
+    return data.removeprefix(BOM_UTF8)
+
+
+@contextmanager
+def _without_mark(path: Path) -> Iterator[Path]:
+    """A file without the mark that some editors begin UTF-8 with, which OpenSSL does not know."""
+    data = path.read_bytes()
+    if not data.startswith(BOM_UTF8):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as copy:  # for its owner's eyes only
+        copy.write(data.removeprefix(BOM_UTF8))
+        copy.flush()
+        yield Path(copy.name)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from urllib.parse import quote
 
+from dsin.runtime.files import exists
+
 
 def rig_name_in_paths(rig: str) -> str:
     """A rig's name as one part of a path or topic; `urllib.parse.unquote` gives it back.
@@ -16,7 +18,7 @@ def rig_name_in_paths(rig: str) -> str:
 def unused_path(path: Path) -> Path:
     """`path`, or with a number before its suffix (drive.2.mcap) where that exists already."""
     candidate, number = path, 1
-    while candidate.exists():
+    while exists(candidate):
         number += 1
         candidate = path.with_name(f"{path.stem}.{number}{path.suffix}")
     return candidate

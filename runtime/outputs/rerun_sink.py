@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from dsin.runtime.errors import RecordingError
+from dsin.runtime.files import is_folder
 from dsin.runtime.link.side_pictures import encode_picture
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.output_names import rig_name_in_paths, unused_path
@@ -28,7 +29,7 @@ class RerunSink:
     def __init__(self, path: Path) -> None:
         if path.suffix != ".rrd":
             raise RecordingError(f"cannot write {path}: Rerun's recordings end with .rrd")
-        if not path.absolute().parent.is_dir():
+        if not is_folder(path.absolute().parent, RecordingError):
             raise RecordingError(f"cannot write {path}: its folder does not exist")
         try:
             import rerun

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.files import is_folder
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.pictures import Image, pad
@@ -43,7 +44,7 @@ class VideoSink:
             raise DsinError(f"cannot write {path}: videos are {', '.join(CODECS)}")
         if not 0 < fps <= 1000:
             raise DsinError(f"a video of {fps:g} frames a second: ask for 1000 at most")
-        if not path.absolute().parent.is_dir():
+        if not is_folder(path.absolute().parent):
             raise DsinError(f"cannot write {path}: its folder does not exist")
         self.paths: list[Path] = []
         self._path = path

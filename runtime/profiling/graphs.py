@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from dsin.runtime.backends.ort import CPU, onnxruntime
 from dsin.runtime.backends.session import Session
-from dsin.runtime.errors import DsinError
+from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
 from dsin.runtime.profiling.chip import ChipSpeed
 from dsin.runtime.profiling.statistics import Statistics
@@ -132,8 +133,8 @@ def absent_reason(backend: str) -> str | None:
     if backend != "cpu":
         return f"the chip's speed is measured on the CPU only, and the graphs ran on {backend}"
     try:
-        import onnxruntime  # noqa: F401
-    except ImportError:
+        onnxruntime(CPU)
+    except BackendError:
         return "operations are counted by onnxruntime: pip install 'dsin[cpu]'"
     return None
 
@@ -186,8 +187,7 @@ def _alone_ms(session: Session, inputs: Inputs) -> list[float]:
 
 def _traced(path: Path, inputs: Inputs) -> list[dict[str, Any]]:
     """What onnxruntime says of each node that it executed, on the CPU and as exported."""
-    import onnxruntime as ort
-
+    ort = onnxruntime(CPU)
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.enable_profiling = True

@@ -44,18 +44,19 @@ class Sample:
 
 
 class Frames:
-    """The first frames of a KITTI raw drive, or of the synthetic rig, in turn without end.
+    """The first frames of a stereo recording, as `open_stereo` takes it, or of the synthetic rig,
+    in turn without end.
 
-    A drive's are read from their files each time, which is what `capture` measures; the rig's are
-    rendered once and kept, since rendering is no camera's work. Raises FrameError.
+    A recording's are read from their files each time, which is what `capture` measures; the rig's
+    are rendered once and kept, since rendering is no camera's work. Raises FrameError.
     """
 
-    def __init__(self, kitti: Path | None) -> None:
-        self.source: StereoRecording = open_stereo(kitti)
-        self.name = "synthetic rig" if kitti is None else kitti.resolve().name
+    def __init__(self, recording: Path | str | None, side: str | None = None) -> None:
+        self.source: StereoRecording = open_stereo(recording, side=side)
+        self.name = "synthetic rig" if recording is None else Path(recording).resolve().name
         self.count = min(len(self.source), DISTINCT_FRAMES)
         self._kept: list[tuple[Image, Image]] | None = None
-        if kitti is None:
+        if recording is None:
             self._kept = [self._read(number) for number in range(self.count)]
 
     def sha256(self) -> str:

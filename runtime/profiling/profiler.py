@@ -16,7 +16,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.errors import DsinError
-from dsin.runtime.files import write_bytes_atomically, write_json
+from dsin.runtime.files import is_folder, write_bytes_atomically, write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.profiling.chip import ChipSpeed, measure_chip
 from dsin.runtime.profiling.cold_start import cold_start_ms
@@ -67,18 +67,20 @@ WARMUP = 10
 
 @dataclass(frozen=True)
 class Options:
-    """What to profile. `bundle` and `rate` None are the defaults, `kitti` None the synthetic rig,
+    """What to profile. `bundle` and `rate` None are the defaults, `source` None the synthetic rig,
     `samples` None as many frames as a valid profile needs, `fps` None a closed loop, `threads` None
     all."""
 
     bundle: str | None = None
-    kitti: Path | None = None
+    source: Path | str | None = None
     samples: int | None = None
     warmup: int = WARMUP
     fps: float | None = None
     rate: int | None = None
     threads: int | None = None
     backend: Backend = "cpu"
+    side: str | None = None
+    """The right camera, where it is no part of `source`."""
 
 
 def run_profile(
@@ -90,7 +92,7 @@ def run_profile(
     """
     for path in (json_path, html_path):
         # Found out now, not after minutes of measuring.
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is not None and not is_folder(path.absolute().parent):
             raise DsinError(f"cannot write {path}: its folder does not exist")
     with ProgressLine() as progress:
         profile = measure(options, progress.show)
@@ -156,7 +158,7 @@ class _Rig:
             )
         marks.append(time.perf_counter_ns())
         self.load_ms = tuple(round((end - start) / 1e6, 3) for start, end in pairwise(marks))
-        self.frames = Frames(options.kitti)
+        self.frames = Frames(options.source, options.side)
         link = stack.enter_context(Loopback(encoder.bundle.codec_id, self.frames.source.size))
         self.pipeline = Pipeline(self.frames, encoder, decoder, link, self.rate)
 

@@ -4,6 +4,7 @@ All methods are called in the event loop; answers of the pool come from other th
 """
 
 import asyncio
+from dataclasses import replace
 
 import grpc
 
@@ -14,9 +15,11 @@ from dsin.runtime.link.clocks import CameraClock, now_ns
 from dsin.runtime.link.rpc import CREDITS
 from dsin.runtime.link.side_pictures import decode_picture
 from dsin.runtime.outputs.decoded_frame import SideView
+from dsin.runtime.pictures import Image
 from dsin.runtime.server.decode_pool import DecodePool
 from dsin.runtime.server.rig import ArrivedFrame, FrameStatus, Outcome, Rig
 from dsin.runtime.server.side_cameras import SideCameras
+from dsin.runtime.sources.resized import resized
 
 MOST_PROBES = 16
 """Questions for a camera's time that it may leave unanswered; then no more are asked."""
@@ -54,6 +57,7 @@ class CameraSession:
         self._sides = sides
         self._loop = loop
         self._session = hello.session
+        self._size = hello.height, hello.width
         self._clock = CameraClock()
         self._asked: set[int] = set()
         self._under_way = 0
@@ -127,7 +131,8 @@ class CameraSession:
 
     def _take_own_side(self, view: SideView, captured_ns: int) -> None:
         """A picture of the server's live side camera, in that camera's thread."""
-        self._pool.offer_side(self.rig, view, captured_ns)
+        image = resized(view.image, self.rig.size)
+        self._pool.offer_side(self.rig, replace(view, image=image), captured_ns)
 
     def _take_clock(self, reply: dsin_v1.ClockReply, received_ns: int) -> None:
         if reply.server_send_ns not in self._asked:
@@ -187,9 +192,7 @@ class CameraSession:
         try:
             if self._last_side is not None and number <= self._last_side:
                 raise FrameError(f"side frame {number} comes after side frame {self._last_side}")
-            image = await self._loop.run_in_executor(
-                None, decode_picture, side.picture, self.rig.size
-            )
+            image = await self._loop.run_in_executor(None, self._side_image, side.picture)
         except FrameError as error:
             self._answer(Outcome(number, FrameStatus.REJECTED, reason=str(error)))
             return
@@ -205,6 +208,10 @@ class CameraSession:
             clock_in_doubt=doubt and self.live,
         )
         self._send_ack(dsin_v1.Ack(frame_number=number, status=dsin_v1.STORED))
+
+    def _side_image(self, picture: bytes) -> Image:
+        """A picture as it came, in the size of the rig's. Raises FrameError."""
+        return resized(decode_picture(picture, self._size), self.rig.size)
 
     def _sent_ns(self, frame: "dsin_v1.EncodedFrame | dsin_v1.SideFrame") -> int:
         return frame.timestamp_ns + 1000 * frame.held_us if self.live else frame.sent_ns

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
-from dsin.runtime.pictures import MAX_PIXELS
+from dsin.runtime.pictures import MAX_PIXELS, MAX_SIDE
 from dsin.runtime.server.camera_session import CameraSession, RefusedError
 from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.server.side_cameras import RecordedSideCamera, SideCameras
@@ -29,6 +29,8 @@ HELLO_S = 5.0
 PROBE_S = 1.0
 """A camera's clock is asked for that often, and at once when it seems to have stepped."""
 _REPLACED = grpc.StatusCode.ABORTED, "a newer connection of this camera came"
+_OTHER_SIZE = grpc.StatusCode.UNAVAILABLE, "camera x of this rig has another size: come again"
+_X, _Y = int(dsin_v1.CAMERA_X), int(dsin_v1.CAMERA_Y)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -142,35 +144,53 @@ class RigService:
             raise _unfit("a camera is x or y")
         if hello.clock not in (dsin_v1.CLOCK_LIVE, dsin_v1.CLOCK_RECORDING):
             raise _unfit("timestamps are of a live clock or of a recording")
-        if not 0 < hello.width * hello.height <= MAX_PIXELS:
+        large = max(hello.width, hello.height) > MAX_SIDE
+        if large or not 0 < hello.width * hello.height <= MAX_PIXELS:
             raise _unfit(f"pictures of {hello.width}x{hello.height} are not supported")
         if hello.camera == dsin_v1.CAMERA_X:
             self._check_codec(hello)
         self._check_clocks(hello)
         size = hello.height, hello.width
-        local = self._sides.recorded(hello.rig)
-        self._check_own_side(hello, local.size if local else self._sides.live_size(hello.rig))
+        local = self._sides.recorded(hello.rig, size)
+        self._check_own_side(hello, self._sides.size(hello.rig))
         if local is not None:
             _check_same_recording(hello, local)
-        self._make_way(hello, size)
         try:
-            rig = self._pool.open_rig(hello.rig, size, local)
+            rig = self._pool.open_rig(hello.rig, self._make_way(hello, size), local)
         except NoRoomError as error:
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except StreamError as error:
             raise _unfit(str(error)) from error
         return CameraSession(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
 
-    def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> None:
-        """End this camera's connection from before, if its pictures had another size: it may seem
-        to live for seconds after the camera has started again."""
-        before = self._cameras.get((hello.rig, hello.camera))
-        if before is None or before.rig.size == size:
-            return
-        if (hello.rig, 3 - hello.camera) not in self._cameras:
-            before.end(*_REPLACED)
-            before.leave()
-            del self._cameras[hello.rig, before.kind]
+    def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of the rig's pictures, which is that of camera x as soon as it is there.
+
+        Connections that were made for another size end: this camera's from before, which may seem
+        to live for seconds after the camera has started again, and camera y's, which comes back.
+        """
+        x, y = (self._cameras.get((hello.rig, kind)) for kind in (_X, _Y))
+        if hello.camera == dsin_v1.CAMERA_Y and x is not None:
+            if x.rig.size != size:
+                self._tell_resized(hello, "sends", (hello.height, hello.width), x.rig.size)
+            return x.rig.size
+        for before, status in (
+            (y, _OTHER_SIZE if hello.camera == _X else _REPLACED),
+            (x, _REPLACED),
+        ):
+            if before is not None and before.rig.size != size:
+                before.end(*status)
+                before.leave()
+                del self._cameras[hello.rig, before.kind]
+        return size
+
+    def _tell_resized(
+        self, hello: dsin_v1.Hello, verb: str, own: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        LOG.warning(
+            "rig %s: its side camera %s %dx%d, which is resized to %dx%d",
+            hello.rig, verb, own[1], own[0], size[1], size[0],
+        )  # fmt: skip
 
     def _check_name(self, rig: str, context: Context) -> None:
         printable = rig.isprintable() and "/" not in rig and rig not in (".", "..")
@@ -215,10 +235,7 @@ class RigService:
         if hello.camera == dsin_v1.CAMERA_Y:
             raise _unfit(f"the server has the side camera of rig {hello.rig} itself")
         if own != (hello.height, hello.width):
-            raise _unfit(
-                f"rig {hello.rig} sends {hello.width}x{hello.height}, but the server's side "
-                f"camera has {own[1]}x{own[0]}"
-            )
+            self._tell_resized(hello, "here has", own, (hello.height, hello.width))
         plays = hello.clock == dsin_v1.CLOCK_RECORDING
         if plays == (self._sides.live_size(hello.rig) is not None):
             kinds = ("live", "a recording") if plays else ("a recording", "live")

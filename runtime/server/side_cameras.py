@@ -16,6 +16,7 @@ from dsin.runtime.sources.cameras import Camera, open_camera
 from dsin.runtime.sources.capture_device import is_live
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import Recording, open_recording
+from dsin.runtime.sources.resized import resized
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.25
@@ -29,11 +30,17 @@ class RecordedSideCamera:
 
     It goes on as a looped recording does: one interval after its end it begins again, with numbers
     and timestamps that go on. Rigs that share a recording share its `lock`: few kinds of recordings
-    can be read by several threads at once.
+    can be read by several threads at once. `size` is that of the rig's pictures, to which its own
+    are brought; by default it is the recording's.
     """
 
-    def __init__(self, recording: Recording, lock: "threading.Lock | None" = None) -> None:
-        self.size = recording.size
+    def __init__(
+        self,
+        recording: Recording,
+        lock: "threading.Lock | None" = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.size = size or recording.size
         self.start_ns = recording.timestamp_ns(0)
         self.interval_ns = round(1e9 / frames_per_second(recording))
         self._recording = recording
@@ -57,7 +64,8 @@ class RecordedSideCamera:
             return None
         with self._lock:
             if self._read is None or self._read.number != nearest:
-                self._read = SideView(self._recording.image(nearest % count), nearest, time_ns)
+                image = resized(self._recording.image(nearest % count), self.size)
+                self._read = SideView(image, nearest, time_ns)
             return self._read
 
     def _time_ns(self, number: int) -> int:
@@ -112,11 +120,16 @@ class SideCameras:
         recorded = [recording.size for recording in self._recordings.values()]
         return recorded + [camera.size for camera in self._cameras.values()]
 
-    def recorded(self, rig: str) -> RecordedSideCamera | None:
-        """The recording that is that rig's side camera."""
+    def recorded(self, rig: str, size: tuple[int, int] | None = None) -> RecordedSideCamera | None:
+        """The recording that is that rig's side camera, in the size of the rig's pictures."""
         spec = self._spec(rig)
         recording = self._recordings.get(spec)
-        return None if recording is None else RecordedSideCamera(recording, self._locks[spec])
+        return None if recording is None else RecordedSideCamera(recording, self._locks[spec], size)
+
+    def size(self, rig: str) -> tuple[int, int] | None:
+        """Height and width of that rig's side camera, if it has one here."""
+        recording = self._recordings.get(self._spec(rig))
+        return self.live_size(rig) if recording is None else recording.size
 
     def live_size(self, rig: str) -> tuple[int, int] | None:
         """Height and width of the live camera that is that rig's side camera."""

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import exists
 from dsin.runtime.quiet_opencv import quiet_opencv
+from dsin.runtime.sources.picture_folders import natural_order
 
 V4L2, GSTREAMER = "camera:", "gst:"
 
@@ -74,8 +76,8 @@ def open_device(spec: CameraSpec) -> CaptureDevice:
     """Open a camera. Raises FrameError if it is absent, in use, or OpenCV cannot open its kind."""
     if spec.gstreamer:
         return _open_pipeline(spec)
-    if not Path(spec.device).exists():
-        others = sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))
+    if not exists(Path(spec.device), FrameError):
+        others = [*map(str, sorted(Path("/dev").glob("video[0-9]*"), key=natural_order))]
         there = f"there are {', '.join(others)}" if others else "this machine has no camera"
         raise FrameError(f"there is no {spec.device}: {there}")
     with quiet_opencv():

@@ -1,6 +1,5 @@
 """Frames in time: how many there are, when they were taken, at which rate."""
 
-from pathlib import Path
 from typing import Literal, Protocol
 
 from dsin.runtime.errors import FrameError
@@ -30,13 +29,11 @@ def frames_per_second(source: Timed) -> float:
     return 1e9 * (count - 1) / span if span > 0 else 1e9 / FRAME_INTERVAL_NS
 
 
-def limited(available: int, wanted: int | None, source: Path) -> int:
-    """How many frames to take; FrameError if `wanted` is more than there are, or less than one."""
+def limited(available: int, wanted: int | None) -> int:
+    """How many frames to take: `wanted`, or all if there are fewer; FrameError for less than 1."""
     if wanted is not None and wanted < 1:
         raise FrameError(f"{wanted} frames: ask for at least one")
-    if wanted is not None and wanted > available:
-        raise FrameError(f"{source} has {available} frames, not {wanted}: ask for fewer")
-    return available if wanted is None else wanted
+    return available if wanted is None else min(wanted, available)
 
 
 def regular_times(count: int) -> tuple[int, ...]:

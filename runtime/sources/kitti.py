@@ -1,6 +1,7 @@
 """KITTI's folders as recordings: raw drives, odometry sequences, stereo scenes, and their times."""
 
-from collections.abc import Callable
+from codecs import BOM_UTF8
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -9,10 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import is_file, is_folder
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image, centre_crop
 from dsin.runtime.sources.frames import StereoSide, limited, regular_times
-from dsin.runtime.sources.picture_folders import Pictures, image_size, numbered_pictures, one_side
+from dsin.runtime.sources.picture_folders import (
+    Pictures,
+    has_images,
+    image_size,
+    numbered_pictures,
+    one_side,
+)
 
 STEREO_MOMENT = "_10"
 """How KITTI's stereo data names the picture of each scene that both cameras' data are about."""
@@ -22,27 +30,29 @@ STEREO_MOMENT = "_10"
 class KittiRawDrive:
     """A drive of the KITTI raw data: image_02 is the left camera, image_03 the right one.
 
-    `folder` holds them, each with data/ (PNG, JPEG or WebP) and timestamps.txt.
+    `folder` holds them, each with data/ (PNG, JPEG or WebP) and timestamps.txt. The grey cameras
+    are image_00 and image_01.
     """
 
     folder: Path
+    names: tuple[str, str] = ("image_02", "image_03")
 
     @property
     def left(self) -> Path:
         """The left camera's folder."""
-        return self.folder / "image_02"
+        return self.folder / self.names[0]
 
     @property
     def right(self) -> Path:
         """The right camera's folder."""
-        return self.folder / "image_03"
+        return self.folder / self.names[1]
 
     def check_both(self) -> None:
         """Raise FrameError unless both cameras are there."""
-        if not self.folder.is_dir():
+        if not is_folder(self.folder, FrameError):
             raise FrameError(f"there is no folder {self.folder}")
         for camera in (self.left, self.right):
-            if not (camera / "data").is_dir():
+            if not is_folder(camera / "data", FrameError):
                 raise FrameError(
                     f"{self.folder} has no {camera.name}/data: give the folder of one KITTI raw "
                     "drive, with image_02 and image_03"
@@ -55,10 +65,10 @@ class KittiRawDrive:
         FrameError for what is missing or does not match.
         """
         for camera in (self.left, self.right):
-            if camera.is_dir() and not (camera / "data").is_dir():
+            if is_folder(camera, FrameError) and not is_folder(camera / "data", FrameError):
                 raise FrameError(f"{camera} has no data folder: KITTI raw drives have one")
         paths, reference = one_side(self.left / "data", self.right / "data", side)
-        times = read_timestamps(reference[0].parents[1] / "timestamps.txt", len(paths))
+        times = read_timestamps(reference[0].parents[1] / "timestamps.txt", reference)
         return numbered_pictures(paths, times, reference, frames)
 
 
@@ -89,15 +99,15 @@ def open_odometry_or_stereo(
     """
     times_file = left.parent / "times.txt"
     own = left if side == "left" else right
-    if not times_file.is_file():
-        if own.is_dir() and any(own.glob(f"*{STEREO_MOMENT}.*")):
+    if not is_file(times_file, FrameError):
+        if has_images(own, STEREO_MOMENT):
             return open_stereo_scenes(left, right, side, frames)
         raise FrameError(
             f"{left.parent} has neither times.txt, as KITTI's odometry sequences, nor pictures "
             f"*{STEREO_MOMENT}.png, as KITTI's stereo data"
         )
     paths, reference = one_side(left, right, side)
-    return numbered_pictures(paths, read_times(times_file, len(paths)), reference, frames)
+    return numbered_pictures(paths, read_times(times_file, reference), reference, frames)
 
 
 def open_stereo_scenes(left: Path, right: Path, side: StereoSide, frames: int | None) -> Pictures:
@@ -106,35 +116,40 @@ def open_stereo_scenes(left: Path, right: Path, side: StereoSide, frames: int | 
     Raises FrameError for what cannot be used.
     """
     paths, reference = one_side(left, right, side, STEREO_MOMENT)
-    count = limited(len(paths), frames, paths[0].parent)
+    count = limited(len(paths), frames)
     sizes = [_picture_size(path) for path in reference[:count]]
     size = min(height for height, _ in sizes), min(width for _, width in sizes)
     return Scenes(paths[:count], regular_times(count), size)
 
 
-def read_timestamps(path: Path, count: int) -> tuple[int, ...]:
-    """`count` times of a KITTI raw drive, one `2011-09-26 13:02:25.103400000` a line.
+def read_timestamps(path: Path, frames: Sequence[Path]) -> tuple[int, ...]:
+    """The times of these pictures of a KITTI raw drive, one `2011-09-26 13:02:25.103400000` a line.
 
     In nanoseconds since 1970, UTC, increasing. Raises FrameError for any other file.
     """
-    return _read(path, count, "KITTI raw drives", "2011-09-26 13:02:25.103400000", _timestamp_ns)
+    return _read(path, frames, "KITTI raw drives", "2011-09-26 13:02:25.103400000", _timestamp_ns)
 
 
-def read_times(path: Path, count: int) -> tuple[int, ...]:
-    """`count` times of a KITTI odometry sequence, one `1.036224e-01` a line, in seconds.
+def read_times(path: Path, frames: Sequence[Path]) -> tuple[int, ...]:
+    """The times of these pictures of a KITTI odometry sequence, one `1.036224e-01` a line, in
+    seconds.
 
     In nanoseconds since the sequence's start, increasing. Raises FrameError for any other file.
     """
-    return _read(path, count, "KITTI odometry sequences", "1.036224e-01", _seconds_ns)
+    return _read(path, frames, "KITTI odometry sequences", "1.036224e-01", _seconds_ns)
 
 
 def _read(
-    path: Path, count: int, owners: str, example: str, parse: Callable[[str], int | None]
+    path: Path,
+    frames: Sequence[Path],
+    owners: str,
+    example: str,
+    parse: Callable[[str], int | None],
 ) -> tuple[int, ...]:
-    if not path.is_file():
+    if not is_file(path, FrameError):
         raise FrameError(f"there is no {path}: {owners} have one")
     try:
-        lines = path.read_text(encoding="ascii").split("\n")
+        lines = path.read_bytes().removeprefix(BOM_UTF8).decode("ascii").split("\n")
     except UnicodeDecodeError as error:
         raise FrameError(f"{path} is not a list of timestamps") from error
     times: list[int] = []
@@ -149,9 +164,13 @@ def _read(
         if times and time <= times[-1]:
             raise FrameError(f"{path}, line {number}: the time is not after the one before it")
         times.append(time)
-    if len(times) != count:
-        raise FrameError(f"{path} has {len(times)} times for {count} frames")
-    return tuple(times)
+    if len(times) == len(frames):
+        return tuple(times)
+    # Frames may be missing, but not their times: a picture's number is the line of its time.
+    numbers = [int(frame.stem) for frame in frames if frame.stem.isdecimal()]
+    if len(numbers) < len(frames) or max(numbers) >= len(times):
+        raise FrameError(f"{path} has {len(times)} times for {len(frames)} frames")
+    return tuple(times[number] for number in numbers)
 
 
 def _timestamp_ns(text: str) -> int | None:

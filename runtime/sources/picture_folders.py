@@ -1,9 +1,12 @@
 """Folders of numbered picture files: one camera's frames, and how two cameras' files pair up."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import entries, is_folder
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
 from dsin.runtime.sources.frames import StereoSide, limited
@@ -47,7 +50,7 @@ class Pictures:
 def paired_images(
     left: Path, right: Path, ending: str = ""
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Images of two folders whose names agree up to the suffix, sorted by name.
+    """Images of two folders whose names agree up to the suffix, sorted by number.
 
     With `ending`, only those whose names, less the suffix, end so. Raises FrameError if there are
     none, or one has no partner.
@@ -61,14 +64,13 @@ def paired_images(
 
 
 def images_by_stem(folder: Path, ending: str = "") -> dict[str, Path]:
-    """Images of a folder by their names less the suffix, sorted; `ending` as in paired_images.
+    """Images of a folder by their names less the suffix, in natural order; `ending` as in
+    paired_images.
 
     Raises FrameError if there are none, or two of one name.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.stem):
-        if path.suffix.lower() not in SUFFIXES or not path.stem.endswith(ending):
-            continue
+    for path in _images(folder, ending):
         if path.stem in found:
             raise FrameError(f"{path} and {found[path.stem].name} are the same frame: keep one")
         found[path.stem] = path
@@ -76,6 +78,38 @@ def images_by_stem(folder: Path, ending: str = "") -> dict[str, Path]:
         names = ", ".join(f"*{ending}{suffix}" if ending else suffix for suffix in SUFFIXES)
         raise FrameError(f"{folder} holds no images ({names})")
     return found
+
+
+def has_images(folder: Path, ending: str = "") -> bool:
+    """Whether that is a folder with any image; `ending` as in paired_images. Raises FrameError for
+    one that cannot be read."""
+    return is_folder(folder, FrameError) and bool(_images(folder, ending))
+
+
+def _images(folder: Path, ending: str) -> list[Path]:
+    found = (path for path in entries(folder, FrameError) if is_picture(path))
+    return sorted((path for path in found if path.stem.endswith(ending)), key=natural_order)
+
+
+def is_picture(path: Path, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether a path is named like a picture that somebody wants to be seen.
+
+    What begins with a dot is hidden: thumbnails, and what macOS leaves beside each file on other
+    file systems (`._0001.png`), which is no picture in spite of its suffix.
+    """
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
+def natural_order(path: Path) -> tuple[object, ...]:
+    """Key to sort paths by: folder by folder, numbers within names by value, so that 9 comes before
+    10 whether or not names are padded."""
+    parts = (*path.parent.parts, path.stem, path.suffix)
+    # Texts and numbers alternate, so that like is compared with like.
+    named = [re.split(r"([0-9]+)", part) for part in parts]
+    return (
+        *([int(piece) if piece.isdecimal() else piece for piece in pieces] for pieces in named),
+        path.name,
+    )
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -92,11 +126,11 @@ def one_side(
     That is the left one where both are there. `ending` as in paired_images. Raises FrameError where
     the asked camera is missing, or the two have not the same frames.
     """
-    if left.is_dir() and right.is_dir():
+    if is_folder(left, FrameError) and is_folder(right, FrameError):
         lefts, rights = paired_images(left, right, ending)
         return (lefts if side == "left" else rights), lefts
     own = left if side == "left" else right
-    if not own.is_dir():
+    if not is_folder(own, FrameError):
         raise FrameError(f"there is no {own}: the folder has the other camera only")
     paths = tuple(images_by_stem(own, ending).values())
     return paths, paths
@@ -108,9 +142,9 @@ def numbered_pictures(
     reference: tuple[Path, ...],
     frames: int | None,
 ) -> Pictures:
-    """The first `frames` of these pictures; the first one of `reference` tells their size.
+    """At most `frames` of these pictures; the first one of `reference` tells their size.
 
-    Raises FrameError for fewer pictures than that, or a first one that cannot be read.
+    Raises FrameError for a first one that cannot be read.
     """
-    count = limited(len(paths), frames, paths[0].parent)
+    count = limited(len(paths), frames)
     return Pictures(paths[:count], times[:count], image_size(reference[0]))

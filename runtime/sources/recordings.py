@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import exists, is_folder
 from dsin.runtime.pictures import Image
+from dsin.runtime.sources.euroc import open_euroc
 from dsin.runtime.sources.frames import SYNTHETIC_FRAMES, StereoSide, limited, regular_times
 from dsin.runtime.sources.kitti import KittiRawDrive, open_odometry_or_stereo, open_stereo_scenes
 from dsin.runtime.sources.picture_folders import (
-    SUFFIXES,
+    Pictures,
+    has_images,
     images_by_stem,
     numbered_pictures,
     one_side,
 )
+from dsin.runtime.sources.resized import ResizedRecording
 from dsin.runtime.sources.video_file import VIDEO_SUFFIXES, VideoFile
 
 if TYPE_CHECKING:
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
 LAYOUTS = (
     "`synthetic`, a video file, a KITTI raw drive (image_02, image_03), a KITTI odometry sequence "
     "(image_2, image_3, times.txt), a KITTI stereo folder (image_2, image_3 or colored_0, "
-    "colored_1, with *_10.png), a folder with `left` and `right`, or a folder of pictures"
+    "colored_1, with *_10.png), KITTI's grey cameras, an EuRoC folder (mav0/cam0/data, cam1), a "
+    "folder with `left` and `right`, or a folder of pictures"
 )
 RENDERED = 32
 """45 MB of KITTI's size, and the built-in rig's 20 frames."""
@@ -47,7 +52,7 @@ class Recording(Protocol):
 
 
 def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Recording:
-    """One camera's side of whatever `spec` names, by what lies there; the first `frames` frames.
+    """One camera's side of whatever `spec` names, by what lies there; at most `frames` frames.
 
     `spec` is one of LAYOUTS; `synthetic:N` has N frames. Of a stereo recording the other camera's
     folder may be missing. If it is there, both must have the same frames, and the left one tells
@@ -59,9 +64,9 @@ def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Re
     if kind == "synthetic":
         return _synthetic(spec, count, side, frames)
     path = Path(spec)
-    if spec and path.is_dir():
+    if spec and is_folder(path, FrameError):
         return _open_folder(path, side, frames)
-    if not spec or not path.exists():
+    if not spec or not exists(path, FrameError):
         raise FrameError(f"there is no {spec!r}: give {LAYOUTS}")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise FrameError(f"{spec} is neither a folder nor a video ({', '.join(VIDEO_SUFFIXES)})")
@@ -121,22 +126,37 @@ class StereoRecording:
         return (self.left if side == "left" else self.right).image(number)
 
 
-def open_stereo(kitti: Path | None = None, frames: int | None = None) -> StereoRecording:
-    """A KITTI raw drive, or the synthetic rig if there is none; the first `frames` frames.
+def open_stereo(
+    source: Path | str | None = None, frames: int | None = None, side: str | None = None
+) -> StereoRecording:
+    """Both cameras of what `open_recording` takes, or of the synthetic rig; at most `frames`.
 
-    Raises FrameError for a drive that cannot be used.
+    `side` names the right camera where it lies elsewhere; its pictures are brought to the size of
+    the left camera's. A source that is a Path is a KITTI raw drive. Raises FrameError for what
+    cannot be used, and for one camera alone.
     """
-    if frames is not None and frames < 1:
-        raise FrameError(f"{frames} frames: ask for at least one")
-    if kitti is not None:
-        drive = KittiRawDrive(kitti)
-        drive.check_both()
-        count = limited(len(drive.camera("left")), frames, kitti)
-        return StereoRecording(drive.camera("left", count), drive.camera("right", count))
-    from dsin.runtime.sources.synthetic_rig import SyntheticRig
+    if isinstance(source, Path):
+        KittiRawDrive(source).check_both()
+    if source is None and side is None:
+        source = f"synthetic:{SYNTHETIC_FRAMES if frames is None else frames}"
+    spec = "synthetic" if source is None else str(source)
+    left = open_recording(spec, "left", frames)
+    right = open_recording(side or spec, "right", frames)
+    if side is None and _is_one_camera(left, right):
+        raise FrameError(f"{spec} is one camera: name the other one with --side")
+    count = min(len(left), len(right))
+    if count < max(len(left), len(right)):
+        left = open_recording(spec, "left", count)
+        right = open_recording(side or spec, "right", count)
+    if right.size != left.size:
+        right = ResizedRecording(right, left.size)
+    return StereoRecording(left, right)
 
-    rig = SyntheticRig(frames=frames or SYNTHETIC_FRAMES)
-    return StereoRecording(RenderedView(rig, "left"), RenderedView(rig, "right"))
+
+def _is_one_camera(left: Recording, right: Recording) -> bool:
+    if isinstance(left, Pictures) and isinstance(right, Pictures):
+        return left.paths == right.paths
+    return isinstance(left, VideoFile)
 
 
 def _synthetic(spec: str, count: str, side: StereoSide, frames: int | None) -> Recording:
@@ -145,28 +165,32 @@ def _synthetic(spec: str, count: str, side: StereoSide, frames: int | None) -> R
     if count and not (count.isdecimal() and len(count) < 10):
         raise FrameError(f"{spec}: give the number of frames, as in synthetic:60")
     available = int(count) if count else SYNTHETIC_FRAMES if frames is None else frames
-    wanted = limited(available, frames, Path(spec))
+    wanted = limited(available, frames)
     return RenderedView(SyntheticRig(frames=wanted), side)
 
 
 def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recording:
     for names, opened in (
         (("image_02", "image_03"), _raw_drive),
+        (("image_00", "image_01"), _raw_drive),
         (("image_2", "image_3"), open_odometry_or_stereo),
+        (("image_0", "image_1"), open_odometry_or_stereo),
+        (("mav0/cam0/data", "mav0/cam1/data"), open_euroc),
+        (("cam0/data", "cam1/data"), open_euroc),
         (("colored_0", "colored_1"), open_stereo_scenes),
         (("left", "right"), _folder_pair),
     ):
         left, right = (folder / name for name in names)
-        if left.is_dir() or right.is_dir():
+        if is_folder(left, FrameError) or is_folder(right, FrameError):
             return opened(left, right, side, frames)
-    if not any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+    if not has_images(folder):
         raise FrameError(f"{folder} is not a recording: give {LAYOUTS}")
     paths = tuple(images_by_stem(folder).values())
     return numbered_pictures(paths, regular_times(len(paths)), paths, frames)
 
 
 def _raw_drive(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
-    return KittiRawDrive(left.parent).camera(side, frames)
+    return KittiRawDrive(left.parent, (left.name, right.name)).camera(side, frames)
 
 
 def _folder_pair(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:

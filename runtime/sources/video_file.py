@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.files import is_file
 from dsin.runtime.pictures import Image
 from dsin.runtime.sources.frames import limited
 
@@ -42,7 +43,7 @@ class VideoFile:
         first = self._following(_decoded(path))
         # Before its first whole picture, what begins inside a group of pictures shows nothing.
         self._index = self._index.starting_with(first.pts)
-        self._index = self._index.limited_to(limited(len(self._index.times_ns), frames, path))
+        self._index = self._index.limited_to(limited(len(self._index.times_ns), frames))
         self._check_progressive(first)
         self.size = _picture(first).shape[:2]
 
@@ -216,7 +217,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         import av
     except ImportError as error:
         raise FrameError(f"video files need PyAV: {INSTALL}") from error
-    if not path.is_file():
+    if not is_file(path, FrameError):
         raise FrameError(f"there is no video {path}")
     with contextlib.ExitStack() as stack:
         try:

@@ -1,13 +1,18 @@
 """Pictures to warm up with, so that the first frame of a stream is no slower than the others.
 
-On a fresh installation kernels are compiled when they are first called, for ten seconds and more.
-Flat pictures would not do: the search leaves them early and calls few of its kernels.
+On a fresh installation kernels are compiled when they are first called, for ten seconds and more,
+long enough for a camera to take the server for dead. Which of them a frame calls depends on what it
+shows: the search leaves flat pictures early, and has kernels of their own for those in which much
+looks alike or nothing fits. So small pictures of every kind come first.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.patch_correlation import match
 from dsin.runtime.pictures import Image
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
@@ -18,10 +23,34 @@ TILE = (160, 240)
 def warm_up(encoder: Encoder, size: tuple[int, int], decoder: Decoder | None = None) -> None:
     """Compile and allocate for pictures of that height and width; with a decoder, for packets and
     side images of theirs too."""
+    if decoder is not None:
+        _match_noise()
+        highest = len(encoder.bundle.rate_points) - 1
+        for rate in sorted({0, highest}):
+            for left, right in _kinds():
+                decoder.decode(encoder.encode(left, rate), right)
     left, right = _pair(size)
     packet = encoder.encode(left)
     if decoder is not None:
         decoder.decode(packet, right)
+
+
+def _match_noise() -> None:
+    """Search where so many patches are like so many places that they are compared with all."""
+    x, y = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
+    match(x, y, patch=(8, 8))
+
+
+def _kinds() -> Iterator[tuple[Image, Image]]:
+    """Small pairs of all kinds: where all fits, nothing does, or all is the same."""
+    scene, view = _pair(TILE)
+    noise = np.random.default_rng(0).integers(0, 256, (*TILE, 3), np.uint8)
+    flat = np.full((*TILE, 3), 128, np.uint8)
+    yield scene, view
+    yield scene, noise
+    yield noise, noise
+    yield flat, view
+    yield scene, flat
 
 
 def _pair(size: tuple[int, int]) -> tuple[Image, Image]:

@@ -30,6 +30,7 @@ const state = {
   nowAt_ms: 0, // … at this moment of ours
   frames: [],
   drops: [],
+  limits: new Map(), // of each rig: frames decoded so far, and the age at which one is stale
 };
 
 // The connection.
@@ -80,6 +81,7 @@ function takeStatus(message) {
   state.now_s = message.now_s;
   state.nowAt_ms = performance.now();
   state.rigs = message.rigs;
+  message.rigs.forEach(learnLimit);
   const known = message.rigs.some((rig) => rig.rig === state.wanted);
   if (!known && message.rigs.length) choose(message.rigs[0].rig);
   state.rig = message.rigs.find((rig) => rig.rig === state.wanted) ?? null;
@@ -129,9 +131,20 @@ function age_ms() {
 }
 
 /** Older than this is stale: a second, or three frames of a slow stream. A rate is of the last five
- * seconds, so it falls when a stream stops; the upper limit keeps that from passing for slow. */
+ * seconds, so it falls when a stream stops: the limit changes only while frames come. */
+function learnLimit(rig) {
+  if (state.limits.get(rig.rig)?.decoded === rig.decoded) return;
+  const ms = rig.fps ? Math.min(STALE_MS[1], Math.max(STALE_MS[0], 3000 / rig.fps)) : STALE_MS[0];
+  state.limits.set(rig.rig, { decoded: rig.decoded, ms });
+}
+
 function stale_ms(rig) {
-  return rig?.fps ? Math.min(STALE_MS[1], Math.max(STALE_MS[0], 3000 / rig.fps)) : STALE_MS[0];
+  return state.limits.get(rig?.rig)?.ms ?? STALE_MS[0];
+}
+
+/** Whether nothing comes any more, so that what is shown is of the past. */
+function isOver() {
+  return Boolean(state.problem) || !state.rig?.camera_connected || age_ms() > stale_ms(state.rig);
 }
 
 function condition() {
@@ -154,6 +167,8 @@ function showState() {
   document.body.classList.toggle("gone", Boolean(state.problem));
   put("age", age === null ? "–" : age < 9999.5 ? number(age) : number(age / 1000));
   $("age").nextSibling.textContent = age === null || age < 9999.5 ? " ms" : " s";
+  $("age-note").title = `stale from ${number(limit / 1000, 1)} s on: three frames, at least a second`;
+  showUse();
   put("age-note", age > limit ? `stale: older than ${number(limit / 1000, 1)} s` : "from capture until now");
 }
 
@@ -207,7 +222,7 @@ function showFigures() {
   $("lost-note").title = causes.join(", ");
   const sign = rig.clock_offset_ms > 0 ? "+" : "";
   put("clock", rig.clock_offset_ms === null ? "–" : sign + number(rig.clock_offset_ms, 1));
-  put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to the server's`);
+  put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to server's`);
   if (!state.frame && rig.width && rig.height) pictures.shape(rig.width, rig.height);
   if (!state.frame) clearFrame();
 }
@@ -225,16 +240,27 @@ function clearFrame() {
 
 function showFrame() {
   const frame = state.frame;
-  const [kind, word, meaning] = USES[frame.use] ?? ["warn", frame.use, ""];
+  const [kind, word] = useOf(frame);
   put("bytes", number(frame.packet_bytes));
   put("rate", frame.rate === null ? "" : `, rate ${frame.rate}`);
   put("frame-note", `no. ${frame.number}, ${number(frame.bpp, 4)} bpp`);
-  put("use", word, `word ${kind}`);
-  put("use-note", meaning);
+  showUse();
   put("result-note", frame.used_side ? "decoded with the side image" : "the same as decoded alone: no side image was used");
   put("side-badge", word, `badge ${kind}`);
   $("side-badge").hidden = frame.use === "paired";
   put("scale", frame.search ? `${frame.search.scale_px} px` : "– px");
+}
+
+function useOf(frame) {
+  return USES[frame.use] ?? ["warn", frame.use, ""];
+}
+
+/** What is over is neither good nor bad. */
+function showUse() {
+  if (!state.frame) return;
+  const [kind, word, meaning] = useOf(state.frame);
+  put("use", word, isOver() ? "word" : `word ${kind}`);
+  put("use-note", isOver() ? "of the last frame" : meaning);
 }
 
 // Stages and plots.

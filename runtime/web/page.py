@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.web.http_server import require_aiohttp
@@ -214,7 +215,7 @@ def describe(pictures: FramePictures) -> dict[str, Any]:
     return {
         "rig": frame.rig,
         "number": frame.number,
-        "age_ms": (time.time_ns() - frame.captured_ns) / 1e6,
+        "age_ms": (now_ns() - frame.captured_ns) / 1e6,
         "packet_bytes": len(frame.packet),
         "bpp": 8 * len(frame.packet) / (width * height),
         "rate": None if header is None else header.rate,

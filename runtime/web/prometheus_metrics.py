@@ -1,7 +1,8 @@
 """/metrics, for Prometheus: what every rig does, read when it is asked for.
 
 Counters and gauges come from the rigs' status; ages and stage times of frames from the frames
-themselves, for which `Metrics` is a sink. Times are in milliseconds, as everywhere in dsin.
+themselves, for which `Metrics` is a sink. Prometheus wants base units, so times are in seconds and
+rates in bytes, unlike elsewhere in dsin.
 """
 
 import threading
@@ -21,13 +22,20 @@ if TYPE_CHECKING:
 
     from dsin.runtime.web.http_server import Routes
 
-BUCKETS_MS = (10.0, 25.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 1000.0, 2000.0, 5000.0)
+BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _FRAMES_OF_DEVICE = ("captured", "dropped", "lost")
+_MILLISECONDS, _KILOBITS = 1e-3, 125.0
+"""In seconds and in bytes."""
 _GAUGES_OF_DEVICE = {
-    "capture_ms": "Median time that the camera took for a picture, told by the device.",
-    "encode_ms": "Median time from picture to packet, told by the device.",
-    "target_kbps": "What the device's rate control aims at, 0 without.",
-}
+    "capture_ms": (
+        "capture_seconds", _MILLISECONDS, "Median time that the camera took for a picture.",
+    ),
+    "encode_ms": ("encode_seconds", _MILLISECONDS, "Median time from picture to packet."),
+    "target_kbps": (
+        "target_bytes_per_second", _KILOBITS, "What rate control aims at, 0 without.",
+    ),
+}  # fmt: skip
+"""What a device tells of itself: the metric's name after dsin_device_, its unit, its meaning."""
 
 
 class SinkCounts(NamedTuple):
@@ -87,20 +95,21 @@ class Metrics:
 
 
 class Histogram:
-    """How many values are at most as large as each of BUCKETS_MS, and their sum."""
+    """How many times are at most as long as each of BUCKETS_S, and their sum in seconds."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BUCKETS_MS) + 1)
-        self.sum_ms = 0.0
+        self._counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum_s = 0.0
 
     def add(self, ms: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(BUCKETS_MS, ms)] += 1
-        self.sum_ms += ms
+        """Count a time."""
+        seconds = _MILLISECONDS * ms
+        self._counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum_s += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
         """Upper limit and number of values up to it, as Prometheus has them."""
-        limits = [*map(str, BUCKETS_MS), "+Inf"]
+        limits = [*map(str, BUCKETS_S), "+Inf"]
         return [
             (limit, float(n)) for limit, n in zip(limits, accumulate(self._counts), strict=True)
         ]
@@ -130,7 +139,7 @@ class FrameTimes:
 
         known = set(rigs)
         age, decode, stage = (
-            HistogramMetricFamily(f"dsin_{name}_ms", text, labels=labels)
+            HistogramMetricFamily(f"dsin_{name}_seconds", text, labels=labels)
             for name, text, labels in (
                 ("frame_age", "From capture to the end of decoding.", ["rig"]),
                 ("decode", "The server's stages of a frame together.", ["rig"]),
@@ -142,11 +151,11 @@ class FrameTimes:
             self._decode = {rig: h for rig, h in self._decode.items() if rig in known}
             self._stages = {key: h for key, h in self._stages.items() if key[0] in known}
             for rig, histogram in self._age.items():
-                age.add_metric([rig], histogram.buckets(), histogram.sum_ms)
+                age.add_metric([rig], histogram.buckets(), histogram.sum_s)
             for rig, histogram in self._decode.items():
-                decode.add_metric([rig], histogram.buckets(), histogram.sum_ms)
+                decode.add_metric([rig], histogram.buckets(), histogram.sum_s)
             for key, histogram in self._stages.items():
-                stage.add_metric(list(key), histogram.buckets(), histogram.sum_ms)
+                stage.add_metric(list(key), histogram.buckets(), histogram.sum_s)
         return [age, decode, stage]
 
 
@@ -195,24 +204,30 @@ def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
 
 def _gauges(rigs: Sequence[RigStatus]) -> "list[Metric]":
     connected = _gauge("dsin_camera_connected", "1 while it is connected.", "rig", "camera")
-    kbps = _gauge("dsin_packet_kbps", "Packets in the last five seconds, 1000 bit/s.", "rig")
+    rate = _gauge("dsin_packet_bytes_per_second", "Packets in the last five seconds.", "rig")
     fps = _gauge("dsin_frames_per_second", "Decoded frames in the last five seconds.", "rig")
-    newest = _gauge("dsin_newest_frame_age_ms", "Age of the newest decoded picture now.", "rig")
-    offset = _gauge("dsin_clock_offset_ms", "The camera's clock minus the server's.", "rig")
-    error = _gauge("dsin_clock_error_ms", "What that may be wrong by.", "rig")
-    device = {name: _gauge(f"dsin_device_{name}", text, "rig")
-              for name, text in _GAUGES_OF_DEVICE.items()}  # fmt: skip
+    newest = _gauge(
+        "dsin_newest_frame_age_seconds", "Age of the newest decoded picture now.", "rig"
+    )
+    offset = _gauge("dsin_clock_offset_seconds", "The camera's clock minus the server's.", "rig")
+    error = _gauge("dsin_clock_error_seconds", "What that may be wrong by.", "rig")
+    device = {told: _gauge(f"dsin_device_{name}", f"{text} Told by the device.", "rig")
+              for told, (name, _, text) in _GAUGES_OF_DEVICE.items()}  # fmt: skip
     for rig in rigs:
         connected.add_metric([rig.rig, "x"], rig.camera_connected)
         connected.add_metric([rig.rig, "y"], rig.side_connected)
-        kbps.add_metric([rig.rig], rig.kbps)
+        rate.add_metric([rig.rig], _KILOBITS * rig.kbps)
         fps.add_metric([rig.rig], rig.fps)
-        known = ((newest, rig.newest_age_ms), (offset, rig.clock_offset_ms),
-                 (error, rig.clock_error_ms))  # fmt: skip
-        for gauge, value in (*known, *((g, rig.device.get(n)) for n, g in device.items())):
+        known = [
+            (newest, rig.newest_age_ms, _MILLISECONDS),
+            (offset, rig.clock_offset_ms, _MILLISECONDS),
+            (error, rig.clock_error_ms, _MILLISECONDS),
+        ]
+        known += [(g, rig.device.get(n), _GAUGES_OF_DEVICE[n][1]) for n, g in device.items()]
+        for gauge, value, unit in known:
             if value is not None:
-                gauge.add_metric([rig.rig], value)
-    return [connected, kbps, fps, newest, offset, error, *device.values()]
+                gauge.add_metric([rig.rig], unit * value)
+    return [connected, rate, fps, newest, offset, error, *device.values()]
 
 
 def _counter(name: str, text: str, *labels: str) -> "CounterMetricFamily":

@@ -10,6 +10,7 @@ else uses too, it says more than wall time.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -86,7 +87,7 @@ def main() -> None:
         numba.set_num_threads(threads)
         one = session(model, threads)
         report(f"frequencies, compiled, {threads} threads", lambda: cm.frequencies(model, symbols))
-        report(f"frequencies, onnxruntime, {threads} threads", lambda s=one: s.run(None, feed))
+        report(f"frequencies, onnxruntime, {threads} threads", partial(one.run, None, feed))
         report(f"encode, {threads} threads", lambda: cm.encode_symbols(model, symbols))
         report(
             f"decode, {threads} threads", lambda: cm.decode_symbols(model, payload, symbols.shape)

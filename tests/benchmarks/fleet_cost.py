@@ -12,7 +12,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ import cv2
 import numpy as np
 
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.fleet.replica import decode_picture, stored_bytes
+from dsin.runtime.fleet.replica import stored_bytes
+from dsin.runtime.link.side_pictures import decode_picture
 from dsin.runtime.pictures import Image
 from dsin.runtime.sources.recordings import open_stereo
 
@@ -59,10 +61,10 @@ def codec(frames: list[StereoFrame]) -> None:
                 rows.append(
                     (
                         len(packet),
-                        cpu_ms(lambda f=frame, r=rate: encoder.encode(f.left, rate=r)),
-                        cpu_ms(lambda f=frame, r=rate: decoder.prepare_side(f.right, rate=r)),
-                        cpu_ms(lambda p=packet, s=side: decoder.decode(p, s)),
-                        cpu_ms(lambda p=packet: decoder.decode(p, None)),
+                        cpu_ms(partial(encoder.encode, frame.left, rate)),
+                        cpu_ms(partial(decoder.prepare_side, frame.right, rate=rate)),
+                        cpu_ms(partial(decoder.decode, packet, side)),
+                        cpu_ms(partial(decoder.decode, packet, None)),
                     )
                 )
             size, encode, prepare, decode, alone = map(statistics.median, zip(*rows, strict=True))
@@ -80,8 +82,8 @@ def pictures(frames: list[StereoFrame]) -> None:
         ("jpg", [cv2.IMWRITE_JPEG_QUALITY, 85]),
     ):
         data = cv2.imencode(f".{name}", view, options)[1].tobytes()
-        write = cpu_ms(lambda n=name, o=options: cv2.imencode(f".{n}", view, o), 5)
-        read = cpu_ms(lambda d=data: decode_picture(d), 5)
+        write = cpu_ms(partial(cv2.imencode, f".{name}", view, options), 5)
+        read = cpu_ms(partial(decode_picture, data, view.shape[:2]), 5)
         print(f"{name} {options[1:]}: {len(data)} bytes, write {write:.1f}, read {read:.1f} CPU ms")
 
 
@@ -107,10 +109,11 @@ def forwarding(frames: list[StereoFrame], *, with_pictures: bool, rounds: int = 
         process = (await fleet.side("a", side, 0)).process
         await fleet.frame("a", packet, 0)
         print(f"replica: {resident_mib(process):.0f} MiB resident with one rig")
-        for name, call in (
-            ("side", lambda: fleet.side("a", side, 0)),
-            ("frame", lambda: fleet.frame("a", packet, 0)),
-        ):
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "side": lambda: fleet.side("a", side, 0),
+            "frame": lambda: fleet.frame("a", packet, 0),
+        }
+        for name, call in calls.items():
             front, there = time.process_time(), process_cpu_s(process)
             for _ in range(rounds):
                 await call()

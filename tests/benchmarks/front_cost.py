@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -55,7 +56,8 @@ async def answer(
             yield dsin_v1.ServerMessage(ack=ack)
 
 
-async def camera(port: int, folder: Path, size: int, count: int) -> grpc.aio.Channel:
+async def camera(port: int, folder: Path, size: int, count: int) -> tuple[object, object]:
+    """A channel and its stream, which stays open as long as both are kept."""
     credentials = grpc.ssl_channel_credentials(
         *((folder / name).read_bytes() for name in ("ca.crt", "rig.key", "rig.crt"))
     )
@@ -73,11 +75,10 @@ async def camera(port: int, folder: Path, size: int, count: int) -> grpc.aio.Cha
         side = dsin_v1.SideFrame(picture=picture, frame_number=number)
         await call.write(dsin_v1.CameraMessage(side=side))
         await call.read()
-    channel.call = call  # keeps the stream open
-    return channel
+    return channel, call
 
 
-def cameras(port: int, folder: Path, orders: multiprocessing.Queue, done: multiprocessing.Queue):  # type: ignore[no-untyped-def,type-arg]
+def cameras(port: int, folder: Path, orders: Any, done: Any) -> None:
     async def run() -> None:
         channels = []
         while (order := orders.get()) is not None:
@@ -104,7 +105,7 @@ async def measure(folder: Path) -> None:
     )
     pair = [(folder / name).read_bytes() for name in ("localhost.key", "localhost.crt")]
     authority = (folder / "ca.crt").read_bytes()
-    credentials = grpc.ssl_server_credentials([tuple(pair)], authority, True)
+    credentials = grpc.ssl_server_credentials([(pair[0], pair[1])], authority, True)
     port = server.add_secure_port("localhost:0", credentials)
     await server.start()
     context = multiprocessing.get_context("spawn")

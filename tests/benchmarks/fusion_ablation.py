@@ -123,7 +123,7 @@ def train(
         with torch.autocast("cpu", torch.bfloat16):
             loss = F.mse_loss(fused(fusion, batch), batch.x)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return fusion.eval()
@@ -145,9 +145,13 @@ def main() -> None:
     rate = (model.preset.codec.rates - 1) // 2
     pairs: list[Pair] = read_pair_list(train_list, root)
     crops = iter(RandomPairs(pairs, CROP, seed=(0,)))
-    training = [sample(model, *(t[None] for t in next(crops)), rate) for _ in range(SAMPLES)]
+    drawn = [next(crops) for _ in range(SAMPLES)]
+    training = [sample(model, x[None], y[None], rate) for x, y in drawn]
     middles = CentredPairs(read_pair_list(val_list, root), VALIDATION_CROP)
-    validation = [sample(model, x[None], y[None], rate) for x, y in middles]
+    validation = [
+        sample(model, x[None], y[None], rate)
+        for x, y in map(middles.__getitem__, range(len(middles)))
+    ]
     print(f"{'fusion sees':38} gain dB")
     for name, change in VARIANTS.items():
         fusion = train(model, training, change, steps)

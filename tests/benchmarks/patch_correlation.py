@@ -133,7 +133,7 @@ def _evaluated(case: Case) -> float:
 
     counts = evaluations(case.x, case.y, prior=case.prior)
     height, width = case.x.shape[:2]
-    return float(counts.mean()) / ((height - 20 + 1) * (width - 24 + 1))
+    return float(counts.mean() / ((height - 20 + 1) * (width - 24 + 1)))
 
 
 def prepared_apart(cases: list[Case]) -> tuple[float, float]:

@@ -18,6 +18,8 @@ from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_checkpoint
 from dsin.training.data import read_pair_list
 
+CROP = (320, 1224)
+
 
 def main() -> None:
     pairs, root, *checkpoint = map(Path, sys.argv[1:])
@@ -27,7 +29,7 @@ def main() -> None:
     worst = 0.0
     with Encoder(bundle) as encoder:
         for pair in read_pair_list(pairs, root):
-            frame = centre_crop(read_image(pair.x), (320, 1224))
+            frame = centre_crop(read_image(pair.x), CROP)
             coded = len(encoder.encode(frame).payload)
             symbols = encoder.latent(frame)
             own = cross_entropy_bits(bundle.context_model, symbols) / 8

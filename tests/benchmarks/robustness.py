@@ -23,6 +23,7 @@ from dsin.runtime.sources.recordings import open_stereo
 from dsin.training.data import read_pair_list
 
 Pairs = list[tuple[Image, Image]]
+CROP = (320, 1224)
 RATES = 1, 3, 6
 EARLIER = 10
 
@@ -39,7 +40,7 @@ def main() -> None:
     pairs, root, *drive = map(Path, sys.argv[1:4])
     bundle = open_bundle(sys.argv[4] if len(sys.argv) > 4 else None)
     views = [
-        tuple(centre_crop(read_image(path), (320, 1224)) for path in (pair.x, pair.y))
+        tuple(centre_crop(read_image(path), CROP) for path in (pair.x, pair.y))
         for pair in read_pair_list(pairs, root)
     ]
     cases: dict[str, Pairs] = {

@@ -21,12 +21,13 @@ from dsin.export.calibration_frames import read_frames
 from dsin.export.cli import app, main
 from dsin.export.paper import bundle as paper_bundle
 from dsin.export.weights import WeightsFile
+from dsin.export.write_bundle import write_bundle
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.errors import CheckpointError, ExportError, FrameError
 from dsin.runtime.patch_correlation.definition import match, patch_correlation, synthesise
 from dsin.runtime.patch_correlation.options import SearchOptions
-from dsin.training.checkpoint import load_checkpoint, save_checkpoint
+from dsin.training.checkpoint import licence_of, load_checkpoint, save_checkpoint
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset, Quirks
 
@@ -335,6 +336,35 @@ def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
 def test_unfit_calibration_frames_are_refused(model: Dsin, tmp_path: Path, frame: Array) -> None:
     with pytest.raises(FrameError):
         export(model, tmp_path / "out", calibration_frames=[frame])
+
+
+def test_weights_that_were_trained_further_keep_their_licence(model: Dsin, tmp_path: Path) -> None:
+    """Through two phases, of which neither says anything of it."""
+    notes: dict[str, object] = {"weights_licence": "CC BY-NC-SA 3.0", "phase": "first"}
+    for phase in ("second", "third"):
+        save_checkpoint(tmp_path / "c.pt", model, notes={"phase": phase, "started_from": notes})
+        notes = load_checkpoint(tmp_path / "c.pt")[1]
+        assert notes["weights_licence"] == "CC BY-NC-SA 3.0"
+    write_bundle(tmp_path / "c.pt", tmp_path / "out", calibration_frames=frames(2, 80, 96))
+    assert open_bundle(tmp_path / "out").weights_licence == "CC BY-NC-SA 3.0"
+
+
+@pytest.mark.parametrize(
+    ("notes", "licence"),
+    [
+        ({}, None),
+        ({"weights_licence": "unspecified"}, None),
+        ({"weights_licence": "MIT", "started_from": {"weights_licence": "GPL"}}, "MIT"),
+        ({"started_from": {"phase": "a", "started_from": {"weights_licence": "GPL"}}}, "GPL"),
+        ({"licences": {"kitti": "CC BY-NC-SA 3.0", "own": "MIT"}},
+         "kitti: CC BY-NC-SA 3.0; own: MIT"),
+        ({"licences": {"own": "MIT"}, "started_from": {"weights_licence": "GPL"}}, "GPL; own: MIT"),
+    ],
+)  # fmt: skip
+def test_the_licence_is_that_of_what_weights_come_from(
+    notes: dict[str, object], licence: str | None
+) -> None:
+    assert licence_of(notes) == licence
 
 
 def test_command_line(model: Dsin, tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def test_the_bundle_tells_how_it_was_calibrated(int8_bundle: Path, frames: list[
     report = json.loads((int8_bundle / "report.json").read_text())
     assert note["frames"] == report["frames"] == len(frames)
     assert note["frames_sha256"] == report["frames_sha256"]
+    assert open_bundle(int8_bundle).weights_licence == "random weights"
     assert set(report["graphs"]) == {"encoder", "x_decoder", "fusion"}
     assert set(report["bd_rate_percent"]) == {"psnr", "ms_ssim"}
     assert len(report["points"]["int8"]) == 3

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dsin.export.bundle_files import file_table
 from dsin.export.cli import app
-from dsin.export.verify_backends import Check, verify_backends
+from dsin.export.verify_backends import HEADER, Check, verify_backends
 from dsin.runtime import open_bundle
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle
@@ -53,6 +53,13 @@ def test_another_decoder_is_noticed(edge_bundle: Path, monkeypatch: pytest.Monke
     failed = [c for c in verify_backends(open_bundle(edge_bundle), frames()) if not c]
     assert {(c.runner, c.what) for c in failed} >= {("cpu, 1 thread", "x_dec")}
     assert "DIFFERS" in str(failed[0])
+
+
+def test_the_table_has_a_header_above_its_columns() -> None:
+    assert HEADER.split() == ["runner", "compared", "result", "found", "(at", "least)"]
+    short = str(Check("cpu", "bytes", 1.0, 1.0))
+    for word, title in (("bytes", "compared"), ("ok", "result"), ("1 ", "found")):
+        assert short.index(word) == HEADER.index(title)
 
 
 def test_weights_that_pytorch_reads_otherwise_are_noticed(

@@ -115,7 +115,7 @@ class FakeCamera:
             timestamp_ns = 10**18 + round(1e9 * number / self.fps)
         else:
             timestamp_ns = self._clock_ns() - round(1e9 * (time.monotonic() - taken_s))
-        return CapturedFrame(number, timestamp_ns, picture(number), taken_s, 0.1)
+        return CapturedFrame(number, timestamp_ns, picture(number, self.size), taken_s, 0.1)
 
     def close(self) -> None:
         self._closed.set()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
@@ -88,7 +89,7 @@ class FedRig:
             frame = replace(frame, side_use=SideUse.PREVIOUS)
         server_ms = sum(ms for name, ms in frame.stage_ms.items() if name.startswith("server."))
         way_ms = self.way_ms + 9 * (self.decoded * 7 % 11) / 11
-        now = time.time_ns()
+        now = now_ns()
         received = now - int(1e6 * (server_ms + 3))
         frame = replace(
             frame, rig=self.name, number=self.decoded, captured_ns=received - int(1e6 * way_ms),
@@ -102,7 +103,7 @@ class FedRig:
         now_s = time.monotonic()
         while self.recent and self.recent[0][0] < now_s - 5:
             self.recent.popleft()
-        age = None if self.captured_ns is None else (time.time_ns() - self.captured_ns) / 1e6
+        age = None if self.captured_ns is None else (now_ns() - self.captured_ns) / 1e6
         height, width = self.coded[0].decoded.image.shape[:2] if self.coded else (375, 1242)
         told = {"captured": self.decoded + self.dropped, "dropped": self.dropped, "lost": 0,
                 "reconnects": 0, "capture_ms": 3.9, "encode_ms": 58.0,

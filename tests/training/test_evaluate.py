@@ -1,11 +1,16 @@
 """`dsin evaluate`: real packets, the figures of the contract, pictures on request."""
 
 import json
+from pathlib import Path
 
 import pytest
+from support.block_bundle import write_block_bundle
 
+from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
+from dsin.training import evaluate as evaluation
+from dsin.training.data import Pair
 from dsin.training.evaluate import FIGURES, evaluate_list
 
 
@@ -42,3 +47,19 @@ def test_report_and_pictures(tiny_bundle, pair_list, tmp_path):
 def test_an_unwritable_report_is_refused_at_once(tiny_bundle, pair_list, tmp_path):
     with pytest.raises(DsinError, match="cannot write"):
         evaluate_list(*pair_list, bundle=tiny_bundle, json_path=tmp_path / "none" / "r.json")
+
+
+def test_each_bar_of_progress_is_named(
+    tmp_path: Path, small_pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once `--against` showed nine that were called the same."""
+    names: list[str] = []
+
+    def track(items: list[Pair], description: str) -> list[Pair]:
+        names.append(description)
+        return items
+
+    monkeypatch.setattr(evaluation, "track", track)
+    bundle = open_bundle(write_block_bundle(tmp_path / "blocks"))
+    evaluation.means_of_rates(bundle, small_pairs[:1])
+    assert names == ["blocks, rate 0", "blocks, rate 1"]

@@ -1,6 +1,7 @@
 """The figures that a run of training tells of itself."""
 
 import csv
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from dsin.training import run_report
+from dsin.training.paper.phase_runner import PhaseProgress
 from dsin.training.run_report import GpuWatch, MetricsLog, StepClock
 
 CPU = torch.device("cpu")
@@ -127,3 +129,10 @@ def test_a_log_has_a_column_for_whatever_a_row_has(tmp_path: Path) -> None:
         {"step": "2", "loss": "", "psnr": "", "val_loss": "0.125"},
     ]
     assert MetricsLog(tmp_path).path == tmp_path / "log_1" / "metrics.csv"
+
+
+def test_the_papers_phases_have_one_bar_and_no_advertisements() -> None:
+    assert PhaseProgress("fusion")._get_train_description(3) == "phase fusion"
+    told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    assert not told.isEnabledFor(logging.INFO)
+    assert told.isEnabledFor(logging.WARNING)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dsin.runtime.errors import CheckpointError
 from dsin.runtime.files import write_json
+from dsin.runtime.sources.picture_folders import natural_order
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.curves import plot_curves
 from dsin.training.edge.crops import CropDrawer, Crops, PictureBank
@@ -201,7 +202,7 @@ class PhaseRun:
         self._setting.say(f"{self._where()}  validated: loss {row['val_loss']:.4f}")
         if row["val_loss"] < self._best:
             self._best = row["val_loss"]
-            notes = {"phase": self._setting.phase.name, "step": self._step, "validation": row}
+            notes = {**self._notes(), "validation": row}
             if self._setting.fabric.is_global_zero:
                 save_checkpoint(self._setting.folder / BEST, self._average, notes=notes)
         self._validating_s = time.monotonic() - begun
@@ -231,7 +232,7 @@ class PhaseRun:
         setting = self._setting
         if setting.fabric.is_global_zero:
             save_checkpoint(setting.folder / FINAL, self._average, notes=self._notes())
-            logs = sorted(setting.folder.glob("log*/metrics.csv"))
+            logs = sorted(setting.folder.glob("log*/metrics.csv"), key=natural_order)
             plot_curves(logs, setting.folder / "curves.png")
             write_json(setting.folder / "done.json", asdict(setting.phase))
         setting.fabric.barrier()  # the next phase reads what the first process has just written

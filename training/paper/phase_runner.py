@@ -4,6 +4,7 @@
 `last.ckpt` (to resume from), `log_<n>/metrics.csv`, `curves.png` and, at the end, `done.json`.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from dsin.runtime.errors import CheckpointError
 from dsin.runtime.files import write_json
+from dsin.runtime.sources.picture_folders import natural_order
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.curves import plot_curves
 from dsin.training.paper.model import Dsin
@@ -29,6 +31,21 @@ UNWANTED_ADVICE = (
     ".*does not have many workers",  # the validation set is small
     ".*resuming from a checkpoint that ended before the epoch ended",  # training has no epochs
 )
+
+
+# It advertises services, and tells of processors that it does not use.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+class PhaseProgress(RichProgressBar):  # type: ignore[misc]
+    """One bar for the phase; training has no epochs."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self._phase = phase
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"phase {self._phase}"
 
 
 class PhaseModule(L.LightningModule):  # type: ignore[misc]
@@ -54,8 +71,9 @@ class PhaseModule(L.LightningModule):  # type: ignore[misc]
 class KeepBest(Callback):  # type: ignore[misc]
     """Saves the weights of the lowest validation loss; goes before whatever swaps weights back."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start_notes: Mapping[str, Any]) -> None:
         self.path = path
+        self.start_notes = start_notes
         self.loss = math.inf
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -70,6 +88,7 @@ class KeepBest(Callback):  # type: ignore[misc]
                 "phase": module.phase.name,
                 "step": trainer.global_step,
                 "validation": metrics,
+                "started_from": dict(self.start_notes),
             }
             save_checkpoint(self.path, module.model, notes=notes)
 
@@ -107,13 +126,13 @@ def run_phase(
         strategy="auto" if devices * nodes == 1 else "ddp_find_unused_parameters_true",
         logger=CSVLogger(out, name="", version=f"log_{len(list(out.glob('log*')))}"),
         callbacks=[
-            KeepBest(out / "best.pt"),
+            KeepBest(out / "best.pt", start_notes),
             ModelCheckpoint(
                 out, filename="last", enable_version_counter=False,
                 train_time_interval=timedelta(minutes=phase.checkpoint_every_minutes),
                 save_top_k=1, save_on_exception=True,
             ),
-            RichProgressBar(),
+            PhaseProgress(phase.name),
         ],
         val_check_interval=phase.validate_every_steps,
         check_val_every_n_epoch=None,
@@ -139,7 +158,7 @@ def run_phase(
         if start_notes:
             notes["started_from"] = dict(start_notes)
         save_checkpoint(out / "final.pt", module.model, notes=notes)
-        plot_curves(sorted(out.glob("log*/metrics.csv")), out / "curves.png")
+        plot_curves(sorted(out.glob("log*/metrics.csv"), key=natural_order), out / "curves.png")
         write_json(out / "done.json", asdict(phase))
     trainer.strategy.barrier()  # the next phase reads what the first process has just written
     return out / "final.pt"

@@ -272,16 +272,20 @@ class TestOtherRooms:
     ) -> None:
         asked: list[tuple[object, ...]] = []
         monkeypatch.setattr(
-            demo, "run_demo", lambda *a, kbps, fps, web: asked.append((*a, kbps, fps, web))
+            demo,
+            "run_demo",
+            lambda *a, kbps, fps, web, side: asked.append((*a, kbps, fps, web, side)),
         )
         dsin("demo")
         dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
              "--out", folder / "out", "--json", folder / "j")  # fmt: skip
         dsin("demo", "--kbps", 250, "--fps", 5, "--web", 8080)
+        dsin("demo", "--source", "a.mp4", "--side", "b.mp4")
         assert asked == [
-            (None, None, None, None, Path("dsin-demo"), None, "cpu", None, None, None),
-            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None, None, None),
-            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0, 5.0, 8080),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", None, None, None, None),
+            (folder, 3, "b", 1, folder / "out", folder / "j", "cpu", None, None, None, None),
+            (None, None, None, None, Path("dsin-demo"), None, "cpu", 250.0, 5.0, 8080, None),
+            ("a.mp4", None, None, None, Path("dsin-demo"), None, "cpu", None, None, None, "b.mp4"),
         ]
 
 
@@ -379,3 +383,22 @@ class TestImports:
             assert name in dir(runtime)
         with pytest.raises(AttributeError, match="no attribute 'nix'"):
             _ = runtime.nix
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info {}", "encode {}", "decode {} --no-side -o x.png", "encode left.png --bundle {}",
+        "stream 127.0.0.1:9 --plaintext --source {}",
+        "serve 127.0.0.1:0 --plaintext --side {}", "replay {}",
+        "replay left.png --video {}/x.mp4", "demo --kitti {}", "demo --json {}/x.json",
+        "profile --json {}/x.json", "train {}.toml", "train edge --pairs {0} --val {0} --root .",
+    ],
+)  # fmt: skip
+def test_a_path_that_may_not_be_looked_at_is_one_line(
+    dsin: Run, folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Path's own methods raise for it, as they do below a folder that one may not enter."""
+    monkeypatch.chdir(folder)
+    done = dsin(*command.format("x" * 300).split())
+    user_error(done._replace(out=""), "xxx")

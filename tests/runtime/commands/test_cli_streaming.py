@@ -247,7 +247,7 @@ class TestTwoCommands:
             "--bundle", bundle, "--loop", "--fps", 50,
         )  # fmt: skip
         wait_until(lambda: packets(recording) >= FRAMES)
-        assert device.end(signal.SIGTERM) == 0
+        assert device.end(signal.SIGQUIT) == 0
         count = int(re.search(r"(\d+) decoded", device.lines[-1])[1])  # type: ignore[index]
         assert server.end(signal.SIGTERM) == 0
         assert server.lines[-3] == "stopping"

@@ -123,7 +123,7 @@ def test_mistakes_are_one_line(drive: Path, bundle: Path, tmp_path: Path) -> Non
     good = ("--kitti", drive, "--bundle", bundle)
     for arguments, complaint in (
         (("--kitti", tmp_path / "none", "--bundle", bundle), "there is no folder"),
-        ((*good, "--frames", 9), "has 4 frames, not 9"),
+        (("--source", drive / "image_02" / "data", "--bundle", bundle), "is one camera: name"),
         ((*good, "--rate", 7), "rate"),
         ((*good, "--kbps", 0), "above 0"),
         ((*good, "--out", "file"), "cannot write pictures to file"),

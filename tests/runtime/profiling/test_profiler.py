@@ -257,7 +257,6 @@ class TestCommand:
             (["BUNDLE", "--rate", "9"], "rates 0 to 1, not 9"),
             (["BUNDLE", "--kitti", "absent"], "there is no folder absent"),
             (["BUNDLE", "--fps", "0"], "0 frames a second: ask for more than 0"),
-            (["BUNDLE", "--fps", "nan"], "nan frames a second"),
             (["--json", "absent/p.json"], "cannot write absent/p.json: its folder does not exist"),
             (["--html", "absent/p.html"], "cannot write absent/p.html: its folder does not exist"),
         ],

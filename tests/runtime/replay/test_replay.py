@@ -1,6 +1,8 @@
 """Replay: recorded packets decode to the same pictures, and to better ones with side images that
 came too late."""
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,8 @@ from dsin.runtime.replay.recorded_frames import (
     RigTimeline,
 )
 from dsin.runtime.replay.replay import ReplayReport, replay_recordings
+from dsin.runtime.signals import ENDING
+from dsin.runtime.sources.video_file import VideoFile
 
 
 @pytest.fixture(scope="module")
@@ -360,3 +364,33 @@ class TestCommand:
         done = dsin("replay", path, "--bundle", bundle)
         assert (done.status, done.out) == (1, "")
         assert "holds no frames that dsin recorded" in done.err
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
+def test_any_signal_that_ends_a_replay_leaves_whole_files(
+    dsin: Run, frames: list[DecodedFrame], bundle: Path, tmp_path: Path, number: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A terminal that is closed, a service manager: a video without its index does not play."""
+    source = record(tmp_path / "a.mcap", frames)
+    take = McapSink.take
+
+    def take_two(sink: McapSink, frame: DecodedFrame) -> None:
+        take(sink, frame)
+        if frame.number == frames[1].number:
+            os.kill(os.getpid(), getattr(signal, number))
+
+    monkeypatch.setattr(McapSink, "take", take_two)
+    before = [signal.getsignal(n) for n in ENDING]
+    done = dsin(
+        "replay", source, "--bundle", bundle, "--video", tmp_path / "v.mp4", "--mcap",
+        tmp_path / "b.mcap",
+    )  # fmt: skip
+    assert done.status == 128 + getattr(signal, number)
+    assert "Traceback" not in done.err
+    assert [signal.getsignal(n) for n in ENDING] == before
+    (video,) = tmp_path.glob("v*.mp4")
+    assert len(VideoFile(video)) == 2
+    reader = McapReader(tmp_path / "b.mcap")
+    assert list(reader)
+    assert (reader.complete, reader.lost_bytes) == (True, 0)

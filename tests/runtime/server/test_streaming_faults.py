@@ -7,6 +7,7 @@ import asyncio
 import os
 import queue
 import signal
+import socket
 import time
 
 import grpc
@@ -385,3 +386,16 @@ def test_a_stream_that_does_not_greet_is_ended(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(grpc.RpcError) as raised:
             next(call)
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_server_that_starts_late_was_not_lost() -> None:
+    """Attempts before the first connection are not to connect again."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    device = fake_device(f"127.0.0.1:{port}", count=None)
+    wait_until(lambda: device.device.counts.attempts > 2)
+    with fake_server(port=port) as server:
+        wait_until(lambda: server.frames)
+        counts = device.stop()
+    assert counts.attempts > 2
+    assert counts.reconnects == 0

@@ -94,3 +94,13 @@ def test_certificates_that_are_not_there_are_named(
     (tmp_path / missing).write_text("not a certificate")
     with pytest.raises(StreamError, match="not a PEM file"), fake_server(certificates=broken):
         pass
+
+
+def test_certificates_may_begin_with_a_mark_of_utf_8(authority: Authority, tmp_path: Path) -> None:
+    """Editors of some systems write one, and OpenSSL does not know it."""
+    of_server = authority.server
+    marked = []
+    for path in (of_server.authority, of_server.certificate, of_server.key):
+        marked.append(tmp_path / path.name)
+        marked[-1].write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Certificates(*marked).read() == of_server.read()

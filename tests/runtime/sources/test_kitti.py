@@ -66,8 +66,18 @@ def test_one_camera_of_a_drive_will_do_for_its_side_only(drive: Path) -> None:
 
 def test_the_first_frames_of_a_drive(drive: Path) -> None:
     assert len(open_stereo(drive, frames=2)) == 2
-    with pytest.raises(FrameError, match=r"drive_0001_sync has 3 frames, not 4"):
-        open_stereo(drive, frames=4)
+    assert len(open_stereo(drive, frames=4)) == 3
+
+
+def test_grey_cameras_are_a_drive_too(drive: Path) -> None:
+    for colour, grey in (("image_02", "image_00"), ("image_03", "image_01")):
+        (drive / colour).rename(drive / grey)
+    for path in (drive / "image_00" / "data").iterdir():
+        assert cv2.imwrite(str(path), np.full((40, 60), 99, np.uint8))
+    source = open_stereo(str(drive))
+    assert source.view(1, "left").tolist() == np.full((40, 60, 3), 99).tolist()
+    assert int(source.view(1, "right")[0, 0, 0]) == 110
+    assert source.timestamp_ns(1) - source.timestamp_ns(0) == 100_000_000
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
@@ -170,3 +180,19 @@ def test_real_drives_are_read(shared: Path | None) -> None:
     assert source.view(59, "right").shape[:2] == source.size
     steps = np.diff([source.timestamp_ns(n) for n in range(60)])
     assert 90e6 < steps.mean() < 120e6
+
+
+def test_a_missing_frame_leaves_the_times_of_the_others(drive: Path) -> None:
+    """Whoever copied a drive may have lost pictures; its list of times has all of them."""
+    for camera, number in (("image_02", 1), ("image_03", 1)):
+        for path in (drive / camera / "data").iterdir():
+            path.rename(path.with_name(f"{int(path.stem) % 10:010d}.png"))
+        (drive / camera / "data" / f"{number:010d}.png").unlink()
+    recording = open_recording(str(drive), "left")
+    assert [recording.timestamp_ns(n) % 10**9 for n in range(2)] == [3_400_001, 203_400_001]
+
+
+def test_a_mark_of_utf_8_before_the_times_is_no_fault(drive: Path) -> None:
+    path = drive / "image_02" / "timestamps.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(open_recording(str(drive), "left")) == COUNT

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from dsin.runtime.errors import FrameError
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.kitti import read_times
-from dsin.runtime.sources.recordings import Recording, open_recording
+from dsin.runtime.sources.recordings import Recording, open_recording, open_stereo
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.sources.video_file import VideoFile
 
@@ -188,12 +188,58 @@ def test_what_is_no_recording(tmp_path: Path, spec: str, complaint: str) -> None
 
 
 @pytest.mark.parametrize("spec", ["synthetic:5", "folder"])
-@pytest.mark.parametrize(("frames", "complaint"), [(6, "has 5 frames, not 6"), (0, "at least one")])
-def test_more_frames_than_there_are(tmp_path: Path, spec: str, frames: int, complaint: str) -> None:
+def test_more_frames_than_there_are(tmp_path: Path, spec: str) -> None:
     for number in range(5):
         write_picture(tmp_path / "folder" / f"{number}.png", number)
-    with pytest.raises(FrameError, match=complaint):
-        open_recording(spec if ":" in spec else str(tmp_path / spec), "left", frames)
+    named = spec if ":" in spec else str(tmp_path / spec)
+    assert len(open_recording(named, "left", 6)) == 5
+    with pytest.raises(FrameError, match="at least one"):
+        open_recording(named, "left", 0)
+
+
+@pytest.fixture
+def euroc(tmp_path: Path) -> Path:
+    """Three moments, of which each camera lost another one."""
+    times = [1403636579763555584 + 50_000_000 * n for n in range(4)]
+    for camera, lost in (("cam0", 0), ("cam1", 3)):
+        for number, time in enumerate(times):
+            if number != lost:
+                write_picture(tmp_path / "mav0" / camera / "data" / f"{time}.png", number)
+    return tmp_path
+
+
+@pytest.mark.parametrize("below", [".", "mav0"])
+def test_euroc_folders_tell_times_by_names(euroc: Path, below: str) -> None:
+    for side in ("left", "right"):
+        recording = open_recording(str(euroc / below), side)
+        times = [recording.timestamp_ns(number) for number in range(len(recording))]
+        assert times == [1403636579813555584, 1403636579863555584]
+        assert [int(recording.image(n)[0, 0, 0]) // 10 for n in (0, 1)] == [1, 2]
+
+
+def test_a_name_that_is_no_time_is_told(euroc: Path) -> None:
+    for camera in ("cam0", "cam1"):
+        write_picture(euroc / "mav0" / camera / "data" / "thumbnail.png", 0)
+    with pytest.raises(FrameError, match=r"thumbnail\.png is not named by its time"):
+        open_recording(str(euroc), "left")
+
+
+class TestAnotherSideCamera:
+    def test_is_brought_to_the_size_of_the_left_one(self, tmp_path: Path) -> None:
+        for number in range(3):
+            write_picture(tmp_path / "a" / f"{number}.png", number)
+            small = np.full((20, 30), 10 * number, np.uint8)
+            (tmp_path / "b").mkdir(exist_ok=True)
+            assert cv2.imwrite(str(tmp_path / "b" / f"{number}.png"), small)
+        source = open_stereo(str(tmp_path / "a"), side=str(tmp_path / "b"))
+        assert len(source) == 3
+        assert source.view(2, "right").shape == source.view(2, "left").shape
+        assert int(source.view(2, "right")[3, 4, 1]) == 20
+
+    def test_one_camera_alone_is_refused(self, tmp_path: Path) -> None:
+        write_picture(tmp_path / "a" / "0.png", 0)
+        with pytest.raises(FrameError, match="is one camera: name the other one with --side"):
+            open_stereo(str(tmp_path / "a"))
 
 
 def test_what_is_missing_in_a_folder_is_named(odometry: Path, tmp_path: Path) -> None:
@@ -232,7 +278,7 @@ def test_any_text_gives_times_or_an_error(
     path = tmp_path_factory.mktemp("times") / "times.txt"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with contextlib.suppress(FrameError):
-        (time,) = read_times(path, 1)
+        (time,) = read_times(path, [Path("0.png")])
         assert math.isclose(time, float(text) * 1e9, abs_tol=1)
 
 

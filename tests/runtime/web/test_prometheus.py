@@ -1,6 +1,7 @@
 """/metrics, read back with the library's own parser."""
 
 import http.client
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -24,7 +25,8 @@ STATUS = RigStatus(
     rig="front", camera_connected=True, side_connected=False, width=8, height=8, decoded=40,
     superseded=3, rejected=2, side_uses={"paired": 30, "missing": 10}, kbps=287.5, fps=9.8,
     newest_age_ms=212.0, clock_offset_ms=-1.5, clock_error_ms=0.25,
-    device={"captured": 50.0, "dropped": 4.0, "lost": 1.0, "reconnects": 2.0, "encode_ms": 48.0},
+    device={"captured": 50.0, "dropped": 4.0, "lost": 1.0, "reconnects": 2.0, "encode_ms": 48.0,
+            "target_kbps": 300.0},
 )  # fmt: skip
 
 
@@ -69,12 +71,13 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_side_total", rig="front", use="missing") == 10
     assert samples.of("dsin_camera_connected", rig="front", camera="x") == 1
     assert samples.of("dsin_camera_connected", rig="front", camera="y") == 0
-    assert samples.of("dsin_packet_kbps", rig="front") == 287.5
-    assert samples.of("dsin_newest_frame_age_ms", rig="front") == 212
-    assert samples.of("dsin_clock_offset_ms", rig="front") == -1.5
+    assert samples.of("dsin_packet_bytes_per_second", rig="front") == 35937.5
+    assert samples.of("dsin_newest_frame_age_seconds", rig="front") == pytest.approx(0.212)
+    assert samples.of("dsin_clock_offset_seconds", rig="front") == pytest.approx(-0.0015)
     assert samples.of("dsin_device_frames_total", rig="front", status="dropped") == 4
     assert samples.of("dsin_device_reconnects_total", rig="front") == 2
-    assert samples.of("dsin_device_encode_ms", rig="front") == 48
+    assert samples.of("dsin_device_encode_seconds", rig="front") == pytest.approx(0.048)
+    assert samples.of("dsin_device_target_bytes_per_second", rig="front") == 37500
 
 
 def test_what_is_not_known_is_absent_rather_than_zero() -> None:
@@ -82,7 +85,7 @@ def test_what_is_not_known_is_absent_rather_than_zero() -> None:
         STATUS, newest_age_ms=None, clock_offset_ms=None, clock_error_ms=None, device={}
     )
     names = {name for name, _ in scrape(Metrics(lambda: [unknown]))}
-    assert "dsin_packet_kbps" in names
+    assert "dsin_packet_bytes_per_second" in names
     assert not {name for name in names if "clock" in name or "device" in name or "newest" in name}
 
 
@@ -92,26 +95,32 @@ def test_ages_and_stages_are_counted_frame_by_frame() -> None:
         metrics.take(frame("front", age_ms, side__compute=5, server__search=40, server__fusion=20))
     samples = scrape(metrics)
     below = {
-        limit: samples.of("dsin_frame_age_ms_bucket", rig="front", le=limit)
-        for limit in ("10.0", "25.0", "100.0", "150.0", "5000.0", "+Inf")
+        limit: samples.of("dsin_frame_age_seconds_bucket", rig="front", le=limit)
+        for limit in ("0.01", "0.025", "0.1", "0.15", "5.0", "+Inf")
     }
     assert list(below.values()) == [0, 1, 2, 3, 3, 4]
-    assert samples.of("dsin_frame_age_ms_count", rig="front") == 4
-    assert samples.of("dsin_frame_age_ms_sum", rig="front") == pytest.approx(9220.001)
-    assert samples.of("dsin_decode_ms_sum", rig="front") == 240  # without the side image's stages
-    assert samples.of("dsin_stage_ms_sum", rig="front", stage="side.compute") == 20
-    assert samples.of("dsin_stage_ms_bucket", rig="front", stage="server.search", le="50.0") == 4
+    assert samples.of("dsin_frame_age_seconds_count", rig="front") == 4
+    assert samples.of("dsin_frame_age_seconds_sum", rig="front") == pytest.approx(9.220001)
+    assert samples.of("dsin_decode_seconds_sum", rig="front") == pytest.approx(
+        0.24
+    )  # without the side image's stages
+    assert samples.of("dsin_stage_seconds_sum", rig="front", stage="side.compute") == pytest.approx(
+        0.02
+    )
+    assert (
+        samples.of("dsin_stage_seconds_bucket", rig="front", stage="server.search", le="0.05") == 4
+    )
 
 
 def test_rigs_that_are_gone_are_forgotten() -> None:
     known: list[Sequence[RigStatus]] = [[STATUS]]
     metrics = Metrics(lambda: known[0])
     metrics.take(frame("front", 20, server__search=1))
-    assert scrape(metrics).of("dsin_frame_age_ms_count", rig="front") == 1
+    assert scrape(metrics).of("dsin_frame_age_seconds_count", rig="front") == 1
     known[0] = []
     assert not any(labels for _, labels in scrape(metrics))
     known[0] = [STATUS]
-    assert not any("age_ms_count" in name for name, _ in scrape(metrics))
+    assert not any("age_seconds_count" in name for name, _ in scrape(metrics))
 
 
 def test_outputs_are_counted() -> None:
@@ -127,11 +136,54 @@ def test_any_name_of_a_rig_survives() -> None:
     metrics = Metrics(lambda: [replace(STATUS, rig=AWKWARD)])
     metrics.take(frame(AWKWARD, 20))
     samples = scrape(metrics)
-    assert samples.of("dsin_packet_kbps", rig=AWKWARD) == 287.5
-    assert samples.of("dsin_frame_age_ms_count", rig=AWKWARD) == 1
+    assert samples.of("dsin_packet_bytes_per_second", rig=AWKWARD) == 35937.5
+    assert samples.of("dsin_frame_age_seconds_count", rig=AWKWARD) == 1
 
 
 def test_without_the_library_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(BackendError, match=r"pip install 'dsin\[serve\]'"):
         Metrics(list)
+
+
+PREFIXES = (
+    "pico", "nano", "micro", "milli", "centi", "deci", "deca", "hecto", "kilo", "kibi", "mega",
+    "mebi", "giga", "gibi", "tera", "tebi", "peta", "pebi",
+)  # fmt: skip
+BASE_UNITS = {
+    "amperes", "bytes", "celsius", "grams", "joules", "kelvin", "meters", "seconds", "volts",
+}  # fmt: skip
+OTHER_UNITS = {"minutes", "hours", "days", "weeks", "bits", "inches", "miles", "pounds", "calories"}
+ABBREVIATIONS = {
+    "s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "m", "h", "d", "kbps", "bps", "fps",
+}  # fmt: skip
+TYPES = {"counter", "gauge", "histogram", "summary", "metric"}
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    """The rules that `promtool check metrics` and prometheus.io/docs/practices/naming state."""
+    metrics = Metrics(lambda: [STATUS], lambda: {"png": SinkCounts(1, 2, 3)})
+    metrics.take(frame("front", 20, server__search=1))
+    with HttpServer(LOOPBACK, 0, [metrics.routes()]) as server:  # noqa: SIM117
+        with closing(http.client.HTTPConnection(LOOPBACK, server.port, timeout=20)) as connection:
+            connection.request("GET", "/metrics")
+            families = list(
+                text_string_to_metric_families(connection.getresponse().read().decode())
+            )
+    names = [family.name for family in families]
+    assert len(names) > 12
+    assert len(set(names)) == len(names)
+    for family in families:
+        assert re.fullmatch(r"dsin(_[a-z]+)+", family.name), family.name
+        assert family.documentation.endswith("."), family.name
+        words = set(family.name.split("_"))
+        assert not words & (OTHER_UNITS | ABBREVIATIONS | TYPES), family.name
+        prefixed = {prefix + unit for prefix in PREFIXES for unit in BASE_UNITS | OTHER_UNITS}
+        assert not words & prefixed, family.name
+        endings = {sample.name.removeprefix(family.name) for sample in family.samples}
+        allowed = {
+            "counter": {"_total"}, "gauge": {""}, "histogram": {"_bucket", "_sum", "_count"},
+        }[family.type]  # fmt: skip
+        assert endings <= allowed, (family.name, endings)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")

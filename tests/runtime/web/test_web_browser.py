@@ -25,6 +25,12 @@ INK = """(id => {
   return new Set(new Uint32Array(pixels.buffer)).size;
 })"""
 """How many colours a canvas has."""
+STAGES = "document.getElementById('stages')"
+CUT = """[...document.querySelectorAll('dt, dd, h2, .soft, .key, button, .pill')]
+  .filter(box => box.offsetParent && !box.closest('#rigs') && box.scrollWidth > box.clientWidth + 1
+    && getComputedStyle(box).display !== 'inline')
+  .map(box => `${box.id} ${box.textContent.trim()}: ${box.scrollWidth} in ${box.clientWidth}`)"""
+"""Texts that do not fit into their boxes."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rigs(bundle: Path) -> list[FedRig]:
-    coded = code(SyntheticRig(width=480, height=160, frames=2), bundle)
+    coded = code(SyntheticRig(width=480, height=145, frames=2), bundle)  # of KITTI's shape
     return [FedRig("front", coded), FedRig(AWKWARD, coded, side_connected=False)]
 
 
@@ -65,6 +71,47 @@ class TestInBrowser:
                     assert browser.complaints == []
                     await asyncio.to_thread(server.__exit__, None, None, None)
                     await browser.wait_for(text("state", "Server unreachable"))
+
+        asyncio.run(asyncio.wait_for(story(), 300))
+
+    @pytest.mark.parametrize("size", [(1280, 800), (1440, 900), (1920, 1080)])
+    def test_all_of_it_is_seen_at_once(
+        self, page: WebPage, rigs: list[FedRig], tmp_path: Path, size: tuple[int, int]
+    ) -> None:
+        async def story() -> None:
+            with HttpServer(LOOPBACK, 0, [page.routes()]) as server:
+                async with open_chromium(tmp_path / "profile") as browser:
+                    await browser.open(server.url, width=size[0], height=size[1])
+                    async with feeding(page, rigs):
+                        await browser.wait_for(text("state", "Live"))
+                        await browser.wait_for(f"{STAGES}.children.length > 20")
+                        assert await browser.evaluate(CUT) == []
+                    await browser.wait_for(text("state", "Stale"))
+                    assert await browser.evaluate(CUT) == []
+                    height = "document.documentElement.scrollHeight"
+                    assert await browser.evaluate(height) <= size[1]
+
+        asyncio.run(asyncio.wait_for(story(), 300))
+
+    def test_what_is_over_is_not_green_and_no_limit_moves(
+        self, page: WebPage, rigs: list[FedRig], tmp_path: Path
+    ) -> None:
+        async def story() -> None:
+            limit = "(document.getElementById('age-note')?.title ?? '')"
+            use = "document.getElementById('use').className"
+            with HttpServer(LOOPBACK, 0, [page.routes()]) as server:
+                async with open_chromium(tmp_path / "profile") as browser:
+                    await browser.open(server.url, width=1280, height=800)
+                    async with feeding(page, rigs, every_s=0.6):
+                        # Of a slow stream a second would be too little.
+                        await browser.wait_for(f"{limit}.startsWith('stale from 1.')")
+                        assert await browser.evaluate(use) == "word good"
+                        await asyncio.sleep(5)
+                        told = await browser.evaluate(limit)
+                    await browser.wait_for(text("state", "Stale"))
+                    assert await browser.evaluate(use) == "word"
+                    assert await browser.evaluate(limit) == told
+                    await browser.wait_for(text("use-note", "of the last frame"))
 
         asyncio.run(asyncio.wait_for(story(), 300))
 
@@ -120,12 +167,14 @@ def text(element: str, wanted: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def feeding(page: WebPage, rigs: Sequence[FedRig]) -> AsyncIterator[None]:
+async def feeding(
+    page: WebPage, rigs: Sequence[FedRig], every_s: float = 0.1
+) -> AsyncIterator[None]:
     async def feed() -> None:
         while True:
             for rig in rigs:
                 page.take(rig.next_frame())
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(every_s)
 
     task = asyncio.create_task(feed())
     try:

@@ -5,7 +5,9 @@ import contextlib
 import json
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from support.web_feed import FedRig, code, without_side
 
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.errors import BackendError
+from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.displacement_map import displacement_map, displacements_px, scale_px
 from dsin.runtime.patch_correlation import Matches
@@ -26,7 +29,8 @@ from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.web import pictures as web_pictures
 from dsin.runtime.web.history import History
 from dsin.runtime.web.http_server import LOOPBACK, HttpServer
-from dsin.runtime.web.page import FULL, MOST_VIEWERS, WebPage
+from dsin.runtime.web.page import FULL, MOST_VIEWERS, WebPage, describe
+from dsin.runtime.web.pictures import FramePictures
 
 WIDTH, HEIGHT = 240, 120
 RUNTIME = Path(web_pictures.__file__).parent
@@ -483,3 +487,27 @@ def test_frames_without_a_side_image_show_the_picture_alone(coded: list[DecodedF
     alone = without_side(coded[0])
     assert alone.side_use is SideUse.MISSING
     assert alone.decoded.image is coded[0].decoded.x_dec
+
+
+def test_the_age_is_of_one_clock(
+    coded: list[DecodedFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock may step meanwhile: times of frames are of one that never does."""
+    frame = replace(coded[0], captured_ns=now_ns() - 100_000_000)
+    pictures = FramePictures(frame, (20, 24), ThreadPoolExecutor(1))
+    for step_ns in (-5_000_000_000, 0, 5_000_000_000):
+        wall = time.time_ns() + step_ns
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda wall=wall: wall)
+            patch.setattr(time, "time", lambda wall=wall: wall / 1e9)
+            assert 100 <= describe(pictures)["age_ms"] < 2000
+
+
+def test_nothing_of_the_runtime_reads_the_wall_clock_again() -> None:
+    readers = {
+        path.name
+        for path in RUNTIME.parent.rglob("*.py")
+        if re.search(r"\btime\.time(_ns)?\(|datetime\.now\(|utcnow", path.read_text("utf-8"))
+    }
+    # Once, when a process or a recording starts, and for the date of a profile.
+    assert readers == {"clocks.py", "profiler.py", "stream.py"}

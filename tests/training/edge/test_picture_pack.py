@@ -227,6 +227,7 @@ def test_training_from_a_pack(
     notes = load_edge_checkpoint(out / "codec" / "final.pt")[1]
     assert (notes["pairs"], notes["photographs"]) == (1, 2)
     assert notes["licences"] == LICENCES
+    assert notes["weights_licence"] == "kitti: CC BY-NC-SA 3.0; photos: research"
 
     part = pack / "part-0.tar"
     part.write_bytes(part.read_bytes()[:-1])

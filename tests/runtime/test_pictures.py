@@ -1,0 +1,35 @@
+"""Which pictures are taken, and what is said of the others."""
+
+import re
+
+import numpy as np
+import pytest
+
+from dsin.runtime.errors import FrameError
+from dsin.runtime.pictures import check_frame
+
+
+def picture(width: int, height: int) -> np.ndarray:
+    """Of no memory."""
+    return np.broadcast_to(np.uint8(0), (height, width, 3))
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1, 1), (65535, 1), (4000, 3000), (3000, 4000), (4096, 4096)]
+)
+def test_any_size_is_taken_up_to_sixteen_megapixels(width: int, height: int) -> None:
+    check_frame(picture(width, height))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (70000, 4, "frame of 70000x4 is larger than 65535 pixels one way"),
+        (4, 70000, "frame of 4x70000 is larger than 65535 pixels one way"),
+        (4096, 4097, "frame of 4096x4097 has more than 16777216 pixels"),
+        (0, 4, "frame of 0x4 is empty"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_the_true_one(width: int, height: int, reason: str) -> None:
+    with pytest.raises(FrameError, match=f"^{re.escape(reason)}$"):
+        check_frame(picture(width, height))
