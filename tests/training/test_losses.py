@@ -68,6 +68,7 @@ def test_ms_ssim_is_one_for_equal_pictures_and_refuses_small_ones():
         ms_ssim(x[:, :, :160], x[:, :, :160])
 
 
+@pytest.mark.slow
 def test_ms_ssim_of_jpeg_is_what_the_rivals_were_measured_with(shared):
     """The baselines' mean over the 19 validation images, to the last stored digits."""
     if shared is None:
