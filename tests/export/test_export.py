@@ -21,6 +21,7 @@ from dsin.export.calibration_frames import read_frames
 from dsin.export.cli import app, main
 from dsin.export.paper import bundle as paper_bundle
 from dsin.export.weights import WeightsFile
+from dsin.runtime import Decoder, Encoder
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.errors import CheckpointError, ExportError, FrameError
@@ -31,7 +32,7 @@ from dsin.training.paper.model import Dsin
 from dsin.training.presets import AutoencoderConfig, FusionConfig, Preset, Quirks
 
 Array = np.ndarray[Any, Any]
-QUIRKS = Quirks(tf_same_padding=True)
+QUIRKS = Quirks(tf_same_padding=True, truncate_to_uint8=True)
 ORIGINAL = SearchOptions(stretched=True, off_centre=True)
 
 
@@ -231,6 +232,8 @@ def test_quirks_and_float16_export(tmp_path: Path) -> None:
     out = export(lively(preset(quirks=QUIRKS, search=ORIGINAL)), tmp_path / "b", weights="float16")
     manifest = json.loads((out / "bundle.json").read_text())
     assert manifest["search"]["stretched_patches"] is True
+    assert manifest["search"]["off_centre_prior"] is True
+    _truncates(out)
     kernels = [
         t
         for name in ("encoder", "decoder")
@@ -238,6 +241,18 @@ def test_quirks_and_float16_export(tmp_path: Path) -> None:
         if "weight" in t.name
     ]
     assert {t.data_type for t in kernels} == {onnx.TensorProto.FLOAT16}
+
+
+def _truncates(out: Path) -> None:
+    """Pictures of that bundle are what the graph computes, cut to whole levels."""
+    x = frames()[0][:80, :96]
+    with Encoder(out) as encoder, Decoder(out) as decoder:
+        symbols = encoder.latent(x)
+        shown = decoder.decode_latent(symbols, None, 80, 96).image
+    x_dec = open_session(out / "x_decoder.onnx").run(symbols=symbols[None])["x_dec"]
+    levels = image(x_dec).clip(0, 255)
+    assert (np.floor(levels) != np.rint(levels)).mean() > 0.2
+    np.testing.assert_array_equal(shown, np.floor(levels))
 
 
 def test_weights_are_stored_once(bundle: Path) -> None:
