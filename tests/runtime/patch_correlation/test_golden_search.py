@@ -67,3 +67,24 @@ def test_the_default_search_is_the_papers() -> None:
     assert SearchOptions() == SearchOptions(
         patch=(20, 24), measure="pearson", prior=True, stretched=False, off_centre=False
     )
+
+
+@pytest.mark.parametrize("search", [refine_reference, refine])
+@pytest.mark.parametrize(
+    ("neighbour", "tried"),
+    [((0, 1), True), ((2, 1), True), ((1, 0), True), ((1, 2), True), ((0, 0), False)],
+)
+def test_a_block_may_lie_where_a_patch_above_below_left_or_right_does(
+    neighbour: tuple[int, int], tried: bool, search: Any
+) -> None:
+    """The middle one of 3x3 patches, whose content is 8 rows down and 8 columns to the left."""
+    y = np.random.RandomState(3).randint(0, 256, (72, 72, 3)).astype(np.uint8)
+    x = y.copy()
+    x[28:44, 28:44] = y[36:52, 20:36]
+    row, col = (np.arange(3, dtype=np.int32) * 24 + np.zeros((3, 3), np.int32) for _ in range(2))
+    row = np.ascontiguousarray(row.T)
+    row[neighbour] += 8
+    col[neighbour] -= 8
+    found = search(x, y, Matches(row, col, np.ones((3, 3), np.float32)), (24, 24))
+    assert ((found.down[4, 4], found.right[4, 4]) == (8, -8)) == tried
+    assert (found.cost[4, 4] == 0) == tried
