@@ -92,8 +92,19 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("name", INPUTS)
+def searches() -> list[Any]:
+    """Each input with each option; where an option changes little for an input, that is slow."""
+    return [
+        pytest.param(
+            name, options, id=f"{name}-{options}",
+            marks=() if name in ("shifted", "odd size", "nearly flat")
+            or not set(options) & {"off_centre", "patch"} else pytest.mark.slow,
+        )
+        for name in INPUTS for options in OPTIONS
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), searches())
 def test_fast_search_finds_what_the_definition_finds(name: str, options: dict[str, Any]) -> None:
     check_named(name, **options)
 
