@@ -56,7 +56,8 @@ def extreme_packet(bundle: Bundle, rate: int) -> Packet:
     """A packet with values far outside those of pictures."""
     rng = np.random.RandomState(rate)
     height, width = SMALL[bundle.family]
-    shape = (bundle.channels, height // bundle.stride, width // bundle.stride)
+    padded = padded_size(height, width, bundle.frame_multiple)
+    shape = (bundle.channels, *(length // bundle.stride for length in padded))
     header = PacketHeader(bundle.codec_id, width, height, rate)
     if bundle.family == "paper":
         kinds = bundle.context_model.symbols_per_alphabet
