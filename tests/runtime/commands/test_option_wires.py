@@ -1,5 +1,8 @@
 """Every option of every command arrives where it is used: cut a wire, and one of these fails."""
 
+import importlib
+import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,13 +131,15 @@ def test_a_servers_parts_get_what_it_was_asked_for(
         def open(self) -> list[Any]:
             return []
 
-    here = "dsin.runtime.commands.serve."
+    # Where the server's parts are put together.
+    names = ("dsin.runtime.server.rig_server", "dsin.runtime.commands.serve")
+    rooms = [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
     calls = {
-        name: catch(here + name, Part())
+        name: catch(next(r.__name__ for r in rooms if hasattr(r, name)) + f".{name}", Part())
         for name in ("SideCameras", "Decoder", "Encoder", "DecodePool", "StreamServer", "warm_up")
     }
     http = catch("dsin.runtime.web.http_server.HttpServer", Part())
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     options = module.ServeOptions(
         address="127.0.0.1:0", bundle="paper", backend="cpu", workers=3, budget_mib=77,
         sides=["b=x"], policy=PairingPolicy(1, 2, 3), web=0, metrics=0, web_host="127.0.0.1",
@@ -464,7 +469,7 @@ def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> N
     read = catch("dsin.export.calibration_frames.read_frames", "frames")
     run(export_cli.app, "verify paper --frames f --root r --backend cuda --backend cpu")
     assert (verified[0].arguments[0].path.name, verified[0].arguments[1]) == ("paper", "frames")
-    assert verified[0].options == {"wanted": ["cpu", "cuda"]}
+    assert set(verified[0].options["wanted"]) == {"cpu", "cuda"}
     assert read[0].arguments == (Path("f"), Path("r"))
 
 
