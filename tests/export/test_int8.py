@@ -163,7 +163,7 @@ def test_candidates_leave_rare_values_out() -> None:
 
 @pytest.fixture(scope="module")
 def frames() -> list[Image]:
-    return [view for number in range(4) for view in textured_pair(128, 192, number)]
+    return [view for number in range(4) for view in textured_pair(64, 128, number)]
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,34 @@ def test_the_operator_is_the_definition(device: str, measure: Any, prior: bool) 
     np.testing.assert_allclose(score, expected.score, atol=1e-5, rtol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"off_centre": True}, {"stretched": True}, {"measure": "l2", "off_centre": True},
+     {"prior": False, "stretched": True, "patch": (10, 12)}],
+    ids=str,
+)  # fmt: skip
+def test_options_of_the_search_reach_the_operator_and_the_brute_force(
+    device: str, options: dict[str, Any]
+) -> None:
+    """As training uses both: the operator where it can, the brute force elsewhere."""
+    search = SearchOptions(**options)
+    x, y = (view[:1] for view in views(60, 96, device))
+    side = y.flip(1)  # other pixels than those that are searched
+    finder = SideInformationFinder(search)
+    y_syn, found = finder(x, y, side)
+    expected = definition(*map(pictures, (x, y, side)), **options)
+    brute = finder.brute_force(x, y)
+    for part, wanted in zip((found.row, found.col), expected[1:3], strict=True):
+        np.testing.assert_array_equal(part.cpu(), wanted)
+    np.testing.assert_allclose(pictures(y_syn), expected.y_syn, atol=1e-3)
+    np.testing.assert_array_equal(brute.row.cpu(), expected.row)
+    np.testing.assert_array_equal(brute.col.cpu(), expected.col)
+    plain = definition(*map(pictures, (x, y, side)), patch=search.patch)
+    np.testing.assert_allclose(found.score.cpu(), expected.score, atol=1e-5, rtol=2e-6)
+    same = np.array_equal(expected.y_syn, plain.y_syn) and np.allclose(expected.score, plain.score)
+    assert not same, "the option changes nothing here"
+
+
 def test_half_precision_comes_back_in_half_precision(device: str) -> None:
     x, y = (view.half() for view in views(device=device))
     y_syn, row, col, score = patch_correlation(x, y, y, *PLAIN)

@@ -234,7 +234,7 @@ def test_calibrated_graphs_are_built_as_they_are(
     trt: Any, edge_bundle: Path, tmp_path: Path
 ) -> None:
     """In 8 bits where QuantizeLinear says so, signed and around zero; only by that name."""
-    frames = [view for number in range(4) for view in textured_pair(128, 192, number)]
+    frames = [view for number in range(4) for view in textured_pair(64, 64, number)]
     calibrate_bundle(edge_bundle, frames, tmp_path / "int8", target="tensorrt")
     found = built(tmp_path / "int8", precision="int8")
     assert {engine.header.precision for engine in found.values()} == {"int8", "exact"}

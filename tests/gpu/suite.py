@@ -60,7 +60,9 @@ def run_tests(
         command += ["-p", "select_machine"]
     if orders.rehearse:
         command += ["-k", rehearsed]
-    elif several and find_spec("xdist"):
+    else:
+        command += ["-m", ""]  # slow ones, too
+    if not orders.rehearse and several and find_spec("xdist"):
         command += ["-n", str(WORKERS)]
     counted = _Counted(report)
     began = time.monotonic()

@@ -1,6 +1,7 @@
 """Comparison with other codecs: their pictures, BD-rates, and `--against` from end to end."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from conftest import textured_pair
 
 from dsin.runtime.errors import DsinError
 from dsin.runtime.metrics import psnr_db
+from dsin.training import rivals as rival_codecs
 from dsin.training.comparison import Point, bd_rates
 from dsin.training.crops import at_bytes, busiest_place
 from dsin.training.evaluate import evaluate_list
@@ -71,6 +73,33 @@ def curve(factor: float) -> list[Point]:
 def test_half_the_bits_are_minus_fifty_percent() -> None:
     assert bd_rates(curve(0.5), curve(1.0)) == pytest.approx({"psnr": -50, "ms_ssim": -50})
     assert bd_rates(curve(1.0), curve(1.0)) == pytest.approx({"psnr": 0, "ms_ssim": 0}, abs=1e-6)
+
+
+def test_a_bd_rate_of_curves_of_other_shapes() -> None:
+    """As the library gives it with Akima's interpolation; with others -51 and -45."""
+    rates = (0.021, 0.039, 0.094, 0.15, 0.33), (0.025, 0.06, 0.08, 0.21, 0.29)
+    quality = (22.1, 24.9, 26.2, 29.0, 29.6), (21.5, 23.0, 25.6, 26.1, 29.9)
+    ours, theirs = (
+        [Point(n, r, q, None) for n, (r, q) in enumerate(zip(*two, strict=True))]
+        for two in zip(rates, quality, strict=True)
+    )
+    assert bd_rates(ours, theirs)["psnr"] == pytest.approx(-62.435, abs=0.01)
+
+
+def test_containers_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameter sets of HEVC, all but the media of AVIF, the header of WebP."""
+    slices = b"\0\0\1\x26\1abc" + b"\0\0\1\x02\1de"
+    sets = b"".join(b"\0\0\1" + bytes([kind << 1]) + b"\1xyz" for kind in (32, 33, 34, 39))
+    assert rival_codecs._slice_bytes(sets + slices) == 15
+    avif = b"\0\0\0\x0cftypavif" + b"\0\0\0\x1cmdat" + bytes(20) + b"\0\0\0\x08free"
+    fake = SimpleNamespace(
+        avif_encode=lambda *_, **__: avif, avif_decode=lambda data: data,
+        webp_encode=lambda *_, **__: bytes(50), webp_decode=lambda data: data,
+        jpeg2k_encode=lambda *_, **__: bytes(40), jpeg2k_decode=lambda data: data,
+    )  # fmt: skip
+    monkeypatch.setattr(rival_codecs, "_library", lambda name: fake)
+    found = {r.name: r.code(np.zeros((8, 8, 3), np.uint8), 5)[0] for r in rivals(NAMES[1:4])}
+    assert found == {"avif": 20, "jpeg2000": 40, "webp": 30}
 
 
 def test_settings_that_a_cheaper_one_beats_change_nothing() -> None:

@@ -68,6 +68,18 @@ def test_ms_ssim_is_one_for_equal_pictures_and_refuses_small_ones():
         ms_ssim(x[:, :, :160], x[:, :, :160])
 
 
+def test_ms_ssim_of_a_coarsened_pattern():
+    """As an implementation in NumPy and float64 gives it; weights the other way round: 0.99198."""
+    i, j, c = np.indices((176, 192, 3))
+    pattern = (i * i + 3 * j * (c + 1) + i * j // 16) % 256
+    squares = 40 * ((i // 32 + j // 24) % 2)
+    x = (128 + (pattern - 128) // 2 + squares).clip(0, 255).astype(np.uint8)
+    y = (x // 24 * 24 + 8 + i // 8 % 7).astype(np.uint8)
+    pair = (torch.from_numpy(a.transpose(2, 0, 1).copy()).float()[None] for a in (x, y))
+    assert ms_ssim(*pair).item() == pytest.approx(0.9933543, abs=2e-6)
+
+
+@pytest.mark.slow
 def test_ms_ssim_of_jpeg_is_what_the_rivals_were_measured_with(shared):
     """The baselines' mean over the 19 validation images, to the last stored digits."""
     if shared is None:

@@ -157,7 +157,9 @@ training.train(preset, pairs, pairs, Path(sys.argv[1]), workers=0)
 """
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_killed_run_leaves_a_whole_checkpoint(small_pairs, tmp_path, kind):
     pair = small_pairs[0]
     last = tmp_path / "autoencoder" / "last.ckpt"

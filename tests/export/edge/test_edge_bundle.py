@@ -75,7 +75,7 @@ def test_a_side_image_prepared_for_another_rate_is_prepared_again(bundle: Bundle
         np.testing.assert_array_equal(*pictures)
 
 
-def test_a_side_image_of_another_scene_is_left_alone(bundle: Bundle) -> None:
+def test_the_side_image_is_used_where_its_patches_score_well(bundle: Bundle) -> None:
     x, y = textured_pair(128, 192, 8)
     other = np.random.default_rng(0).integers(0, 256, y.shape, np.uint8)
     with Encoder(bundle) as encoder, Decoder(bundle) as decoder:

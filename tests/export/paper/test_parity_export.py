@@ -18,7 +18,9 @@ def dsin(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("case", ["case_a_80x96", "case_b_160x240"])
+@pytest.mark.parametrize(
+    "case", ["case_a_80x96", pytest.param("case_b_160x240", marks=pytest.mark.slow)]
+)
 def test_encode_and_decode_give_the_originals_picture(original, golden_pictures, tmp_path, case):
     """The original's PNG is its result clipped, then truncated to 8 bits."""
     arrays = golden_pictures(case)

@@ -46,3 +46,35 @@ def test_beyond_the_rates_the_nearest_serves() -> None:
 def test_an_impossible_target_is_refused() -> None:
     with pytest.raises(DsinError, match="above 0"):
         RateController(POINTS, pixels=PIXELS, target_kbps=0, fps=FPS)
+
+
+def test_the_budget_follows_the_pace() -> None:
+    """Points of 1000, 2000 and 4000 bytes; 160 kbit/s are 2000 bytes at 10 frames a second."""
+    control = RateController([0.1, 0.2, 0.4], pixels=80_000, target_kbps=160, fps=10)
+    found = []
+    for fps in (10, 5, 20, 10):
+        control.pace(fps)
+        found.append(control.next_rate())
+    assert found == [1, 2, 0, 1]
+
+
+def test_what_is_chosen_for_a_scene_that_changes() -> None:
+    """The rates by hand for the first frames: wanted is the budget and what was saved over 1.5
+    frames; half of a surprise is learnt at its own point, a quarter at its neighbours."""
+    control = RateController([0.1, 0.2, 0.4], pixels=80_000, target_kbps=160, fps=10)
+    control.sent(1, 3000)  # 1000 too many: 1333 wanted, 1125, 2500 and 4500 predicted
+    assert control.next_rate() == 0
+    control.sent(0, 500)  # 500 saved: 2333 wanted
+    assert control._saved == 500
+    assert control._factors == pytest.approx([0.8125, 1.0625, 1.020833])
+    assert control.next_rate() == 1
+
+
+def test_an_excess_is_made_good_over_one_and_a_half_frames() -> None:
+    """Points every 20 bytes around a budget of 2000; 300 too many leave 1800 for the next one, and
+    1780 are predicted to be 1791, 1800 to be 1812."""
+    points = [(1000 + 20 * n) / 10_000 for n in range(101)]
+    control = RateController(points, pixels=80_000, target_kbps=160, fps=10)
+    assert control.next_rate() == 50
+    control.sent(50, 2300)
+    assert control.next_rate() == 39

@@ -37,6 +37,7 @@ def commands() -> Iterator[tuple[str, Any]]:
         (f"{STREAM} --rate 0 --kbps 100", "either --rate or --kbps"),
         (f"{STREAM} --camera y --backend cpu", "--backend goes with --camera x"),
         (f"{STREAM} --camera y --bundle edge", "--bundle goes with --camera x"),
+        (f"{STREAM} --camera y --precision int8", "--precision goes with --camera x"),
         (f"{STREAM} --camera y --rate 1", "--rate goes with --camera x"),
         (f"{STREAM} --camera y --kbps 1", "--kbps goes with --camera x"),
         (f"{STREAM} --quality 90", "--quality goes with --camera y"),
@@ -122,12 +123,12 @@ def test_every_command_is_strict() -> None:
 
 
 def test_help_that_says_with_another_option_is_true() -> None:
-    """What reads "With --pictures: …" is refused without it."""
+    """What reads "With --pictures, …" is refused without it."""
     told = [
         (name, option.opts, found[1])
         for name, command in commands()
         for option in command.params
-        if (found := re.match(r"With (--?[\w-]+):", getattr(option, "help", None) or ""))
+        if (found := re.match(r"With (--?[\w-]+),", getattr(option, "help", None) or ""))
     ]
     assert len(told) > 5
     for name, spellings, other in told:

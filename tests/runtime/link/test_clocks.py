@@ -116,3 +116,30 @@ def test_impossible_answers_are_ignored() -> None:
 def test_the_own_clock_does_not_run_backwards() -> None:
     times = [now_ns() for _ in range(1000)]
     assert times == sorted(times)
+
+
+def test_time_that_a_camera_held_the_question_is_no_uncertainty() -> None:
+    """Asked at 0, received at 100, answered at 900, back at 1000: 200 under way."""
+    clock = CameraClock()
+    clock.reply(0, 7_000_100, 7_000_900, 1000)
+    assert clock.offset(1000) == (7_000_000, 100)
+
+
+def test_the_uncertainty_grows_by_200_ppm_and_ten_seconds_are_remembered() -> None:
+    clock = CameraClock()
+    clock.reply(0, 1 * MS, 1 * MS, 2 * MS)
+    assert clock.offset(2 * MS + 5 * SECOND) == (0, 2 * MS)
+    assert clock.to_server(77, 2 * MS) == 77
+    clock.reply(9 * SECOND, 9 * SECOND + 20 * MS, 9 * SECOND + 20 * MS, 9 * SECOND + 40 * MS)
+    assert clock.offset(9 * SECOND + 40 * MS) == (0, 1 * MS + 1_807_600), "the first is better"
+    clock.reply(12 * SECOND, 12 * SECOND + 30 * MS, 12 * SECOND + 30 * MS, 12 * SECOND + 60 * MS)
+    assert clock.offset(12 * SECOND + 60 * MS) == (0, 20 * MS + 604_000), "the first is forgotten"
+
+
+@pytest.mark.parametrize(("way_ms", "doubt"), [(33, False), (35, True), (-29, False), (-31, True)])
+def test_a_frame_is_doubted_25_ms_beyond_what_is_usual(way_ms: int, doubt: bool) -> None:
+    """Usual are 4 ms, and the offset may be 4 ms wrong."""
+    clock = CameraClock()
+    clock.reply(0, 4 * MS, 4 * MS, 8 * MS)
+    assert not clock.watch(4 * MS, 8 * MS)
+    assert clock.watch(10 * MS - way_ms * MS, 10 * MS) == doubt

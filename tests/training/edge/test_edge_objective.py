@@ -132,6 +132,20 @@ def test_validation_is_at_rates_spread_over_all() -> None:
     assert "val_psnr_0" not in objective(side_weight=0.0).validate(X[:1], X[:1])
 
 
+def test_of_eight_rates_the_second_the_fifth_and_the_seventh_are_validated() -> None:
+    module = Plain()
+    module.preset = EdgePreset(codec=EdgeConfig(rates=8))
+    eight = EdgeObjective(module, EdgePhase("p", side_weight=0.8))  # type: ignore[arg-type]
+    shown = eight.validate(X[:1], X[:1])
+    assert [name for name in shown if "bpp" in name] == ["val_bpp_1", "val_bpp_4", "val_bpp_6"]
+
+
+def test_bits_are_shared_by_all_pixels_of_a_picture_that_is_not_square() -> None:
+    """2048 bits of 32x128 pixels."""
+    _, shown = objective()(X.reshape(3, 3, 32, 128), None)
+    assert float(shown[1]) == 0.5
+
+
 @pytest.mark.parametrize(
     ("step", "rate"),
     [(0, 3e-6), (49, 1.4990e-4), (99, 2.99930e-4), (5000, 1.545e-4), (10_000, 9e-6)],

@@ -295,13 +295,14 @@ def test_photographs_and_pairs_take_turns_at_random(
     small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = []
-    forward = EdgeObjective.forward
 
     def note(self: EdgeObjective, x: torch.Tensor, y: torch.Tensor | None) -> object:
         kinds.append("photos" if y is None else "pairs")
-        return forward(self, x, y)
+        nothing = 0 * torch.stack([weight.sum() for weight in self.parameters()]).sum()
+        return nothing, torch.zeros(3 if y is None else 4)
 
     monkeypatch.setattr(EdgeObjective, "forward", note)
+    monkeypatch.setattr(EdgeObjective, "validate", lambda *_: {"val_loss": torch.zeros(())})
     run = phase("joint", steps=16, validate_every_steps=100, **JOINT)
     train(preset(run), small_pairs, small_pairs[:1], tmp_path)
     assert 4 <= kinds.count("pairs") <= 12
@@ -354,7 +355,12 @@ edge_train.train_edge(EdgePreset(codec=SMALL, phases=(run,)), data, Path(sys.arg
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, -2)]
+    ("kind", "status"),
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (signal.SIGINT, -2),
+    ],
 )
 def test_a_killed_run_leaves_whole_files(
     small_pairs: list[Pair], tmp_path: Path, kind: signal.Signals, status: int

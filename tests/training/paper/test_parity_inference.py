@@ -139,6 +139,7 @@ def test_default_copies_patches_and_differs_from_the_stretched(original, golden_
     assert 2 < np.abs(copy - stored["y_syn"][0]).mean() < 8
 
 
+@pytest.mark.slow
 def test_the_papers_frame_size(original, golden_pictures):
     """320×1224 from golden symbols; those of x may differ where two centres are equally near.
 

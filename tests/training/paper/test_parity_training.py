@@ -16,7 +16,7 @@ from dsin.training.paper.model import Dsin
 from dsin.training.paper.tf_checkpoint import original_names
 from dsin.training.presets import Quirks
 
-CASES = ["case_a_80x96", "case_b_160x240"]
+CASES = ["case_a_80x96", pytest.param("case_b_160x240", marks=pytest.mark.slow)]
 
 
 def trainable(original: Dsin) -> Dsin:

@@ -1,0 +1,518 @@
+"""Every option of every command arrives where it is used: cut a wire, and one of these fails."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dsin.export import cli as export_cli
+from dsin.runtime.commands import cli
+from dsin.runtime.files import write_image
+from dsin.runtime.link.rpc import Certificates
+from dsin.runtime.outputs.outputs import Outputs
+from dsin.runtime.server.side_buffer import PairingPolicy
+
+
+class Call(NamedTuple):
+    """What something was called with."""
+
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def fields(self, expected: dict[str, Any]) -> dict[str, Any]:
+        """Of the first argument, those that are expected."""
+        return {name: getattr(self.arguments[0], name) for name in expected}
+
+
+Catch = Callable[..., list[Call]]
+
+
+@pytest.fixture
+def catch(monkeypatch: pytest.MonkeyPatch) -> Catch:
+    """Puts a note-taker in the place of a function, by its dotted name."""
+
+    def put(name: str, result: Any = None) -> list[Call]:
+        calls: list[Call] = []
+
+        def note(*arguments: Any, **options: Any) -> Any:
+            calls.append(Call(arguments, options))
+            return result
+
+        monkeypatch.setattr(name, note)
+        return calls
+
+    return put
+
+
+def run(app: typer.Typer, line: str, *more: object) -> str:
+    done = CliRunner().invoke(app, [*line.split(), *map(str, more)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def subset(options: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in expected}
+
+
+PEMS = "--ca ca.pem --cert cert.pem --key key.pem"
+CERTIFICATES = Certificates(Path("ca.pem"), Path("cert.pem"), Path("key.pem"))
+
+
+def test_serve(catch: Catch) -> None:
+    calls = catch("dsin.runtime.commands.serve.serve")
+    run(
+        cli.app,
+        "serve 0.0.0.0:7 --side camera:1 --side b=camera:2 --bundle paper --backend cuda "
+        "--workers 3 --budget-mib 77 --tolerance-ms 11 --side-wait-ms 22 --side-max-age-ms 33 "
+        "--pictures p --jpeg --panels --video v.mp4 --mcap m.mcap --rerun r.rrd --web 81 "
+        f"--metrics 82 --web-host 127.0.0.3 {PEMS}",
+    )
+    expected = {
+        "address": "0.0.0.0:7", "bundle": "paper", "backend": "cuda", "workers": 3,
+        "budget_mib": 77, "policy": PairingPolicy(11, 22, 33), "certificates": CERTIFICATES,
+        "web": 81, "metrics": 82, "web_host": "127.0.0.3", "fleet": None,
+    }  # fmt: skip
+    assert calls[0].fields(expected) == expected
+    assert list(calls[0].arguments[0].sides) == ["camera:1", "b=camera:2"]
+    outputs = {
+        "pictures": Path("p"), "jpeg": True, "panels": True, "video": Path("v.mp4"),
+        "mcap": Path("m.mcap"), "rerun": Path("r.rrd"),
+    }  # fmt: skip
+    assert {n: getattr(calls[0].arguments[0].outputs, n) for n in outputs} == outputs
+
+
+def test_serve_with_ray_and_without_anything(catch: Catch) -> None:
+    calls = catch("dsin.runtime.commands.serve.serve")
+    run(
+        cli.app,
+        "serve --plaintext --ray --ray-address h:9 --replicas 4 --replica-cpus 1.5 "
+        "--replica-gpus 0.25 --bundle paper --backend cuda",
+    )
+    fleet = {
+        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper",
+        "backend": "cuda",
+    }  # fmt: skip
+    assert {n: getattr(calls[0].arguments[0].fleet, n) for n in fleet} == fleet
+    run(cli.app, "serve --plaintext")
+    plain = {
+        "address": "127.0.0.1:7000", "workers": 1, "budget_mib": None, "web": None,
+        "metrics": None, "policy": PairingPolicy(50, 50, 300), "certificates": None,
+        "outputs": Outputs(), "fleet": None, "web_host": "127.0.0.1",
+    }  # fmt: skip
+    assert calls[1].fields(plain) == plain
+
+
+def test_a_servers_parts_get_what_it_was_asked_for(
+    catch: Catch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dsin.runtime.commands import serve as module
+
+    class Part:
+        """Any of them, as far as the server uses it."""
+
+        port, url, sizes = 7, "http://here/", ((32, 48),)
+        bundle = status = taken = missed = failed = name = None
+
+        def __enter__(self) -> "Part":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def open(self) -> list[Any]:
+            return []
+
+    # Where the server's parts are put together.
+    names = ("dsin.runtime.server.rig_server", "dsin.runtime.commands.serve")
+    rooms = [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
+    calls = {}
+    for name in ("SideCameras", "Decoder", "Encoder", "DecodePool", "StreamServer", "warm_up"):
+        known = [room for room in rooms if hasattr(room, name)]
+        calls[name] = catch(f"{known[0].__name__}.{name}", Part())
+        for room in known[1:]:
+            monkeypatch.setattr(room, name, getattr(known[0], name))
+    http = catch("dsin.runtime.web.http_server.HttpServer", Part())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    options = module.ServeOptions(
+        address="127.0.0.1:0", bundle="paper", backend="cpu", workers=3, budget_mib=77,
+        sides=["b=x"], policy=PairingPolicy(1, 2, 3), web=0, metrics=0, web_host="127.0.0.1",
+    )  # fmt: skip
+    start: Any = getattr(module, "running_server", None) or getattr(module, "serving")  # noqa: B009
+    with start(options) as server:
+        assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
+    assert calls["SideCameras"][0].arguments == (["b=x"],)
+    assert len(calls["Decoder"]) == 3
+    decoder = calls["Decoder"][0]
+    assert (decoder.arguments[0].path.name, decoder.arguments[1]) == ("paper", "cpu")
+    assert decoder.options == {"threads": 4}
+    assert len(calls["warm_up"]) == 3
+    assert calls["warm_up"][0].arguments[1] == (32, 48)
+    pool = calls["DecodePool"][0]
+    assert (len(pool.arguments[0]), pool.arguments[1]) == (3, PairingPolicy(1, 2, 3))
+    assert pool.options == {"budget_mib": 77}
+    assert calls["StreamServer"][0].arguments[1:] == ("127.0.0.1", 0)
+    assert [call.arguments[:2] for call in http] == [("127.0.0.1", 0)] * 2
+    assert len(http[0].arguments[2]) == len(http[1].arguments[2]) + 1, "the page is on the first"
+
+
+def test_outputs_are_opened_as_asked(catch: Catch) -> None:
+    here = "dsin.runtime.outputs."
+    calls = {
+        name: catch(here + name)
+        for name in ("picture_sink.PictureSink", "video_sink.VideoSink", "mcap_sink.McapSink",
+                     "rerun_sink.RerunSink")
+    }  # fmt: skip
+    p, v, m, r = (Path(name) for name in ("p", "v.mp4", "m.mcap", "r.rrd"))
+    assert len(Outputs(p, jpeg=True, panels=True, video=v, fps=7, mcap=m, rerun=r).open()) == 4
+    assert len(Outputs(p).open()) == 1
+    assert calls["picture_sink.PictureSink"] == [
+        Call((p, ".jpg"), {"panels": True}), Call((p, ".png"), {"panels": False})
+    ]  # fmt: skip
+    assert [calls[n][0].arguments for n in list(calls)[1:]] == [(v, 7), (m,), (r,)]
+
+
+def test_stream(catch: Catch) -> None:
+    calls = catch("dsin.runtime.commands.stream.stream")
+    run(
+        cli.app,
+        "stream host:7 --source s.mp4 --rig front --bundle paper --backend cuda --rate 3 "
+        f"--fps 5 --frames 9 --loop --give-up-s 4 {PEMS}",
+    )
+    expected = {
+        "address": "host:7", "source": "s.mp4", "rig": "front", "camera": "x", "bundle": "paper",
+        "backend": "cuda", "rate": 3, "kbps": None, "fps": 5, "frames": 9, "loop": True,
+        "every": False, "start": None, "quality": None, "certificates": CERTIFICATES,
+        "give_up_s": 4,
+    }  # fmt: skip
+    assert calls[0].fields(expected) == expected
+    run(cli.app, "stream host:7 --camera y --quality 80 --plaintext")
+    expected = {"camera": "y", "quality": 80, "certificates": None, "source": "synthetic"}
+    assert calls[1].fields(expected) == expected
+    run(cli.app, "stream host:7 --kbps 250 --start 12:00:00 --plaintext")
+    expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None}
+    assert calls[2].fields(expected) == expected
+    run(cli.app, "stream host:7 --every --plaintext")
+    assert calls[3].fields({"every": 1}) == {"every": True}
+
+
+def test_a_devices_parts_get_what_it_was_asked_for(
+    catch: Catch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dsin.runtime.commands import stream as module
+
+    here = "dsin.runtime.commands.stream."
+    camera = SimpleNamespace(size=(32, 48), fps=12.0, close=lambda: None)
+    opened = catch(here + "open_camera", camera)
+    monkeypatch.setattr(module, "_start_s", lambda start: {"12:00:00": 77.0, None: None}[start])
+    pictures, packets = catch(here + "PictureMaker"), catch(here + "PacketMaker", "maker")
+    paced = catch(here + "RateController.for_bundle", "controller")
+    catch(here + "warm_up")
+    checked = catch(here + "check_camera")
+    counts = SimpleNamespace(
+        answered=1, captured=1, statuses={}, dropped=0, lost=0, reconnects=0, sent_bytes=0
+    )
+    devices = catch(here + "Device", SimpleNamespace(run=lambda: counts, stop=None))
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    module.stream(
+        module.StreamOptions(
+            "127.0.0.1:1", "s", "front", camera="y", quality=80, fps=5, frames=9, loop=True,
+            start="12:00:00", give_up_s=4,
+        ),
+        print,
+    )  # fmt: skip
+    given = {"fps": 5, "frames": 9, "loop": True, "every": False, "start_s": 77.0}
+    assert opened[0] == Call(("s", "right"), given)
+    assert pictures[0].arguments == (80,)
+    assert devices[0].arguments[2:] == ("127.0.0.1:1", "front", None)
+    expected: dict[str, Any] = {"every": False, "give_up_s": 4}
+    assert subset(devices[0].options, expected) == expected
+    assert checked[0].arguments == ("127.0.0.1:1", None)
+    module.stream(
+        module.StreamOptions("127.0.0.1:1", bundle="paper", rate=0, every=True), print
+    )  # fmt: skip
+    assert opened[1].arguments == ("synthetic", "left")
+    assert opened[1].options["every"] is True
+    assert packets[0].arguments[0].bundle.path.name == "paper"
+    assert packets[0].arguments[1:] == (0, None)
+    assert devices[1].options["every"] is True
+    module.stream(module.StreamOptions("127.0.0.1:1", bundle="paper", kbps=250), print)
+    assert packets[1].arguments[1:] == (None, "controller")
+    assert paced[0].arguments[1:] == (250, 12.0)
+    assert paced[0].options == {"size": (32, 48)}
+
+
+def test_replay(catch: Catch) -> None:
+    report = SimpleNamespace(table=lambda: "")
+    calls = catch("dsin.runtime.replay.replay.replay_recordings", report)
+    opened = catch("dsin.runtime.outputs.outputs.Outputs.open", [])
+    outputs: list[Outputs] = []
+
+    class Opened(SimpleNamespace):
+        def __enter__(self) -> str:
+            return "decoder"
+
+        def __exit__(self, *_: object) -> None: ...
+
+    decoders = catch("dsin.runtime.codec.decoder.Decoder", Opened())
+    made = catch("dsin.runtime.outputs.outputs.Outputs", SimpleNamespace(open=lambda: outputs))
+    run(
+        cli.app,
+        "replay a.mcap b.mcap -o o --panels --mcap m.mcap --video v.mp4 --fps 7 --rerun r.rrd "
+        "--rig front --no-side --live-side --bundle paper --backend cuda",
+    )
+    assert decoders[0].arguments == ("paper", "cuda")
+    assert calls[0].arguments == ([Path("a.mcap"), Path("b.mcap")], "decoder")
+    expected: dict[str, Any] = {"rig": "front", "use_side": False, "repair_side": False}
+    assert subset(calls[0].options, expected) == expected
+    assert made[0].options == {
+        "pictures": Path("o"), "panels": True, "video": Path("v.mp4"), "fps": 7,
+        "mcap": Path("m.mcap"), "rerun": Path("r.rrd"),
+    }  # fmt: skip
+    run(cli.app, "replay a.mcap")
+    expected = {"rig": None, "use_side": True, "repair_side": True}
+    assert subset(calls[1].options, expected) == expected
+    assert not opened
+
+
+def test_demo(catch: Catch) -> None:
+    calls = catch("dsin.runtime.commands.demo.run_demo")
+    run(
+        cli.app,
+        "demo --kitti d --frames 9 --bundle paper --rate 0 --out o --json j --backend cuda "
+        "--fps 7 --web 81",
+    )
+    assert calls[0].arguments == (Path("d"), 9, "paper", 0, Path("o"), Path("j"), "cuda")
+    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81}
+    run(cli.app, "demo --kbps 300")
+    assert calls[1].options["kbps"] == 300
+
+
+def test_profile(catch: Catch) -> None:
+    calls = catch("dsin.runtime.profiling.profiler.run_profile")
+    run(
+        cli.app,
+        "profile paper --kitti d --frames 9 --warmup 2 --fps 7 --rate 0 --threads 3 --json j "
+        "--html h --backend cuda",
+    )
+    expected = {
+        "bundle": "paper", "kitti": Path("d"), "samples": 9, "warmup": 2, "fps": 7, "rate": 0,
+        "threads": 3, "backend": "cuda",
+    }  # fmt: skip
+    assert calls[0].fields(expected) == expected
+    assert calls[0].arguments[1:] == (Path("j"), Path("h"))
+
+
+def test_evaluate(catch: Catch) -> None:
+    calls = catch("dsin.training.evaluate.evaluate_list")
+    run(
+        cli.app,
+        "evaluate --pairs l --root r --bundle paper --json j --rate 0 --crop 80x96 "
+        "--save-images s --against hevc,jpeg --plot p --backend cuda",
+    )
+    assert calls[0].arguments == (Path("l"), Path("r"))
+    assert calls[0].options == {
+        "bundle": "paper", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
+        "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
+        "plot": Path("p"),
+    }  # fmt: skip
+
+
+def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
+    from dsin.training import evaluate as module
+
+    report = {"images": [], "bundle": "b", "mean": {}}
+    calls, printed = (
+        catch("dsin.training.evaluate.evaluate", report),
+        catch("dsin.training.evaluate.print_mean"),
+    )
+    compared = catch("dsin.training.evaluate._compare", {})
+    write_image(tmp_path / "x.png", np.zeros((40, 48, 3), np.uint8))
+    (tmp_path / "l").write_text("x.png\nx.png\n")
+    module.evaluate_list(
+        tmp_path / "l", tmp_path, bundle="paper", rate=0, crop=(40, 48), backend="cuda",
+        save_images=tmp_path / "s", against=["jpeg"], plot=tmp_path / "p",
+    )  # fmt: skip
+    expected: dict[str, Any] = {
+        "rate": 0, "crop": (40, 48), "save_images": tmp_path / "s", "backend": "cuda",
+    }  # fmt: skip
+    assert subset(calls[0].options, expected) == expected
+    assert calls[0].arguments[0].path.name == "paper"
+    assert [rival.name for rival in calls[0].options["others"]] == ["jpeg"]
+    assert compared[0].arguments[2:4] == ((40, 48), "cuda")
+    assert compared[0].arguments[5] == tmp_path / "p"
+    assert len(printed) == 1
+
+
+TRAIN = (
+    "train PRESET --pairs p --val v --root r --photos f --out o --resume --start-from c.pt "
+    "--budget-s 9 --json j --no-graphs --devices 2 --nodes 3"
+)
+
+
+def test_train(catch: Catch) -> None:
+    calls = catch("dsin.training.train_command.train_preset", "best")
+    run(cli.app, TRAIN)
+    preset, pictures, out, options = calls[0].arguments
+    assert (preset, out) == ("PRESET", Path("o"))
+    assert (pictures.pairs, pictures.validation, pictures.root) == (Path("p"), Path("v"), Path("r"))
+    assert (pictures.photos, pictures.pack) == (Path("f"), None)
+    expected = {
+        "start_from": Path("c.pt"), "resume": True, "devices": 2, "nodes": 3, "budget_s": 9,
+        "json_path": Path("j"), "graphs": False,
+    }  # fmt: skip
+    assert {name: getattr(options, name) for name in expected} == expected
+    run(cli.app, "train PRESET --pack k")
+    assert calls[1].arguments[1].pack == Path("k")
+    assert (calls[1].arguments[3].resume, calls[1].arguments[3].graphs) == (False, True)
+
+
+def test_trainings_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
+    from dsin.training import train_command as module
+    from dsin.training.edge.train import EdgeOptions
+
+    for name in ("x", "y", "photo"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        folder = tmp_path / "photos" if name == "photo" else tmp_path
+        write_image(folder / f"{name}.png", np.zeros((40, 48, 3), np.uint8))
+    (tmp_path / "train.txt").write_text("x.png\ny.png\n" * 2)
+    (tmp_path / "val.txt").write_text("y.png\nx.png\n")
+    edge = catch("dsin.training.train_command.train_edge")
+    paper = catch("dsin.training.train_command.train")
+    given = module.PictureOptions(tmp_path / "train.txt", tmp_path / "val.txt", tmp_path)
+    options = EdgeOptions(Path("c.pt"), True, 2, 3)
+    module.train_preset("paper", given, tmp_path / "out", options)
+    pairs, validation = paper[0].arguments[1:3]
+    assert [(p.x.name, p.y.name) for p in pairs] == [("x.png", "y.png")] * 2
+    assert [(p.x.name, p.y.name) for p in validation] == [("y.png", "x.png")]
+    assert paper[0].arguments[3] == tmp_path / "out"
+    expected = {"start_from": Path("c.pt"), "resume": True, "devices": 2, "nodes": 3}
+    assert paper[0].options == expected
+    with_photos = module.PictureOptions(
+        tmp_path / "train.txt", tmp_path / "val.txt", tmp_path, tmp_path / "photos"
+    )
+    module.train_preset("edge", with_photos, tmp_path / "out", options)
+    data, out, same = edge[0].arguments[1:]
+    assert [Path(p.name).name for p in data.photos] == ["photo.png"]
+    assert (len(data.pairs), len(data.validation)) == (2, 1)
+    assert (out, same) == (tmp_path / "out", options)
+
+
+def test_calibrate(catch: Catch) -> None:
+    report = {"speed_ratio": {}, "bd_rate_percent": None, "graphs": {}}
+    done = SimpleNamespace(report=report, bytes_before=2_000_000, bytes_after=1_000_000)
+    calls = catch("dsin.export.int8_bundle.calibrate_bundle", done)
+    read = catch("dsin.export.calibration_frames.read_frames", "frames")
+    listed = catch("dsin.training.data.read_pair_list", "pairs")
+    out = run(
+        cli.app,
+        "calibrate b --frames f -o o --target tensorrt --val v --root r --crop 80x96",
+    )
+    assert calls[0].arguments == ("b", "frames", Path("o"))
+    assert calls[0].options == {"target": "tensorrt", "crop": (80, 96), "validation": "pairs"}
+    assert read[0].arguments == (Path("f"), Path("r"))
+    assert listed[0].arguments == (Path("v"), Path("r"))
+    assert "1.0 MB instead of 2.0" in out
+
+
+def test_import_tf(catch: Catch) -> None:
+    calls = catch("dsin.training.paper.tf_checkpoint.import_tf")
+    run(cli.app, "import-tf c -o o.pt")
+    assert calls[0].arguments == (Path("c"), Path("o.pt"))
+
+
+def test_export_onnx(catch: Catch, tmp_path: Path) -> None:
+    calls = catch("dsin.export.write_bundle.write_bundle", [])
+    read = catch("dsin.export.calibration_frames.read_frames", "frames")
+    run(
+        export_cli.app,
+        "onnx c.pt --weights float16 --frames f --root r --name n --licence l -o", tmp_path,
+    )  # fmt: skip
+    assert calls[0] == Call(
+        (Path("c.pt"), tmp_path),
+        {"weights": "float16", "calibration_frames": "frames", "name": "n", "licence": "l"},
+    )
+    assert read[0].arguments == (Path("f"), Path("r"))
+    run(export_cli.app, "onnx c.pt -o", tmp_path)
+    assert calls[1].options["weights"] == "float32"
+    assert calls[1].options["calibration_frames"] is None
+
+
+def test_export_trt(catch: Catch) -> None:
+    calls = catch("dsin.export.tensorrt_engine.build_engines")
+    run(
+        export_cli.app,
+        "trt b --precision fp16 --frame 80x96 -o o --dla --workspace-mib 64 --timing-cache t",
+    )
+    bundle, options, out = calls[0].arguments
+    assert (bundle, out) == ("b", Path("o"))
+    expected = {
+        "precision": "fp16", "frame": (80, 96), "dla": True, "workspace_mib": 64,
+        "timing_cache": Path("t"),
+    }  # fmt: skip
+    assert {name: getattr(options, name) for name in expected} == expected
+
+
+def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> None:
+    restored = catch("dsin.export.restore.restore_checkpoint")
+    run(export_cli.app, "checkpoint b -o c.pt")
+    assert restored[0].arguments == ("b", Path("c.pt"))
+    written = catch("dsin.export.edge.decoder.write_edge_decoder", 1)
+    run(export_cli.app, "decoder edge -o d.onnx")
+    assert (written[0].arguments[0].path.name, written[0].arguments[1]) == ("edge", Path("d.onnx"))
+    verified = catch("dsin.export.verify_backends.verify_backends", [])
+    read = catch("dsin.export.calibration_frames.read_frames", "frames")
+    run(export_cli.app, "verify paper --frames f --root r --backend cuda --backend cpu")
+    assert (verified[0].arguments[0].path.name, verified[0].arguments[1]) == ("paper", "frames")
+    assert set(verified[0].options["wanted"]) == {"cpu", "cuda"}
+    assert read[0].arguments == (Path("f"), Path("r"))
+
+
+def test_encode_and_decode(catch: Catch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dsin.runtime import Encoder, Packet
+
+    bundle = "paper"
+    image = np.zeros((40, 48, 3), np.uint8)
+    write_image(tmp_path / "x.png", image)
+    with Encoder(bundle) as encoder:
+        packet = encoder.encode(image)
+    (tmp_path / "x.dsin").write_bytes(bytes(packet))
+
+    class Coder(SimpleNamespace):
+        def __enter__(self) -> "Coder":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    encoded: list[tuple[Any, ...]] = []
+    decoded: list[tuple[Any, ...]] = []
+
+    def encode(frame: Any, rate: int | None) -> Packet:
+        encoded.append((frame.shape, rate))
+        return packet
+
+    def decode(coded: Packet, side: Any) -> Any:
+        decoded.append((bytes(coded), None if side is None else side.shape))
+        return SimpleNamespace(image=image, used_side=side is not None, matches=None)
+
+    encoders = catch("dsin.runtime.codec.encoder.Encoder", Coder(encode=encode))
+    decoders = catch("dsin.runtime.codec.decoder.Decoder", Coder(decode=decode))
+    monkeypatch.chdir(tmp_path)
+    run(cli.app, "encode x.png -o y.dsin --bundle paper --rate 0 --backend cuda")
+    assert encoders[0].arguments == ("paper", "cuda")
+    assert encoded == [((40, 48, 3), 0)]
+    assert (tmp_path / "y.dsin").read_bytes() == bytes(packet)
+    run(cli.app, "decode x.dsin --side x.png -o z.png --bundle paper --backend cuda")
+    run(cli.app, "decode x.dsin --no-side -o w.png")
+    assert [call.arguments for call in decoders] == [("paper", "cuda"), (None, "cpu")]
+    assert decoded == [(bytes(packet), (40, 48, 3)), (bytes(packet), None)]
+    assert (tmp_path / "z.png").is_file()
+    assert (tmp_path / "w.png").is_file()
