@@ -290,7 +290,7 @@ def profile(
 
     The profile says whether its figures are valid.
     """
-    bundle = bundle_at(bundle, precision) or bundle
+    bundle = bundle_at(bundle, precision)
     from dsin.runtime.profiling.profiler import Options, run_profile
 
     options = Options(

@@ -1,7 +1,5 @@
 """Every option of every command arrives where it is used: cut a wire, and one of these fails."""
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,13 +94,14 @@ def test_serve_with_ray_and_without_anything(catch: Catch) -> None:
     run(
         cli.app,
         "serve --plaintext --ray --ray-address h:9 --replicas 4 --replica-cpus 1.5 "
-        "--replica-gpus 0.25 --bundle paper --backend cuda",
+        "--replica-gpus 0.25 --bundle paper --precision float --backend cuda",
     )
     fleet = {
-        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper",
+        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper@float",
         "backend": "cuda",
     }  # fmt: skip
     assert {n: getattr(calls[0].arguments[0].fleet, n) for n in fleet} == fleet
+    assert calls[0].fields({"bundle": 1}) == {"bundle": "paper@float"}
     run(cli.app, "serve --plaintext")
     plain = {
         "address": "127.0.0.1:7000", "workers": 1, "budget_mib": None, "web": None,
@@ -116,6 +115,7 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     catch: Catch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dsin.runtime.commands import serve as module
+    from dsin.runtime.server import rig_server
 
     class Part:
         """Any of them, as far as the server uses it."""
@@ -131,23 +131,18 @@ def test_a_servers_parts_get_what_it_was_asked_for(
         def open(self) -> list[Any]:
             return []
 
-    # Where the server's parts are put together.
-    names = ("dsin.runtime.server.rig_server", "dsin.runtime.commands.serve")
-    rooms = [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
     calls = {}
     for name in ("SideCameras", "Decoder", "Encoder", "DecodePool", "StreamServer", "warm_up"):
-        known = [room for room in rooms if hasattr(room, name)]
-        calls[name] = catch(f"{known[0].__name__}.{name}", Part())
-        for room in known[1:]:
-            monkeypatch.setattr(room, name, getattr(known[0], name))
+        calls[name] = catch(f"dsin.runtime.server.rig_server.{name}", Part())
+    for name in ("SideCameras", "StreamServer"):
+        monkeypatch.setattr(module, name, getattr(rig_server, name))
     http = catch("dsin.runtime.web.http_server.HttpServer", Part())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     options = module.ServeOptions(
         address="127.0.0.1:0", bundle="paper", backend="cpu", workers=3, budget_mib=77,
         sides=["b=x"], policy=PairingPolicy(1, 2, 3), web=0, metrics=0, web_host="127.0.0.1",
     )  # fmt: skip
-    start: Any = getattr(module, "running_server", None) or getattr(module, "serving")  # noqa: B009
-    with start(options) as server:
+    with module.running_server(options) as server:
         assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
     assert calls["SideCameras"][0].arguments == (["b=x"],)
     assert len(calls["Decoder"]) == 3
@@ -200,8 +195,8 @@ def test_stream(catch: Catch) -> None:
     run(cli.app, "stream host:7 --kbps 250 --start 12:00:00 --plaintext")
     expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None}
     assert calls[2].fields(expected) == expected
-    run(cli.app, "stream host:7 --every --plaintext")
-    assert calls[3].fields({"every": 1}) == {"every": True}
+    run(cli.app, "stream host:7 --every --precision int8 --plaintext")
+    assert calls[3].fields({"every": 1, "bundle": 1}) == {"every": True, "bundle": "edge@int8"}
 
 
 def test_a_devices_parts_get_what_it_was_asked_for(
@@ -221,7 +216,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
         answered=1, captured=1, statuses={}, dropped=0, lost=0, reconnects=0, sent_bytes=0
     )
     devices = catch(here + "Device", SimpleNamespace(run=lambda: counts, stop=None))
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    catch(here + "on_ending")
     module.stream(
         module.StreamOptions(
             "127.0.0.1:1", "s", "front", camera="y", quality=80, fps=5, frames=9, loop=True,
@@ -267,11 +262,11 @@ def test_replay(catch: Catch) -> None:
     run(
         cli.app,
         "replay a.mcap b.mcap -o o --panels --mcap m.mcap --video v.mp4 --fps 7 --rerun r.rrd "
-        "--rig front --no-side --live-side --bundle paper --backend cuda",
+        "--rig front --no-side --bundle paper --precision float --backend cuda",
     )
-    assert decoders[0].arguments == ("paper", "cuda")
+    assert decoders[0].arguments == ("paper@float", "cuda")
     assert calls[0].arguments == ([Path("a.mcap"), Path("b.mcap")], "decoder")
-    expected: dict[str, Any] = {"rig": "front", "use_side": False, "repair_side": False}
+    expected: dict[str, Any] = {"rig": "front", "use_side": False, "repair_side": True}
     assert subset(calls[0].options, expected) == expected
     assert made[0].options == {
         "pictures": Path("o"), "panels": True, "video": Path("v.mp4"), "fps": 7,
@@ -280,6 +275,8 @@ def test_replay(catch: Catch) -> None:
     run(cli.app, "replay a.mcap")
     expected = {"rig": None, "use_side": True, "repair_side": True}
     assert subset(calls[1].options, expected) == expected
+    run(cli.app, "replay a.mcap --live-side")
+    assert calls[2].options["repair_side"] is False
     assert not opened
 
 
@@ -291,9 +288,10 @@ def test_demo(catch: Catch) -> None:
         "--fps 7 --web 81",
     )
     assert calls[0].arguments == (Path("d"), 9, "paper", 0, Path("o"), Path("j"), "cuda")
-    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81}
-    run(cli.app, "demo --kbps 300")
-    assert calls[1].options["kbps"] == 300
+    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81, "side": None}
+    run(cli.app, "demo --kbps 300 --source s --side t --precision int8")
+    assert calls[1].arguments[:3] == ("s", None, "edge@int8")
+    assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
 
 
 def test_profile(catch: Catch) -> None:
@@ -304,11 +302,14 @@ def test_profile(catch: Catch) -> None:
         "--html h --backend cuda",
     )
     expected = {
-        "bundle": "paper", "kitti": Path("d"), "samples": 9, "warmup": 2, "fps": 7, "rate": 0,
+        "bundle": "paper", "source": Path("d"), "samples": 9, "warmup": 2, "fps": 7, "rate": 0,
         "threads": 3, "backend": "cuda",
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     assert calls[0].arguments[1:] == (Path("j"), Path("h"))
+    run(cli.app, "profile paper --source s --side t --precision float")
+    expected = {"bundle": "paper@float", "source": "s", "side": "t"}
+    assert calls[1].fields(expected) == expected
 
 
 def test_evaluate(catch: Catch) -> None:
@@ -316,11 +317,11 @@ def test_evaluate(catch: Catch) -> None:
     run(
         cli.app,
         "evaluate --pairs l --root r --bundle paper --json j --rate 0 --crop 80x96 "
-        "--save-images s --against hevc,jpeg --plot p --backend cuda",
+        "--save-images s --against hevc,jpeg --plot p --backend cuda --precision float",
     )
     assert calls[0].arguments == (Path("l"), Path("r"))
     assert calls[0].options == {
-        "bundle": "paper", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
+        "bundle": "paper@float", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
         "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
         "plot": Path("p"),
     }  # fmt: skip
@@ -476,6 +477,22 @@ def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> N
     assert read[0].arguments == (Path("f"), Path("r"))
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "given"),
+    [
+        ("refit b c.pt", "dsin.export.edge.refit.refit_bundle", ("b", Path("c.pt"))),
+        ("combine b q", "dsin.export.edge.combine.combine_bundles", ("b", "q")),
+    ],
+)
+def test_export_of_a_bundle_with_other_networks(
+    catch: Catch, tmp_path: Path, line: str, name: str, given: tuple[object, ...]
+) -> None:
+    calls = catch(name)
+    (tmp_path / "graph").write_bytes(bytes(2_500_000))
+    assert "2.5 MB" in run(export_cli.app, f"{line} -o", tmp_path)
+    assert calls[0].arguments == (*given, tmp_path)
+
+
 def test_encode_and_decode(catch: Catch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dsin.runtime import Encoder, Packet
 
@@ -506,13 +523,15 @@ def test_encode_and_decode(catch: Catch, monkeypatch: pytest.MonkeyPatch, tmp_pa
     encoders = catch("dsin.runtime.codec.encoder.Encoder", Coder(encode=encode))
     decoders = catch("dsin.runtime.codec.decoder.Decoder", Coder(decode=decode))
     monkeypatch.chdir(tmp_path)
-    run(cli.app, "encode x.png -o y.dsin --bundle paper --rate 0 --backend cuda")
-    assert encoders[0].arguments == ("paper", "cuda")
+    run(cli.app, "encode x.png -o y.dsin --bundle paper --rate 0 --backend cuda --precision float")
+    assert encoders[0].arguments == ("paper@float", "cuda")
     assert encoded == [((40, 48, 3), 0)]
     assert (tmp_path / "y.dsin").read_bytes() == bytes(packet)
     run(cli.app, "decode x.dsin --side x.png -o z.png --bundle paper --backend cuda")
     run(cli.app, "decode x.dsin --no-side -o w.png")
-    assert [call.arguments for call in decoders] == [("paper", "cuda"), (None, "cpu")]
-    assert decoded == [(bytes(packet), (40, 48, 3)), (bytes(packet), None)]
+    run(cli.app, "decode x.dsin --no-side -o w.png --bundle paper --precision int8")
+    expected = [("paper", "cuda"), (None, "cpu"), ("paper@int8", "cpu")]
+    assert [call.arguments for call in decoders] == expected
+    assert decoded == [(bytes(packet), (40, 48, 3)), *[(bytes(packet), None)] * 2]
     assert (tmp_path / "z.png").is_file()
     assert (tmp_path / "w.png").is_file()
