@@ -17,7 +17,7 @@ def test_compiling_is_told_of_the_first_time_only(
     def fail(*_: object) -> None:
         raise StreamError("enough")
 
-    monkeypatch.setattr(serve_module, "serving", fail)
+    monkeypatch.setattr(serve_module, "running_server", fail)
     monkeypatch.setattr(serve_module, "has_kernels", lambda: kept)
     monkeypatch.setattr(serve_module, "on_ending", lambda call: None)
     said: list[str] = []
