@@ -145,5 +145,5 @@ def test_large_weights_survive_float16_and_endless_ones_are_refused(
     with torch.no_grad():
         model.fusion.out.weight[0, 0, 0, 0] = torch.inf
     save_checkpoint(tmp_path / "endless.pt", model)
-    with pytest.raises(CheckpointError, match="fusion.out.weight has values that are not finite"):
+    with pytest.raises(CheckpointError, match=r"fusion\.out\.weight has values that are not"):
         load_checkpoint(tmp_path / "endless.pt")
