@@ -7,7 +7,7 @@ from typing import Any
 
 from dsin.export.bundle_files import file_table, new_bundle
 from dsin.export.half_graph import read_graph
-from dsin.export.weights import save_graphs
+from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.codec.bundle import INT8_GRAPHS, Bundle, open_bundle
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_json
@@ -35,6 +35,7 @@ def combine_bundles(floats: Path | str, calibrated: Path | str, out: Path) -> No
         files: dict[str, dict[str, Any]] = {}
         for name, file in WEIGHTS.items():
             graph = read_graph(second.graph_path(name))
+            store_as_half(graph)
             files.setdefault(file, {})[f"{name}.int8"] = graph
         save_graphs(partial, files)
         old = json.loads((first.path / MANIFEST).read_text())

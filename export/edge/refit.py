@@ -96,4 +96,5 @@ def _manifest(
         "graphs": {**old["graphs"], "x_decoder": "x_decoder.onnx", "fusion": "fusion.onnx"},
         "training": {**training, "fusion": fusion},
         "files": file_table(directory),
+        "weights_licence": str(notes.get("weights_licence", bundle.weights_licence)),
     }

@@ -18,15 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dsin.runtime.patch_correlation import Matches, match
-from dsin.runtime.patch_correlation.block_refinement import BLOCK, Refined, displacements, paste
-from dsin.runtime.patch_correlation.options import SearchOptions
-from dsin.runtime.pictures import from_planes, to_planes, to_uint8
 from dsin.training.checkpoint import load_edge_checkpoint
 from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
 from dsin.training.edge.fusion import EdgeFusion
 from dsin.training.edge.model import EdgeDsin
-from dsin.training.edge.side import side_input
 from dsin.training.losses import psnr_db
 
 SAMPLES, BATCH, CROP, VALIDATION_CROP = 240, 4, (192, 384), (320, 1216)
@@ -39,73 +34,38 @@ class Sample(NamedTuple):
     x: Tensor
     x_dec: Tensor
     features: Tensor
-    y_syn: Tensor
-    y_dec_syn: Tensor
-    cost: Tensor
-    whole_patches: Tensor
+    y_flow: Tensor
+    y_blocks: Tensor
+    doubt: Tensor
     own_place: Tensor
     rate: Tensor
 
 
-def without_refinement(s: Sample) -> Sample:
-    # y_dec_syn and cost are of the refined blocks: a variant without these has neither.
-    return s._replace(
-        y_syn=s.whole_patches, y_dec_syn=s.whole_patches, cost=torch.zeros_like(s.cost)
-    )
+def without_search(s: Sample, side: Tensor) -> Sample:
+    return s._replace(y_flow=side, y_blocks=side, doubt=torch.zeros_like(s.doubt))
 
 
 VARIANTS: dict[str, Callable[[Sample], Sample]] = {
     "all of it": lambda s: s,
-    "without y_dec_syn": lambda s: s._replace(y_dec_syn=s.y_syn),
-    "without cost": lambda s: s._replace(cost=torch.zeros_like(s.cost)),
+    "the flow, without blocks": lambda s: s._replace(y_blocks=s.y_flow),
+    "blocks, without the flow": lambda s: s._replace(y_flow=s.y_blocks),
+    "without doubt": lambda s: s._replace(doubt=torch.zeros_like(s.doubt)),
     "without the decoder's features": lambda s: s._replace(features=torch.zeros_like(s.features)),
-    "y_syn of whole patches, nothing else": without_refinement,
-    "y in its own place, no search": lambda s: s._replace(
-        y_syn=s.own_place, y_dec_syn=s.own_place, cost=torch.zeros_like(s.cost)
-    ),
-    "no side image": lambda s: s._replace(
-        y_syn=s.x_dec, y_dec_syn=s.x_dec, cost=torch.zeros_like(s.cost)
-    ),
-}  # fmt: skip
+    "y in its own place, no search": lambda s: without_search(s, s.own_place),
+    "no side image": lambda s: without_search(s, s.x_dec),
+}
 
 
 @torch.no_grad()
 def sample(model: EdgeDsin, x: Tensor, y: Tensor, rate: int) -> Sample:
     index = torch.tensor([rate])
     coded = model.reconstruct(x, index)
-    y_dec = model.reconstruct(y, index).x_dec
-    side = side_input(coded.x_dec, y_dec, y, model.preset.search)
-    whole = whole_patches(coded.x_dec, y_dec, y, model.preset.search)
-    return Sample(x, coded.x_dec, coded.features, *side, whole, y, index)
-
-
-def whole_patches(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: SearchOptions) -> Tensor:
-    """y_syn as the paper has it, but cut into blocks: every block moves with its patch."""
-    size = (x_dec.shape[2], x_dec.shape[3])
-    mine, theirs, side = (
-        to_uint8(from_planes(p.numpy()), size, truncate=False) for p in (x_dec, y_dec, y)
-    )
-    moves = by_block(match(mine, theirs, patch=search.patch), search.patch, size)
-    return torch.from_numpy(to_planes(paste(side, moves)))
-
-
-def by_block(matches: Matches, patch: tuple[int, int], size: tuple[int, int]) -> Refined:
-    down, right = displacements(matches, patch)
-    corners = [np.arange(0, length, BLOCK) for length in size]
-    i, j = (
-        np.minimum((start + BLOCK // 2) // length, count - 1)
-        for start, length, count in zip(corners, patch, down.shape, strict=True)
-    )
-    moves = []
-    for shift, start, length in zip((down, right), corners, size, strict=True):
-        first = start[:, None] if shift is down else start[None, :]
-        moves.append(np.clip(shift[i[:, None], j], -first, length - BLOCK - first))
-    rows, columns = (len(c) for c in corners)
-    return Refined(moves[0], moves[1], np.zeros((rows, columns), np.float32))
+    side = model.side_input(coded.x_dec, y, index)
+    return Sample(x, coded.x_dec, coded.features, *side, y, index)
 
 
 def fused(fusion: EdgeFusion, s: Sample) -> Tensor:
-    out: Tensor = fusion(s.x_dec, s.features, s.y_syn, s.y_dec_syn, s.cost, s.rate)
+    out: Tensor = fusion(s.x_dec, s.features, s.y_flow, s.y_blocks, s.doubt, s.rate)
     return out
 
 
@@ -113,7 +73,7 @@ def train(
     model: EdgeDsin, samples: list[Sample], change: Callable[[Sample], Sample], steps: int
 ) -> EdgeFusion:
     torch.manual_seed(0)
-    fusion = EdgeFusion(model.preset.codec).train()
+    fusion = EdgeFusion(model.preset.codec, flow=True).train()
     optimiser = torch.optim.Adam(fusion.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = np.random.default_rng(0)
@@ -142,6 +102,8 @@ def main() -> None:
     checkpoint, train_list, val_list, root = map(Path, sys.argv[1:5])
     steps = int(sys.argv[5]) if len(sys.argv) > 5 else 800
     model, _ = load_edge_checkpoint(checkpoint)
+    if not model.preset.search.flow:
+        raise SystemExit(f"{checkpoint} searches by blocks alone: name one that searches by flow")
     rate = (model.preset.codec.rates - 1) // 2
     pairs: list[Pair] = read_pair_list(train_list, root)
     crops = iter(RandomPairs(pairs, CROP, seed=(0,)))

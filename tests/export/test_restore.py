@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 
 from dsin.export import load_model
 from dsin.export.cli import app
+from dsin.export.edge.restore import DEAD
 from dsin.export.restore import restore_model
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.errors import BundleError, ExportError
+from dsin.runtime.errors import BundleError, CheckpointError, ExportError
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.training.checkpoint import load_model as load_checkpoint
+from dsin.training.checkpoint import save_checkpoint
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 
@@ -124,3 +126,29 @@ def test_bundles_that_do_not_say_what_they_are_are_refused(
     (copy / "bundle.json").write_text(json.dumps({**manifest, **change}))
     with pytest.raises(ExportError, match=words):
         restore_model(open_bundle(copy))
+
+
+@pytest.mark.parametrize("name", ["edge", "edge-structure"])
+def test_features_that_never_were_at_work_come_back_as_zeros(name: str) -> None:
+    """Their integers have no scale: as they are, weights reach 65,000, and float16 infinity."""
+    for key, weight in restore_model(open_bundle(name)).state_dict().items():
+        if key.startswith("entropy."):
+            assert float(weight.abs().max()) <= DEAD, key
+
+
+def test_large_weights_survive_float16_and_endless_ones_are_refused(
+    edge_model: EdgeDsin, tmp_path: Path
+) -> None:
+    model = EdgeDsin(edge_model.preset)
+    with torch.no_grad():
+        model.fusion.out.weight[0, 0, 0, 0] = 1e6
+        model.fusion.stem.weight[0, 0, 0, 0] = 0.1
+    save_checkpoint(tmp_path / "half.pt", model, half=True)
+    kept = load_checkpoint(tmp_path / "half.pt")[0].state_dict()
+    assert kept["fusion.out.weight"][0, 0, 0, 0] == 1e6
+    assert kept["fusion.stem.weight"][0, 0, 0, 0] == np.float16(0.1)
+    with torch.no_grad():
+        model.fusion.out.weight[0, 0, 0, 0] = torch.inf
+    save_checkpoint(tmp_path / "endless.pt", model)
+    with pytest.raises(CheckpointError, match=r"fusion\.out\.weight has values that are not"):
+        load_checkpoint(tmp_path / "endless.pt")

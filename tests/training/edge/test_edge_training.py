@@ -462,10 +462,10 @@ def test_a_shifted_view_is_found_block_by_block() -> None:
     scene = torch.from_numpy(textured_pair(80, 112, 5)[0].transpose(2, 0, 1)[None].copy()).float()
     x, y = scene[..., 8:104], scene[..., :96]
     side = side_input(x, y, y, EdgePreset().search)
-    torch.testing.assert_close(side.y_syn[..., :72], x[..., :72], rtol=0, atol=0)
-    torch.testing.assert_close(side.y_syn, side.y_dec_syn, rtol=0, atol=0)
-    assert side.cost.shape == (1, 1, 10, 12)
-    assert float(side.cost[..., 1:8].max()) == 0
+    torch.testing.assert_close(side.first[..., :72], x[..., :72], rtol=0, atol=0)
+    torch.testing.assert_close(side.first, side.second, rtol=0, atol=0)
+    assert side.doubt.shape == (1, 1, 10, 12)
+    assert float(side.doubt[..., 1:8].max()) == 0
 
 
 def test_structural_similarity_of_each_picture() -> None:
