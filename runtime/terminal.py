@@ -123,7 +123,10 @@ def _unstoppable(stream: Any) -> tuple[_Output | None, Any]:
     if not isinstance(stream, io.TextIOWrapper):  # closed at the start, or replaced by a program
         return None, stream
     stream.flush()
-    output = _Output(stream.fileno())
+    try:
+        output = _Output(stream.fileno())
+    except io.UnsupportedOperation:  # a program's own, in memory
+        return None, stream
     binary: Any = output
     wrapped = io.TextIOWrapper(
         binary, encoding=stream.encoding, errors=stream.errors, line_buffering=True,
