@@ -38,6 +38,7 @@ from dsin.runtime.backends.tensorrt_api import (
 from dsin.runtime.backends.tensorrt_plugin import NAMESPACE, register_plugin
 from dsin.runtime.backends.tensorrt_plugin import VERSION as PLUGIN_VERSION
 from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.side_fusion import least_size
 from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE
 from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.files import write_bytes_atomically
@@ -119,7 +120,7 @@ def profile_of(
     largest = padded_size(frame[0], frame[1], bundle.frame_multiple)
     sizes = (largest,) * 3
     if name == "fusion" and bundle.family == "edge":
-        least = padded_size(bundle.search.patch[0], bundle.search.patch[1], (BLOCK, BLOCK))
+        least = least_size(bundle.search)
         smallest = [
             max(side - multiple + BLOCK, low)
             for side, multiple, low in zip(largest, bundle.frame_multiple, least, strict=True)
@@ -149,7 +150,7 @@ def _stride(bundle: Bundle, graph: str, name: str) -> int:
         return bundle.stride * HYPER_STRIDE
     if name in ("symbols", "y_hat", "decoded") or graph.startswith("step"):
         return bundle.stride
-    return BLOCK if name in ("features", "cost") else 1
+    return BLOCK if name in ("features", "cost", "doubt") else 1
 
 
 def _check(options: Options, bundle: Bundle) -> None:

@@ -1,5 +1,6 @@
 """Fixtures: real frames where `../shared` lies beside the repository, made-up ones elsewhere."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,39 @@ def edge_bundle(edge_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     assert all(comparisons)
     assert {c.output for c in comparisons} >= {"encoder y", "fusion x_hat", "step3 mean"}
     return out
+
+
+@pytest.fixture(scope="session")
+def flow_model(edge_bundle: Path) -> EdgeDsin:
+    """The small bundle's codec with a random smaller fusion by flow."""
+    from dsin.export import load_model
+
+    old = load_model(edge_bundle)
+    assert isinstance(old, EdgeDsin)
+    torch.manual_seed(3)
+    preset = dataclasses.replace(
+        old.preset,
+        codec=dataclasses.replace(old.preset.codec, fusion_blocks=1, fusion_out_kernel=1),
+        search=dataclasses.replace(old.preset.search, flow=True),
+    )
+    model = EdgeDsin(preset)
+    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
+    codec = {k: w for k, w in old.state_dict().items() if not k.startswith("fusion.")}
+    model.load_state_dict({**model.state_dict(), **codec})
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def flow_bundle(
+    edge_bundle: Path, flow_model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The small bundle with that fusion, for the same packets."""
+    from dsin.export.edge.refit import refit_bundle
+
+    folder = tmp_path_factory.mktemp("flow")
+    save_checkpoint(folder / "flow.pt", flow_model, notes={"pairs": 3})
+    refit_bundle(edge_bundle, folder / "flow.pt", folder / "bundle")
+    return folder / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from dsin.runtime.codec.side_search import (
 from dsin.runtime.gpu.device_tensor import Tensor, cropped
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
+from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.side_flow import LEAST_SIDE
 from dsin.runtime.pictures import Image, pad, padded_size
 from dsin.runtime.stopwatch import Stopwatch
@@ -104,7 +105,7 @@ class BlockFusion:
 
     def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
         self._network = _EdgeNetwork(bundle, backend, threads)
-        self._least = padded_size(*bundle.search.patch, (BLOCK, BLOCK))
+        self._least = least_size(bundle.search)
         self._search = open_block_search(bundle.search, backend, threads)
 
     def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
@@ -130,7 +131,7 @@ class FlowFusion:
 
     def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
         self._network = _EdgeNetwork(bundle, backend, threads)
-        self._least = LEAST_SIDE, LEAST_SIDE
+        self._least = least_size(bundle.search)
         self._search = FlowSearch(bundle.search, threads)
 
     def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
@@ -171,6 +172,13 @@ def open_edge_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> S
     """That of a bundle of the `edge` family. Raises BackendError."""
     kind = FlowFusion if bundle.search.flow else BlockFusion
     return kind(bundle, backend, threads)
+
+
+def least_size(search: SearchOptions) -> tuple[int, int]:
+    """Height and width that the `edge` fusion works on at least: smaller pictures are padded."""
+    if search.flow:
+        return LEAST_SIDE, LEAST_SIDE
+    return padded_size(*search.patch, (BLOCK, BLOCK))
 
 
 def _whole_blocks(image: Image, least: tuple[int, int]) -> tuple[int, int]:

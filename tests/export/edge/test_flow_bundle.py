@@ -25,38 +25,6 @@ from dsin.training.checkpoint import save_checkpoint
 from dsin.training.edge.model import EdgeDsin
 
 
-def flow_model(bundle: Path) -> EdgeDsin:
-    """The bundle's codec with a random small fusion by flow."""
-    old = load_model(bundle)
-    assert isinstance(old, EdgeDsin)
-    torch.manual_seed(3)
-    preset = dataclasses.replace(
-        old.preset,
-        codec=dataclasses.replace(old.preset.codec, fusion_blocks=1, fusion_out_kernel=1),
-        search=dataclasses.replace(old.preset.search, flow=True),
-    )
-    model = EdgeDsin(preset)
-    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
-    codec = {k: w for k, w in old.state_dict().items() if not k.startswith("fusion.")}
-    model.load_state_dict({**model.state_dict(), **codec})
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def model(edge_bundle: Path) -> EdgeDsin:
-    return flow_model(edge_bundle)
-
-
-@pytest.fixture(scope="module")
-def flow_bundle(
-    edge_bundle: Path, model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("flow")
-    save_checkpoint(folder / "flow.pt", model, notes={"pairs": 3})
-    refit_bundle(edge_bundle, folder / "flow.pt", folder / "bundle")
-    return folder / "bundle"
-
-
 @pytest.fixture(scope="module")
 def both(flow_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("both")
@@ -95,16 +63,16 @@ def test_every_size_is_decoded_beside_its_side_image(
         assert decoded.y_syn.shape == x.shape
 
 
-def test_the_graph_computes_what_the_model_does(flow_bundle: Path, model: EdgeDsin) -> None:
+def test_the_graph_computes_what_the_model_does(flow_bundle: Path, flow_model: EdgeDsin) -> None:
     x, y = (
         torch.from_numpy(view.transpose(2, 0, 1)[None].astype(np.float32))
         for view in textured_pair(128, 192, 2)
     )
     rate = torch.tensor([1])
     with torch.no_grad():
-        coded = model.reconstruct(x, rate)
-        side = model.side_input(coded.x_dec, y, rate)
-        expected = model.fusion(coded.x_dec, coded.features, *side, rate).clamp(0, 255)
+        coded = flow_model.reconstruct(x, rate)
+        side = flow_model.side_input(coded.x_dec, y, rate)
+        expected = flow_model.fusion(coded.x_dec, coded.features, *side, rate).clamp(0, 255)
     from dsin.runtime.backends.session import open_session
 
     bundle = open_bundle(flow_bundle)
@@ -126,17 +94,17 @@ def test_a_side_image_of_another_place_is_left_alone(flow_bundle: Path) -> None:
     np.testing.assert_array_equal(decoded.image, decoded.x_dec)
 
 
-def test_a_restored_model_has_the_fusion_again(flow_bundle: Path, model: EdgeDsin) -> None:
+def test_a_restored_model_has_the_fusion_again(flow_bundle: Path, flow_model: EdgeDsin) -> None:
     again = load_model(flow_bundle)
     for name, weight in again.state_dict().items():
         if name.startswith("fusion."):
-            torch.testing.assert_close(weight, model.state_dict()[name], rtol=2e-3, atol=1e-4)
+            torch.testing.assert_close(weight, flow_model.state_dict()[name], rtol=2e-3, atol=1e-4)
 
 
 def test_a_fusion_of_another_codec_is_refused(
-    edge_bundle: Path, model: EdgeDsin, tmp_path: Path
+    edge_bundle: Path, flow_model: EdgeDsin, tmp_path: Path
 ) -> None:
-    other = EdgeDsin(model.preset)
+    other = EdgeDsin(flow_model.preset)
     save_checkpoint(tmp_path / "other.pt", other)
     with pytest.raises(ExportError, match="has another codec than"):
         refit_bundle(edge_bundle, tmp_path / "other.pt", tmp_path / "out")

@@ -84,7 +84,7 @@ def round_trip(bundle: Path, engines: Path, backend: Any) -> tuple[bytes, Any, s
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-fp16"])
-@pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "edge_bundle", "flow_bundle"])
 def test_bytes_and_picture_are_those_of_the_cpu(
     machine: Executor, tmp_path: Path, request: pytest.FixtureRequest, name: str, backend: Any
 ) -> None:
