@@ -97,7 +97,7 @@ class SideViews(NamedTuple):
 class FlowFound(NamedTuple):
     """The matches of x_dec's patches, in pixels of y, what the fusion takes of y, and the share of
     blocks, 0 to 1, that y shows: those whose difference has at most SHOWN_SHARE of their own
-    variance. Of the scene itself it is above 0.3, of another one below 0.2."""
+    variance. Of the scene itself it is 0.6 as a rule, of another one 0.05."""
 
     matches: Matches
     views: SideViews
