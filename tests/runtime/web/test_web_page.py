@@ -509,5 +509,6 @@ def test_nothing_of_the_runtime_reads_the_wall_clock_again() -> None:
         for path in RUNTIME.parent.rglob("*.py")
         if re.search(r"\btime\.time(_ns)?\(|datetime\.now\(|utcnow", path.read_text("utf-8"))
     }
-    # Once, when a process or a recording starts, and for the date of a profile.
-    assert readers == {"clocks.py", "profiler.py", "stream.py"}
+    # Once, when a process or a recording starts, for the date of a profile, and where a program
+    # pushes frames with times of that clock.
+    assert readers == {"clocks.py", "profiler.py", "push_source.py", "stream.py"}
