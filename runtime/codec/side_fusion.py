@@ -35,10 +35,10 @@ LEAST_SCORE = 0.945
 the median is 0.96 and more, and with another scene's picture 0.69 to 0.95."""
 
 LEAST_SHOWN = 0.15
-"""Share of blocks below which a side image searched by flow is of another scene: so 4 % of true ones,
-mostly of other cameras at the lowest rate, are refused, and 5 % of others taken, by
-`tests/benchmarks/side_decision.py`. Taking one costs a few hundredths of a decibel, since the fusion
-leaves alone what does not match; refusing one costs what it would have given."""
+"""Share of blocks below which a side image searched by flow is of another scene. So 4 % of true
+ones, mostly of other cameras at the lowest rate, are refused, and 5 % of others taken, by
+`tests/benchmarks/side_decision.py`. Taking one costs a few hundredths of a decibel, since the
+fusion leaves alone what does not match; refusing one costs what it would have given."""
 
 
 class Fused(NamedTuple):

@@ -77,7 +77,8 @@ def test_shipped_models_give_the_decoders_picture_and_its_bits(
     frame = SyntheticRig(frames=1).frame(0)
     x, y = (view[: size[0], : size[1]].copy() for view in (frame.left, frame.right))
     model = load_model(name)
-    with Encoder(name) as encoder, Decoder(name) as decoder, torch.no_grad():
+    exact = f"{name}@float"
+    with Encoder(exact) as encoder, Decoder(exact) as decoder, torch.no_grad():
         packet = encoder.encode(x, rate)
         alone, bits = model(planes(x), rate=rate)
         beside, _ = model(planes(x), planes(y), rate=rate)

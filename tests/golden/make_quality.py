@@ -25,7 +25,8 @@ FRAMES = (0, 6, 11)
 def quality(name: str) -> dict[str, dict[str, float]]:
     """By rate."""
     found = {}
-    with Encoder(name) as encoder, Decoder(name) as decoder:
+    exact = f"{name}@float"  # whatever this machine would take by itself
+    with Encoder(exact) as encoder, Decoder(exact) as decoder:
         bundle = encoder.bundle
         rig = RIGS[bundle.family]
         frames = [rig.frame(number) for number in FRAMES]

@@ -44,7 +44,7 @@ def session(model: onnx.ModelProto) -> Any:
 @cache
 def whole() -> tuple[Bundle, Any]:
     """The shipped bundle and its decoder."""
-    bundle = open_bundle("edge")
+    bundle = open_bundle("edge-structure")
     return bundle, session(edge_decoder(bundle))
 
 
