@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from dsin.export.verify import Comparison
+from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.errors import ExportError
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.patch_correlation.options import SearchOptions
@@ -24,6 +25,9 @@ from dsin.training.checkpoint import licence_of
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 from dsin.training.presets import preset_to_dict
+
+INT8_MARK = ".int8."
+"""In the names of files of 8-bit networks beside float ones."""
 
 Precision = Literal["float32", "float16"]
 FRAME = "a calibration frame"
@@ -71,6 +75,12 @@ def file_table(directory: Path) -> dict[str, dict[str, Any]]:
         }
         for path in sorted(directory.iterdir())
     }
+
+
+def float_files(bundle: Bundle) -> list[str]:
+    """Names of a bundle's files without those of its 8-bit networks, which belong to the float ones
+    as they are."""
+    return [name for name in bundle.file_bytes if INT8_MARK not in name]
 
 
 def write_tables(path: Path, tables: Mapping[str, npt.NDArray[Any]]) -> None:

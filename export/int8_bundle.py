@@ -19,7 +19,7 @@ import onnx
 
 from dsin.calibration.int8 import Quantised, quantise_graph
 from dsin.calibration.qdq import Target
-from dsin.export.bundle_files import FRAME, file_table, new_bundle
+from dsin.export.bundle_files import FRAME, file_table, float_files, new_bundle
 from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
@@ -29,6 +29,7 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.families import family_of
+from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.codec.side_search import CpuBlockSearch, FlowSearch
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
@@ -81,7 +82,7 @@ def calibrate_bundle(
     for a bundle of the paper's model or one that is of 8 bits already, or where `out` is in the
     way; then nothing is left behind.
     """
-    bundle = open_bundle(source)
+    bundle = float_networks(open_bundle(source))
     if bundle.family != "edge":
         raise ExportError(
             f"bundle {bundle.path.name} has transposed convolutions, which have no 8-bit kernels "
@@ -160,7 +161,7 @@ def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[s
 def _copy_rest(bundle: Bundle, directory: Path) -> None:
     """All that stays as it is."""
     written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
-    for name in bundle.file_bytes:
+    for name in float_files(bundle):
         if name not in written:
             shutil.copy2(bundle.path / name, directory / name)
 
@@ -176,6 +177,7 @@ def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:
 
 def _write_manifest(bundle: Bundle, directory: Path, calibration: dict[str, Any]) -> None:
     manifest = json.loads((bundle.path / MANIFEST).read_text())
+    manifest.pop("int8", None)  # of an earlier calibration
     manifest["graphs"] = {**manifest["graphs"], **{name: f"{name}.onnx" for name in GRAPHS}}
     manifest["training"] = {**manifest.get("training", {}), "calibration": calibration}
     manifest["training"].pop("export", None)  # it compares other graphs

@@ -20,6 +20,7 @@ from dsin.runtime.backends.session import BACKENDS, Backend
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.families import family_of
+from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder
 from dsin.runtime.errors import BackendError, ExportError
 from dsin.runtime.metrics import psnr_db
@@ -80,9 +81,12 @@ def verify_backends(
     """Compare every backend of this machine, PyTorch too if it is installed, on pairs of frames
     (RGB uint8, neighbours in the list), each at another rate.
 
-    `wanted` backends must be there. Raises BackendError where one is not, ExportError for fewer
-    than two frames.
+    `wanted` backends must be there. Of a bundle with both precisions the float networks are
+    compared, unless it was opened as int8. Raises BackendError where a backend is not there,
+    ExportError for fewer than two frames.
     """
+    if bundle.precision != "int8":
+        bundle = float_networks(bundle)
     if len(frames) < 2:
         raise ExportError("verifying needs a pair of frames: give two pictures or more")
     pairs = list(_pairs(bundle, frames))

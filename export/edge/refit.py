@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsin.export.bundle_files import file_table, new_bundle, search_table
+from dsin.export.bundle_files import file_table, float_files, new_bundle, search_table
 from dsin.export.edge.graphs import fusion_graph
 from dsin.export.half_graph import read_graph
 from dsin.export.restore import restore_model
@@ -34,7 +34,7 @@ WEIGHTS = "decoder.weights"
 
 def refit_bundle(source: Path | str | None, checkpoint: Path, out: Path) -> None:
     """Write the bundle `source` with the fusion and the search of a checkpoint that was trained
-    with `source`'s codec frozen.
+    with `source`'s codec frozen. It has float networks only.
 
     Raises BundleError for what is no bundle, CheckpointError for what is no checkpoint of an edge
     model, ExportError where its codec is not the bundle's, for an 8-bit bundle, or where `out` is
@@ -49,7 +49,7 @@ def refit_bundle(source: Path | str | None, checkpoint: Path, out: Path) -> None
     _require_same_codec(bundle, model, checkpoint)
     with new_bundle(out) as partial:
         written = {bundle.graphs["x_decoder"], bundle.graphs["fusion"], WEIGHTS}
-        for name in bundle.file_bytes:
+        for name in float_files(bundle):
             if name not in written:
                 shutil.copy2(bundle.path / name, partial / name)
         fusion = fusion_graph(model)
@@ -87,6 +87,7 @@ def _manifest(
     bundle: Bundle, model: EdgeDsin, notes: dict[str, Any], directory: Path
 ) -> dict[str, Any]:
     old = json.loads((bundle.path / MANIFEST).read_text())
+    old.pop("int8", None)  # of another fusion
     training = {k: v for k, v in old.get("training", {}).items() if k not in ("export", "metrics")}
     fusion = {k: v for k, v in notes.items() if k != "weights_licence"}
     return {

@@ -37,7 +37,7 @@ def at_precision(bundle: Bundle, backend: Backend) -> Bundle:
             "float there (TensorRT has 8 bits of its own: dsin-export trt --precision int8)"
         )
     if wanted == "float" or (wanted == "auto" and not (backend == "cpu" and computes_int8_fast())):
-        return dataclasses.replace(bundle, int8={}, precision="float")
+        return float_networks(bundle)
     chosen = dataclasses.replace(
         bundle,
         graphs={**bundle.graphs, **bundle.int8["graphs"]},
@@ -47,6 +47,11 @@ def at_precision(bundle: Bundle, backend: Backend) -> Bundle:
     )
     check_int8(chosen)
     return chosen
+
+
+def float_networks(bundle: Bundle) -> Bundle:
+    """The bundle without the 8-bit networks beside its own, for what compares with the latter."""
+    return dataclasses.replace(bundle, int8={}, precision="float") if bundle.int8 else bundle
 
 
 def computes_int8_fast() -> bool:

@@ -168,3 +168,17 @@ def test_the_manifest_names_the_8_bit_graphs(both: Bundle) -> None:
     assert manifest["int8"]["target"] == "cpu"
     assert manifest["int8"]["graphs"]["encoder"] == "encoder.int8.onnx"
     assert set(manifest["int8"]["graphs"].values()) <= set(manifest["files"])
+
+
+def test_another_fusion_or_calibration_leaves_no_older_8_bit_networks_behind(
+    both: Bundle, flow_model: EdgeDsin, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "flow.pt", flow_model)
+    refit_bundle(both.path, tmp_path / "flow.pt", tmp_path / "refitted")
+    frames = [view for number in range(4) for view in textured_pair(128, 192, number)]
+    calibrate_bundle(both.path, frames, tmp_path / "calibrated")
+    for name in ("refitted", "calibrated"):
+        bundle = open_bundle(tmp_path / name)
+        assert not bundle.int8
+        assert not [file for file in bundle.file_bytes if ".int8." in file]
+    assert precision_of(open_bundle(tmp_path / "calibrated")) == "8 bits"
