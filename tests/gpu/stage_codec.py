@@ -64,7 +64,7 @@ def work(orders: Orders, report: Report) -> None:
         found = found._replace(pairs=cut)
     report.facts(bundle=names[0], frames=found.source, frame_count=len(found.pairs))
     _integers(report, device)
-    bundle = open_bundle(names[0])
+    bundle = open_bundle(f"{names[0]}@float")
     codecs = {
         "cpu": _opened(bundle),
         "entropy": _opened(bundle, device, networks=False),

@@ -47,10 +47,10 @@ def _shipped(orders: Orders, report: Report) -> None:
     found = frames(orders.pack, FRAMES)
     packets: dict[str, list[Any]] = {}
     for backend in ("cpu", "cuda"):
-        with Encoder("edge", backend) as encoder:
+        with Encoder("edge@float", backend) as encoder:
             encoder.encode(found.pairs[0][0])
             packets[backend] = _timed(report, f"{backend}: encoding", found.pairs, encoder.encode)
-    with Decoder("edge", "cpu") as on_cpu, Decoder("edge", "cuda") as on_gpu:
+    with Decoder("edge@float", "cpu") as on_cpu, Decoder("edge", "cuda") as on_gpu:
         on_gpu.decode(packets["cpu"][0], found.pairs[0][1])
         for maker, made in packets.items():
             jobs = list(zip(made, (y for _, y in found.pairs), strict=True))
