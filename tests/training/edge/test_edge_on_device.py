@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dsin.training.edge import objective as edge_objective
+from dsin.training.edge import model as edge_model
 from dsin.training.edge.crops import CropDrawer, PictureBank
 from dsin.training.edge.data import Picture, PicturePair, TrainingPictures
 from dsin.training.edge.model import EdgeDsin
@@ -60,7 +60,7 @@ def test_a_step_stays_on_the_device(
     def side_input(x_dec: Tensor, y_dec: Tensor, y: Tensor, search: object) -> tuple[Tensor, ...]:
         return y, y_dec, y.new_zeros((len(y), 1, y.shape[2] // 8, y.shape[3] // 8))
 
-    monkeypatch.setattr(edge_objective, "side_input", side_input)
+    monkeypatch.setattr(edge_model, "side_input", side_input)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     phase = EdgePhase(
         "joint", batch=2, crop=(192, 192), photo_crop=(192, 192), photo_share=0.5, side_weight=0.8,

@@ -479,13 +479,18 @@ def test_structural_similarity_of_each_picture() -> None:
 
 
 def test_shipped_presets_are_whole() -> None:
+    usual = EdgePreset().codec
+    sizes = {
+        "edge_second": dataclasses.replace(
+            usual, latent=192, encoder_blocks=(3, 4), decoder_blocks=(4, 4), entropy_steps=2,
+            out_kernel=1,
+        ),
+        "edge_flow": dataclasses.replace(usual, fusion_blocks=3, fusion_out_kernel=1),
+    }  # fmt: skip
     edge = [load_preset(name) for name in preset_names() if name.startswith("edge")]
-    assert edge
+    assert set(sizes) < {loaded.name for loaded in edge}
     for loaded in edge:
         assert isinstance(loaded, EdgePreset)
         assert loaded.phases
-        sizes = dataclasses.replace(
-            EdgePreset().codec, latent=192, encoder_blocks=(3, 4), decoder_blocks=(4, 4),
-            entropy_steps=2, out_kernel=1,
-        )  # fmt: skip
-        assert loaded.codec == (sizes if loaded.name == "edge_second" else EdgePreset().codec)
+        assert loaded.codec == sizes.get(loaded.name, usual)
+        assert loaded.search.flow == (loaded.name == "edge_flow")
