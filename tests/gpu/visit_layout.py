@@ -1,6 +1,7 @@
 """The package `dsin` from a checkout that is not installed.
 
 folder/dsin/runtime  ─► checkout/runtime      and so on for its other three packages
+folder/dsin/__init__.py  ─► checkout/runtime/top/__init__.py
 folder/dsin-0.1.0.dist-info/METADATA          so that importlib.metadata knows the version
 """
 
@@ -21,6 +22,7 @@ def lay_out(folder: Path, checkout: Path = CHECKOUT) -> None:
         if not (checkout / name / "__init__.py").is_file():
             raise ValueError(f"{checkout} is no checkout of dsin: it has no {name}/__init__.py")
         (package / name).symlink_to(checkout / name, target_is_directory=True)
+    (package / "__init__.py").symlink_to(checkout / "runtime" / "top" / "__init__.py")
     version = _version(checkout / "pyproject.toml")
     info = folder / f"dsin-{version}.dist-info"
     info.mkdir()
