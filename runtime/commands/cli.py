@@ -134,9 +134,13 @@ def decode(
     coded = Packet.parse(_read_packet(packet))
     view = None if side is None else read_image(side)
     with Decoder(bundle, backend.value) as decoder:
-        picture = decoder.decode(coded, view).image
-    write_image(target, picture)
-    say(f"{target}: {coded.header.width}x{coded.header.height}")
+        decoded = decoder.decode(coded, view)
+    write_image(target, decoded.image)
+    size = f"{coded.header.width}x{coded.header.height}"
+    if view is not None:
+        another = "without the side image, which shows another scene"
+        size += ", with the side image" if decoded.used_side else f", {another}"
+    say(f"{target}: {size}")
 
 
 @command(app)

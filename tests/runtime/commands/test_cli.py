@@ -62,7 +62,9 @@ class TestEncodeAndDecode:
             expected = decoder.decode(packet.read_bytes(), read_image(right)).image
             alone = decoder.decode(packet.read_bytes(), None).image
         left.unlink()
-        assert dsin("decode", packet, "--side", right, "--bundle", bundle).status == 0
+        beside = dsin("decode", packet, "--side", right, "--bundle", bundle)
+        assert beside.status == 0
+        assert "with the side image" in beside.out
         assert np.array_equal(read_image(left), expected)
         target = folder / "alone.png"
         done = dsin("decode", packet, "--no-side", "-o", target, "--bundle", bundle)
