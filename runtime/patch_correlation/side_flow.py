@@ -76,10 +76,12 @@ class Views(NamedTuple):
 
 
 class FlowSide(NamedTuple):
-    """A side image as prepared: itself, itself blurred, and what the searches take."""
+    """A side image as prepared: itself, itself blurred, that at half size, and what the searches
+    take."""
 
     y: Image
     blurred: Image
+    half: Image
     patches: PreparedSide
     views: Views
 
@@ -109,8 +111,9 @@ def prepare_flow_side(y: Image, search: SearchOptions, threads: int | None = Non
     LEAST_SIDE. Raises FrameError for other pictures."""
     _check(y)
     blurred = np.asarray(cv2.GaussianBlur(y, (0, 0), SIDE_BLUR), np.uint8)
-    patches = at_half_size(search).prepare(_half(blurred), threads)
-    return FlowSide(y, blurred, patches, _views(blurred, 0.0))
+    half = _half(blurred)
+    patches = at_half_size(search).prepare(half, threads)
+    return FlowSide(y, blurred, half, patches, _views(blurred, 0.0))
 
 
 def find_side_views(
@@ -120,9 +123,9 @@ def find_side_views(
     if x_dec.shape != side.y.shape or x_dec.dtype != np.uint8:
         raise FrameError("x_dec must be an 8-bit picture of the side image's size")
     small, halved = _half(x_dec), at_half_size(search)
-    matches = halved.match(small, _half(side.blurred), prepared=side.patches, threads=threads)
+    matches = halved.match(small, side.half, prepared=side.patches, threads=threads)
     alike = np.asarray(cv2.GaussianBlur(small, (0, 0), SIDE_BLUR / 2), np.uint8)
-    exposure = exposure_of(alike, _half(side.blurred), matches, halved)
+    exposure = exposure_of(alike, side.half, matches, halved)
     if not exposure.is_alike:
         side = _exposed(side, exposure)
     views = _views(x_dec, OWN_BLUR)
@@ -185,7 +188,7 @@ def at_half_size(search: SearchOptions) -> SearchOptions:
 def _exposed(side: FlowSide, exposure: Exposure) -> FlowSide:
     """The side image at x_dec's levels; what only the correlation sees stays."""
     blurred = exposure.adapt(side.blurred)
-    return FlowSide(exposure.adapt(side.y), blurred, side.patches, _views(blurred, 0.0))
+    return side._replace(y=exposure.adapt(side.y), blurred=blurred, views=_views(blurred, 0.0))
 
 
 def _check(y: Image) -> None:
