@@ -23,9 +23,9 @@ from dsin.runtime.entropy.hyper_kernels import (
     SIGNED,
     Turns,
     choose_tables,
-    count_symbols,
     put_symbols,
     quantise_symbols,
+    symbol_places,
 )
 from dsin.runtime.entropy.integer_coder import (
     HALF_RANGE,
@@ -127,7 +127,7 @@ class HyperCodec:
         for number in range(len(self._steps)):
             means, choice = steps.predict(number)
             symbols = np.empty(means.shape, np.int32)
-            quantise_symbols(y, means, steps.order, number, symbols)
+            quantise_symbols(y.ravel(), means, steps.places[number], symbols)
             steps.put(number, symbols, means)
             parts.append(_Part(symbols, choice))
         return parts, steps.latent
@@ -164,7 +164,9 @@ class _Steps:
 
     def __init__(self, codec: HyperCodec, features: Tensor, shape: tuple[int, ...]) -> None:
         self._codec, self._features = codec, features
-        self.order = turns(len(codec._steps))
+        order = turns(len(codec._steps))
+        sides = shape[0], shape[1], shape[2]
+        self.places = [symbol_places(sides, order, step) for step in range(len(order))]
         self.latent = np.zeros(shape, np.float32)
         self._context = np.zeros((1, *shape), np.float32)
 
@@ -172,17 +174,15 @@ class _Steps:
         """Means in 64ths and numbers of scales for the symbols of a step, (n,)."""
         step, tables = self._codec._steps[number], self._codec._tables
         out = step.run(features=self._features, decoded=self._context)
-        shape = self.latent.shape
-        count = count_symbols((shape[0], shape[1], shape[2]), self.order, number)
-        means, choice = np.empty(count, np.int32), np.empty(count, np.uint8)
-        choose_tables(
-            out["mean"][0], out["raw"][0], self.order, number, tables.scale_numbers, means, choice
-        )
+        places = self.places[number]
+        means, choice = np.empty(len(places), np.int32), np.empty(len(places), np.uint8)
+        mean, raw = out["mean"].ravel(), out["raw"].ravel()
+        choose_tables(mean, raw, places, tables.scale_numbers, means, choice)
         return means, choice
 
     def put(self, number: int, symbols: Integers, means: Integers) -> None:
         """The symbols of a step, known now."""
-        put_symbols(symbols, means, self.order, number, self.latent, self._context[0])
+        put_symbols(symbols, means, self.places[number], self.latent.ravel(), self._context.ravel())
 
 
 def turns(steps: int) -> Turns:

@@ -13,7 +13,7 @@ from dsin.calibration.integer_entropy import IntegerEntropy, integer_bits
 from dsin.export.edge.integer_graph import hyper_graph, step_graph
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.entropy.hyper_codec import HyperCodec, turns
-from dsin.runtime.entropy.hyper_kernels import count_symbols, put_symbols
+from dsin.runtime.entropy.hyper_kernels import put_symbols, symbol_places
 from dsin.runtime.errors import PacketError
 from dsin.training.edge import entropy as edge_entropy
 from dsin.training.edge.entropy import EntropyModel
@@ -90,9 +90,10 @@ def test_both_sides_take_turns_as_in_training() -> None:
         for number, mask in enumerate(masks):
             places = np.flatnonzero(mask[0].numpy())
             latent, context = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-            assert count_symbols(shape, order, number) == len(places)
+            found = symbol_places(shape, order, number)
+            np.testing.assert_array_equal(found, places)
             symbols = np.arange(len(places), dtype=np.int32) % 60 + 1
-            put_symbols(symbols, np.zeros_like(symbols), order, number, latent, context)
+            put_symbols(symbols, np.zeros_like(symbols), found, latent.ravel(), context.ravel())
             np.testing.assert_array_equal(np.flatnonzero(latent), places)
             np.testing.assert_array_equal(latent.ravel()[places], symbols)
             np.testing.assert_array_equal(context, 16 * latent)
