@@ -31,7 +31,8 @@ def symbol_places(shape: tuple[int, int, int], order: Turns, step: int) -> NDArr
                 if order[part, i & 1, j & 1] == step:
                     places[count] = (c * height + i) * width + j
                     count += 1
-    return places[:count].copy()
+    found: NDArray[np.int64] = places[:count].copy()
+    return found
 
 
 @entry_point()
