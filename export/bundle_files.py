@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -77,10 +77,12 @@ def file_table(directory: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def float_files(bundle: Bundle) -> list[str]:
-    """Names of a bundle's files without those of its 8-bit networks, which belong to the float ones
-    as they are."""
-    return [name for name in bundle.file_bytes if INT8_MARK not in name]
+def copy_files(bundle: Bundle, directory: Path, but: Collection[str] = ()) -> None:
+    """Copy a bundle's files without some, and without those of its 8-bit networks, which belong to
+    the float ones as they are."""
+    for name in bundle.file_bytes:
+        if name not in but and INT8_MARK not in name:
+            shutil.copy2(bundle.path / name, directory / name)
 
 
 def write_tables(path: Path, tables: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -8,7 +8,6 @@ Those of the entropy model are exact already.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import onnx
 
 from dsin.calibration.int8 import Quantised, quantise_graph
 from dsin.calibration.qdq import Target
-from dsin.export.bundle_files import FRAME, file_table, float_files, new_bundle
+from dsin.export.bundle_files import FRAME, copy_files, file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
@@ -102,7 +101,8 @@ def calibrate_bundle(
             )
             for name in GRAPHS
         }
-        _copy_rest(bundle, partial)
+        written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
+        copy_files(bundle, partial, but=written)
         _write_graphs({name: graph.model for name, graph in graphs.items()}, partial)
         note = {"target": target, "frames": len(frames), "frames_sha256": set_sha256(frames)}
         _write_manifest(bundle, partial, note)
@@ -156,14 +156,6 @@ def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[s
         blocks = CpuBlockSearch(bundle.search, None)
         planes = blocks.find(x_dec, blocks.prepare(y, y_dec)).planes
     return {name: on_host(tensor) for name, tensor in planes.items()}
-
-
-def _copy_rest(bundle: Bundle, directory: Path) -> None:
-    """All that stays as it is."""
-    written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
-    for name in float_files(bundle):
-        if name not in written:
-            shutil.copy2(bundle.path / name, directory / name)
 
 
 def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:

@@ -1,11 +1,10 @@
 """One bundle of both precisions: a calibrated one's 8-bit networks beside the float ones."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from dsin.export.bundle_files import file_table, new_bundle
+from dsin.export.bundle_files import INT8_MARK, copy_files, file_table, new_bundle
 from dsin.export.half_graph import read_graph
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.codec.bundle import INT8_GRAPHS, Bundle, open_bundle
@@ -14,9 +13,9 @@ from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 
 WEIGHTS = {
-    "encoder": "encoder.int8.weights",
-    "x_decoder": "decoder.int8.weights",
-    "fusion": "decoder.int8.weights",
+    "encoder": f"encoder{INT8_MARK}weights",
+    "x_decoder": f"decoder{INT8_MARK}weights",
+    "fusion": f"decoder{INT8_MARK}weights",
 }
 """The files of the 8-bit graphs' weights."""
 
@@ -30,18 +29,17 @@ def combine_bundles(floats: Path | str, calibrated: Path | str, out: Path) -> No
     first, second = open_bundle(floats), open_bundle(calibrated)
     _require_pair(first, second)
     with new_bundle(out) as partial:
-        for name in first.file_bytes:
-            shutil.copy2(first.path / name, partial / name)
+        copy_files(first, partial)
         files: dict[str, dict[str, Any]] = {}
         for name, file in WEIGHTS.items():
             graph = read_graph(second.graph_path(name))
             store_as_half(graph)
-            files.setdefault(file, {})[f"{name}.int8"] = graph
+            files.setdefault(file, {})[name + INT8_MARK.rstrip(".")] = graph
         save_graphs(partial, files)
         old = json.loads((first.path / MANIFEST).read_text())
         int8 = {
             **second.training["calibration"],
-            "graphs": {name: f"{name}.int8.onnx" for name in INT8_GRAPHS},
+            "graphs": {name: f"{name}{INT8_MARK}onnx" for name in INT8_GRAPHS},
         }
         write_json(partial / MANIFEST, {**old, "int8": int8, "files": file_table(partial)})
         open_bundle(partial)

@@ -7,7 +7,6 @@ What is trained is only what a server does with a packet, so devices need not kn
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsin.export.bundle_files import file_table, float_files, new_bundle, search_table
+from dsin.export.bundle_files import copy_files, file_table, new_bundle, search_table
 from dsin.export.edge.graphs import fusion_graph
 from dsin.export.half_graph import read_graph
 from dsin.export.restore import restore_model
@@ -49,9 +48,7 @@ def refit_bundle(source: Path | str | None, checkpoint: Path, out: Path) -> None
     _require_same_codec(bundle, model, checkpoint)
     with new_bundle(out) as partial:
         written = {bundle.graphs["x_decoder"], bundle.graphs["fusion"], WEIGHTS}
-        for name in float_files(bundle):
-            if name not in written:
-                shutil.copy2(bundle.path / name, partial / name)
+        copy_files(bundle, partial, but=written)
         fusion = fusion_graph(model)
         graphs = {"x_decoder": read_graph(bundle.graph_path("x_decoder")), "fusion": fusion}
         for graph in graphs.values():
