@@ -20,6 +20,7 @@ from dsin.calibration.int8 import Quantised, quantise_graph
 from dsin.calibration.qdq import Target
 from dsin.export.bundle_files import FRAME, copy_files, file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
+from dsin.export.channels_last import channels_last
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
 from dsin.export.weights import save_graphs, store_as_half
@@ -105,7 +106,10 @@ def calibrate_bundle(
         }
         written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
         copy_files(bundle, partial, but=written)
-        _write_graphs({name: graph.model for name, graph in graphs.items()}, partial)
+        models = {name: graph.model for name, graph in graphs.items()}
+        _write_graphs(
+            {name: integer_graph(model, target) for name, model in models.items()}, partial
+        )
         note = {"target": target, "frames": len(frames), "frames_sha256": set_sha256(frames)}
         _write_manifest(bundle, partial, note)
         report = {
@@ -160,11 +164,17 @@ def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[s
     return {name: on_host(tensor) for name, tensor in planes.items()}
 
 
+def integer_graph(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """A graph of 8 bits as it is stored for its runtime."""
+    stored = channels_last(model) if target == "cpu" else model
+    # Kernels of layers that stay in float: what float16 loses is far below what 8 bits do.
+    store_as_half(stored)
+    return stored
+
+
 def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:
     files: dict[str, dict[str, onnx.ModelProto]] = {file: {} for file in GRAPHS.values()}
     for name, graph in graphs.items():
-        # Kernels of layers that stay in float: what float16 loses is far below what 8 bits do.
-        store_as_half(graph)
         files[GRAPHS[name]][name] = graph
     save_graphs(directory, files)
 

@@ -16,7 +16,7 @@ from dsin.calibration.int8 import quantise_graph
 from dsin.export.bundle_files import INT8_MARK, LOOK_MARK, file_table, new_bundle
 from dsin.export.edge.graphs import fusion_graph
 from dsin.export.edge.refit import require_same_codec
-from dsin.export.int8_bundle import COUNTS, graph_inputs
+from dsin.export.int8_bundle import COUNTS, graph_inputs, integer_graph
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.codec.bundle import FAITHFUL, Bundle, Look, open_bundle, with_look
 from dsin.runtime.codec.precision import float_networks
@@ -48,7 +48,6 @@ def add_look(
                 shutil.copy2(bundle.path / name, partial / name)
         files = {}
         for kind, graph in graphs.items():
-            store_as_half(graph)
             mark = INT8_MARK if kind == "int8" else "."
             name = f"{LOOK_MARK}{look}{mark}"
             save_graphs(partial, {f"{name}weights": {name.rstrip("."): graph}})
@@ -71,10 +70,11 @@ def _graphs(
     if model.preset.search != bundle.search:
         raise ExportError(f"{checkpoint} was trained for another search than {bundle.path.name}'s")
     graph = fusion_graph(model)
+    store_as_half(graph)
     if not bundle.int8:
         return {"fusion": graph}
     if not frames:
         raise FrameError(f"bundle {bundle.path.name} has 8-bit networks: give frames to calibrate")
     runs = graph_inputs(float_networks(bundle), frames)
-    quantised = quantise_graph(graph, runs["fusion"], "cpu", COUNTS["fusion"])
-    return {"fusion": fusion_graph(model), "int8": quantised.model}
+    quantised = quantise_graph(fusion_graph(model), runs["fusion"], "cpu", COUNTS["fusion"])
+    return {"fusion": graph, "int8": integer_graph(quantised.model, "cpu")}

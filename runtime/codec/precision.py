@@ -71,7 +71,7 @@ def precision_of(bundle: Bundle) -> str:
 
 def exact_name(bundle: Bundle) -> str:
     """What `open_bundle` opens as this bundle in another process, with the same choices."""
-    choices = [bundle.precision] if bundle.precision != "auto" else []
+    choices: list[str] = [bundle.precision] if bundle.precision != "auto" else []
     if bundle.look != FAITHFUL:
         choices.append(bundle.look)
     return "@".join([str(bundle.path.resolve()), *choices])
