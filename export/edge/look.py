@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -25,6 +26,7 @@ from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.pictures import Image
 from dsin.training.checkpoint import load_edge_checkpoint
+from dsin.training.edge.model import EdgeDsin
 
 
 def add_look(
@@ -41,7 +43,8 @@ def add_look(
     bundle = open_bundle(source)
     if bundle.look != FAITHFUL or look == FAITHFUL:
         raise ExportError("a look goes beside a bundle's own fusion, which is faithful")
-    graphs = _graphs(bundle, checkpoint, frames)
+    model, notes = load_edge_checkpoint(checkpoint)
+    graphs = _graphs(bundle, model, checkpoint, frames)
     with new_bundle(out) as partial:
         for name in bundle.file_bytes:
             if not name.startswith(f"{LOOK_MARK}{look}."):
@@ -52,20 +55,30 @@ def add_look(
             name = f"{LOOK_MARK}{look}{mark}"
             save_graphs(partial, {f"{name}weights": {name.rstrip("."): graph}})
             files[kind] = f"{name}onnx"
-        old = json.loads((bundle.path / MANIFEST).read_text())
-        looks = {**old.get("looks", {}), look: files}
-        table = file_table(partial)
-        write_json(partial / MANIFEST, {**old, "looks": looks, "files": table})
+        write_json(partial / MANIFEST, _manifest(bundle, look, files, notes, partial))
         with_look(open_bundle(partial), look)
 
 
+def _manifest(
+    bundle: Bundle, look: Look, files: dict[str, str], notes: dict[str, Any], directory: Path
+) -> dict[str, Any]:
+    old = json.loads((bundle.path / MANIFEST).read_text())
+    training = old.get("training", {})
+    known = {k: v for k, v in notes.items() if k != "weights_licence"}
+    return {
+        **old,
+        "looks": {**old.get("looks", {}), look: files},
+        "training": {**training, "looks": {**training.get("looks", {}), look: known}},
+        "files": file_table(directory),
+    }
+
+
 def _graphs(
-    bundle: Bundle, checkpoint: Path, frames: Sequence[Image]
+    bundle: Bundle, model: EdgeDsin, checkpoint: Path, frames: Sequence[Image]
 ) -> dict[str, onnx.ModelProto]:
     """The fusion of a checkpoint, "fusion", and where the bundle has such networks "int8"."""
     if bundle.family != "edge" or "calibration" in bundle.training:
         raise ExportError(f"bundle {bundle.path.name} cannot get a look: name a float edge bundle")
-    model, _ = load_edge_checkpoint(checkpoint)
     require_same_codec(bundle, model, checkpoint)
     if model.preset.search != bundle.search:
         raise ExportError(f"{checkpoint} was trained for another search than {bundle.path.name}'s")

@@ -87,7 +87,9 @@ def _manifest(
     old = json.loads((bundle.path / MANIFEST).read_text())
     for name in ("int8", "looks"):  # of another fusion
         old.pop(name, None)
-    training = {k: v for k, v in old.get("training", {}).items() if k not in ("export", "metrics")}
+    training = {
+        k: v for k, v in old.get("training", {}).items() if k not in ("export", "metrics", "looks")
+    }
     fusion = {k: v for k, v in notes.items() if k != "weights_licence"}
     return {
         **old,
