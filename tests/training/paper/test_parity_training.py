@@ -1,7 +1,7 @@
 """Training mode with the original's weights: losses, gradients, moving statistics, three steps.
 
-What is compared with the original starts from KITTI crops, so it needs `../shared`; the regularisers
-and what was recorded from this port, when it gave the original's figures, do not.
+What is compared with the original starts from KITTI crops, so it needs `../shared`. The
+regularisers, and what was recorded from this port when it gave the original's figures, do not.
 """
 
 import copy
