@@ -6,6 +6,7 @@ ConvTranspose, Relu and Add. Height and width are dynamic, the batch is 1.
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dsin.export import patch_correlation_op
+from dsin.export.graph_notes import PICTURES, describe, padding, positions
 from dsin.runtime.errors import ExportError
 from dsin.training.paper.autoencoder import STRIDE, Down, ResidualBlock, Up
 from dsin.training.paper.model import Dsin
@@ -193,8 +195,9 @@ def decoder_graph(
 ) -> onnx.ModelProto:
     """The whole decoder: both graphs around one PatchCorrelation node.
 
-    `symbols`, `y_dec`, `y` to `x_hat`, `x_dec`, `y_syn`. Made of the very nodes and weights of the
-    cut graphs, so that whole and cut cannot drift apart.
+    `symbols`, `y_dec`, `y` to `x_hat`, `x_dec`, `y_syn`, `row`, `col`, `score`; its metadata
+    says what they are. Made of the very nodes and weights of the cut graphs, so that whole and cut
+    cannot drift apart.
     """
     first, last = (
         onnx.compose.add_prefix(graph, prefix, rename_inputs=False, rename_outputs=False).graph
@@ -210,10 +213,10 @@ def decoder_graph(
         [*first.node, search, *last.node],
         "decoder",
         [*first.input, *side],
-        [*last.output, *first.output, y_syn],
+        [*last.output, *first.output, y_syn, *patch_correlation_op.positions()],
         [*first.initializer, *last.initializer],
     )
-    return onnx.helper.make_model(
+    model = onnx.helper.make_model(
         graph,
         functions=patch_correlation_op.functions(preset.search.measure),
         opset_imports=[
@@ -223,3 +226,17 @@ def decoder_graph(
         ir_version=x_decoder.ir_version,
         producer_name="dsin",
     )
+    describe(model, _decoder_notes(preset))
+    return model
+
+
+def _decoder_notes(preset: Preset) -> dict[str, str]:
+    patch = preset.search.patch
+    multiple = math.lcm(STRIDE, patch[0]), math.lcm(STRIDE, patch[1])
+    return {
+        "symbols": f"indices of centers, 0 to {preset.autoencoder.centers - 1}; h and w are the "
+        f"height and width of the padded picture over {STRIDE}",
+        **PICTURES,
+        **positions(patch),
+        "padding": padding(multiple),
+    }

@@ -424,6 +424,16 @@ def node(search: SearchOptions) -> onnx.NodeProto:
     )
 
 
+def positions() -> list[onnx.ValueInfoProto]:
+    """The node's `row`, `col` and `score` as outputs of a graph of one picture."""
+    grid: list[int | str | None] = [1, "patch_rows", "patch_columns"]
+    kinds = (INT32_TYPE, INT32_TYPE, FLOAT_TYPE)
+    return [
+        onnx.helper.make_tensor_value_info(name, kind, grid)
+        for name, kind in zip(OUTPUTS[1:], kinds, strict=True)
+    ]
+
+
 def standalone(search: SearchOptions) -> onnx.ModelProto:
     """A model of the node alone: three images to y_syn, row, col and score."""
     image: list[int | str | None] = ["N", 3, "H", "W"]

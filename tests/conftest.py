@@ -1,6 +1,8 @@
 """Fixtures: real frames where `../shared` lies beside the repository, made-up ones elsewhere."""
 
 import dataclasses
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,24 @@ SMALL = EdgeConfig(
 )  # fmt: skip
 """The `edge` model with few features."""
 
-torch.set_num_threads(2)
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether another process runs other tests beside this one."""
+
+torch.set_num_threads(1 if PARALLEL else 2)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The path that `make` writes, a file or a folder: of the first process that wants it, and the
+    others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if PARALLEL else base) / f"once-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            make(folder / name)
+            (folder / "done").touch()
+    return folder / name
 
 
 @pytest.fixture(scope="session")
@@ -141,11 +160,10 @@ def tiny_checkpoint(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactor
         model.decoder(model.quantiser(model.encoder(x).z).q)
     for norm in norms:
         norm.momentum = 0.1
-    path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
-    save_checkpoint(
-        path, model.eval(), notes={"phase": "none", "weights_licence": "random weights"}
+    notes = {"phase": "none", "weights_licence": "random weights"}
+    return made_once(
+        tmp_path_factory, "tiny.pt", lambda path: save_checkpoint(path, model.eval(), notes=notes)
     )
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -153,10 +171,12 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     """The tiny checkpoint as a bundle directory."""
     from dsin.export.write_bundle import write_bundle
 
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
     # Small frames, since the search for the integer model's scales reads them many times.
-    write_bundle(tiny_checkpoint, out, calibration_frames=textured_pair(80, 96, 0))
-    return out
+    frames = textured_pair(80, 96, 0)
+    return made_once(
+        tmp_path_factory, "tiny",
+        lambda out: write_bundle(tiny_checkpoint, out, calibration_frames=frames),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -172,9 +192,10 @@ def edge_model() -> EdgeDsin:
 @pytest.fixture(scope="session")
 def edge_checkpoint(edge_model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of that."""
-    path = tmp_path_factory.mktemp("edge") / "small.pt"
-    save_checkpoint(path, edge_model, notes={"weights_licence": "random weights"})
-    return path
+    notes = {"weights_licence": "random weights"}
+    return made_once(
+        tmp_path_factory, "small.pt", lambda path: save_checkpoint(path, edge_model, notes=notes)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -182,12 +203,15 @@ def edge_bundle(edge_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     """And its bundle directory."""
     from dsin.export.write_bundle import write_bundle
 
-    out = tmp_path_factory.mktemp("bundles") / "small"
-    frames = textured_pair(128, 192, 0)
-    comparisons = write_bundle(edge_checkpoint, out, calibration_frames=frames, weights="float16")
-    assert all(comparisons)
-    assert {c.output for c in comparisons} >= {"encoder y", "fusion x_hat", "step3 mean"}
-    return out
+    def make(out: Path) -> None:
+        frames = textured_pair(128, 192, 0)
+        comparisons = write_bundle(
+            edge_checkpoint, out, calibration_frames=frames, weights="float16"
+        )
+        assert all(comparisons)
+        assert {c.output for c in comparisons} >= {"encoder y", "fusion x_hat", "step3 mean"}
+
+    return made_once(tmp_path_factory, "small", make)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ import typer
 from support.command_line import command_line
 
 from dsin.export.cli import app as export_app
+from dsin.export.edge.decoder import write_edge_decoder
+from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.commands.cli import app
 from dsin.runtime.files import write_image
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
@@ -191,6 +193,29 @@ def test_the_embedding_sample() -> None:
         assert not thread.is_alive()
     assert [device.counts.captured for device in names["devices"]] == [1, 1]
     assert [(frame.rig, frame.decoded.image.shape) for frame in shown] == [("front", left.shape)]
+
+
+def test_the_sample_of_the_whole_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gives what the runtime gives."""
+    bundle = open_bundle("edge-structure")
+    write_edge_decoder(bundle, tmp_path / "decoder.onnx")
+    monkeypatch.chdir(tmp_path)
+    rig = next(iter(SyntheticRig(frames=1)))
+    x, y = rig.left[230:295, 600:720], rig.left[230:295, 602:722]
+    names: dict[str, Any] = {"x": x, "y": y}
+    exec(sample(".docs/export.md", "decoder sample"), names)
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        expected = decoder.decode(encoder.encode(x), y)
+    assert expected.used_side
+    assert expected.matches is not None
+    np.testing.assert_array_equal(names["row"][0], expected.matches.row)
+    np.testing.assert_array_equal(names["col"][0], expected.matches.col)
+    difference = np.abs(names["result"].astype(int) - expected.image)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+    assert "padding: repeat the last row" in capsys.readouterr().out
 
 
 def test_a_message_of_ros_is_pushed_as_the_page_says() -> None:

@@ -38,10 +38,16 @@ FIGURES = (
     "ms_ssim",
     "psnr_db_no_side",
     "ms_ssim_no_side",
+    "used_side",
     "encode_ms",
     "decode_ms",
 )
 """What is measured for each image and averaged over all."""
+
+_COLUMNS = "{:>8} {:>8} {:>8} {:>8} {:>12} {:>8}  {:<13}  {}"
+_HEADER = _COLUMNS.format(
+    "bytes", "bpp", "PSNR dB", "MS-SSIM", "without: dB", "MS-SSIM", "side image", "picture"
+)
 
 
 class Coded(NamedTuple):
@@ -66,12 +72,12 @@ def evaluate_list(
     against: Sequence[str] = (),
     plot: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a pair list, print the mean and write the report; see `evaluate`.
+    """Evaluate a pair list, print each pair and the mean, and write the report; see `evaluate`.
 
     `against` names rival codecs (see `dsin.training.rivals`): the bundle is then measured at all
-    its rates, and the report has `rates`, `rivals` and `bd_rate` in percent too; `plot` gets the
-    curves as PNG. Raises DsinError where `json_path` or `plot` cannot be written, before anything
-    is computed.
+    its rates, and the report has `rates` (see `means_of_rates`), `rivals` and `bd_rate` in percent
+    too; `plot` gets the curves as PNG. Raises DsinError where `json_path` or `plot` cannot be
+    written, before anything is computed.
     """
     listed = read_pair_list(pairs, root)
     others = rivals(against)
@@ -83,6 +89,7 @@ def evaluate_list(
         opened, listed, rate=rate, crop=crop, save_images=save_images, backend=backend,
         others=others,
     )  # fmt: skip
+    print_pairs(report, root)
     print_mean(report)
     if others:
         report |= _compare(opened, listed, crop, backend, others, plot)
@@ -104,10 +111,11 @@ def evaluate(
     """Figures of every pair and their mean, as `dsin evaluate --json` writes them.
 
     `crop` is (height, width), cut from the middle. `ms_ssim` is None for images with a side under
-    161 pixels. `decode_ms` is from the packet to the picture, with what depends on y alone already
-    prepared, as it is when the packet arrives. `save_images` gets x, x_dec, y_syn and the result of
-    each pair as PNG, and with `others` a sheet of cuts beside theirs at equal bytes. Raises
-    FrameError for images that cannot be used.
+    161 pixels. `used_side` is false where the side image shows another scene; its mean is the share
+    of pairs where it was used. `decode_ms` is from the packet to the picture, with what depends on
+    y alone already prepared, as it is when the packet arrives. `save_images` gets x, x_dec, y_syn
+    and the result of each pair as PNG, and with `others` a sheet of cuts beside theirs at equal
+    bytes. Raises FrameError for images that cannot be used.
     """
     images = []
     if save_images is not None:
@@ -159,17 +167,35 @@ def means_of_rates(
     crop: tuple[int, int] | None = None,
     backend: Backend = "cpu",
 ) -> list[dict[str, Any]]:
-    """The mean of `evaluate` at every rate of a bundle, in their order."""
-    return [
-        evaluate(bundle, pairs, rate=point.index, crop=crop, backend=backend)["mean"]
+    """The mean of `evaluate` at every rate of a bundle, in their order; each has the figures of the
+    pairs beside it, as `images`."""
+    reports = [
+        evaluate(bundle, pairs, rate=point.index, crop=crop, backend=backend)
         for point in bundle.rate_points
     ]
+    return [{**report["mean"], "images": report["images"]} for report in reports]
 
 
 def curve(means: list[dict[str, Any]], *, side: bool = True) -> list[Point]:
     """Points of such means, with the side image or without."""
     s = "" if side else "_no_side"
     return [Point(n, m["bpp"], m["psnr_db" + s], m["ms_ssim" + s]) for n, m in enumerate(means)]
+
+
+def print_pairs(report: dict[str, Any], root: Path) -> None:
+    """A row for each pair: bits, quality with and without the side image, and whether it was used;
+    pictures are named relative to `root`."""
+    print(_HEADER)
+    for image in report["images"]:
+        similarities = (image["ms_ssim"], image["ms_ssim_no_side"])
+        aided, alone = ("" if value is None else f"{value:.4f}" for value in similarities)
+        row = _COLUMNS.format(
+            image["bytes"], f"{image['bpp']:.4f}", f"{image['psnr_db']:.2f}", aided,
+            f"{image['psnr_db_no_side']:.2f}", alone,
+            "used" if image["used_side"] else "another scene",
+            os.path.relpath(image["pair"][0], root),
+        )  # fmt: skip
+        print(row)
 
 
 def print_mean(report: dict[str, Any]) -> None:
@@ -214,6 +240,7 @@ def _figures(pair: Pair, x: Image, coded: Coded) -> dict[str, Any]:
         "ms_ssim": similarity(result, x),
         "psnr_db_no_side": psnr_db(alone, x),
         "ms_ssim_no_side": similarity(alone, x),
+        "used_side": coded.decoded.used_side,
         "encode_ms": coded.encode_ms,
         "decode_ms": coded.decode_ms,
     }

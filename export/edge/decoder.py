@@ -7,8 +7,11 @@
     y_hat   float32 (1, latent, h, w), rate int64 (1,)   as for x_decoder
     y_dec, y  float32 (1, 3, H, W)    the side image as decoded, and itself, in 0..255; H and W are
                                       those of the picture made whole blocks (multiples of 8)
-    x_hat, x_dec, y_syn  float32 (1, 3, H, W), and score float32 (1, patch rows, patch columns)
+    x_hat, x_dec, y_syn  float32 (1, 3, H, W)
+    row, col, score   int32 and float32 (1, patch rows, patch columns): what the search found
+    down, right       int64 (H/8, W/8): how far from its own place each block of y_syn was taken
 
+The file's metadata says so too.
 It decides as the runtime does (`dsin.runtime.codec.side_fusion`): where the median score says that
 y is of another scene, x_hat is x_dec. All is in standard operators but the one node
 PatchCorrelation, which has a portable body. It is made of the nodes of the bundle's own graphs, of
@@ -19,18 +22,20 @@ from pathlib import Path
 
 import onnx
 
+from dsin.export import graph_notes
 from dsin.export.edge.refinement_graph import FLOAT, INT64, Expressions, paste, refinement
 from dsin.export.graph_builder import Value
+from dsin.export.graph_notes import describe
 from dsin.export.half_graph import read_graph
-from dsin.export.patch_correlation_op import DOMAIN, functions, node
+from dsin.export.patch_correlation_op import DOMAIN, functions, node, positions
 from dsin.runtime.codec.bundle import Bundle
-from dsin.runtime.codec.side_fusion import LEAST_SCORE
+from dsin.runtime.codec.side_fusion import LEAST_SCORE, least_size
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_bytes_atomically
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
 
 _PICTURE: list[int | str] = [1, 3, "H", "W"]
-_GRID: list[int | str] = [1, "patch_rows", "patch_columns"]
+_BLOCKS: list[int | str] = ["block_rows", "block_columns"]
 
 
 def write_edge_decoder(bundle: Bundle, output: Path) -> int:
@@ -68,6 +73,8 @@ def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
     g.nodes.append(_search(bundle, x, y_dec))
     refined = refinement(g, x, y_dec, "row", "col", bundle.search.patch)
     g.add("Identity", [refined.cost], "cost")
+    for moved, name in ((refined.down, "down"), (refined.right, "right")):
+        g.add("Identity", [moved], name)
     for picture, name in (("y", "y_syn"), (y_dec, "y_dec_syn")):
         g.add("Identity", [paste(g, picture, refined.down, refined.right)], name)
     g.nodes += last.graph.node
@@ -77,7 +84,10 @@ def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
         ("y_dec", FLOAT, _PICTURE), ("y", FLOAT, _PICTURE),
     ]  # fmt: skip
     pictures: list[Value] = [(name, FLOAT, _PICTURE) for name in ("x_hat", "x_dec", "y_syn")]
-    model = g.model("decoder", inputs, [*pictures, ("score", FLOAT, _GRID)])
+    blocks: list[Value] = [(name, INT64, _BLOCKS) for name in ("down", "right")]
+    model = g.model("decoder", inputs, [*pictures, *blocks])
+    model.graph.output.extend(positions())
+    describe(model, _notes(bundle))
     model.functions.extend(functions(bundle.search.measure))
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     model.ir_version = max(first.ir_version, last.ir_version)
@@ -85,6 +95,26 @@ def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
         if opset.domain == "":
             model.opset_import[0].version = max(model.opset_import[0].version, opset.version)
     return model
+
+
+def _notes(bundle: Bundle) -> dict[str, str]:
+    """See `dsin.export.graph_notes`."""
+    multiple = bundle.frame_multiple
+    moved = f"for each block of {BLOCK}x{BLOCK} pixels of y_syn, how many {{}} from its own place"
+    return {
+        "bundle": bundle.path.name,
+        "codec_id": bundle.codec_id.hex(),
+        "y_hat": "the latent that the entropy decoder gives, before any scaling; h and w are those "
+        f"of the picture padded to multiples of {multiple[0]}x{multiple[1]} (height x width), "
+        f"over {bundle.stride}",
+        "rate": f"the packet's rate, 0 to {len(bundle.rate_points) - 1}",
+        **graph_notes.PICTURES,
+        **graph_notes.positions(bundle.search.patch),
+        "down": moved.format("rows down") + " in y it was taken; negative is up",
+        "right": moved.format("columns to the right") + " in y it was taken; negative is left",
+        "padding": graph_notes.padding((BLOCK, BLOCK), least_size(bundle.search))
+        + "; y_dec is cut to the padded size from what x_decoder gives",
+    }
 
 
 def _part(bundle: Bundle, name: str) -> onnx.ModelProto:

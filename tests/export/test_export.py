@@ -133,14 +133,34 @@ def test_the_whole_decoder_is_the_cut_one_around_the_search(
     symbols = np.random.default_rng(2).integers(0, 6, (1, 32, size[0] // 8, size[1] // 8))
     symbols = symbols.astype(np.uint8)
     whole = open_session(bundle / "decoder.onnx").run(symbols=symbols, **side)
-    assert list(whole) == ["x_hat", "x_dec", "y_syn"]
+    assert list(whole) == ["x_hat", "x_dec", "y_syn", "row", "col", "score"]
     x_dec = open_session(bundle / "x_decoder.onnx").run(symbols=symbols)["x_dec"]
     found = match(image(x_dec), image(side["y_dec"]))
     y_syn = synthesise(image(side["y"]), found).transpose(2, 0, 1)[None]
     x_hat = open_session(bundle / "fusion.onnx").run(x_dec=x_dec, y_syn=y_syn)["x_hat"]
     np.testing.assert_array_equal(whole["y_syn"], y_syn)
+    np.testing.assert_array_equal(whole["row"][0], found.row)
+    np.testing.assert_array_equal(whole["col"][0], found.col)
+    np.testing.assert_allclose(whole["score"][0], found.score, atol=1e-5)
     np.testing.assert_allclose(whole["x_dec"], x_dec, atol=1e-3)
     np.testing.assert_allclose(whole["x_hat"], x_hat, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bundle", "paper"])
+def test_the_whole_decoder_says_what_it_takes_and_gives(bundle: Path, name: str) -> None:
+    """As any runtime shows it; the shipped bundle's too."""
+    path = (bundle if name == "bundle" else open_bundle(name).path) / "decoder.onnx"
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    notes = session.get_modelmeta().custom_metadata_map
+    values = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
+    assert set(notes) == {*values, "padding"}
+    assert notes["symbols"].startswith("indices of centers, 0 to 5; h and w are the height and")
+    assert notes["y"] == "the side image, RGB planes of whole levels, 0 to 255"
+    assert notes["row"].startswith("for each patch of 20x24 pixels (rows x columns) of x_dec, the")
+    assert notes["padding"].startswith(
+        "repeat the last row and column until the height is a multiple of 40 and the width one of "
+        "24; crop"
+    )
 
 
 def test_one_node_keeps_its_attributes_and_has_a_body(bundle: Path) -> None:

@@ -122,7 +122,7 @@ def test_convolutions_are_of_the_precision_asked_for(
     net = parsed.network
     borders = [net.get_input(i) for i in range(net.num_inputs)]
     borders += [net.get_output(i) for i in range(net.num_outputs)]
-    assert {tensor.dtype for tensor in borders} <= {trt.float32, trt.int64, trt.uint8}
+    assert {t.dtype for t in borders} <= {trt.float32, trt.int64, trt.int32, trt.uint8}
 
 
 @pytest.mark.parametrize("name", ["edge/encoder", "paper/decoder"])

@@ -14,6 +14,7 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.files import write_image
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.training import evaluate as evaluation
 from dsin.training.comparison import Point
 from dsin.training.data import Pair
@@ -237,6 +238,45 @@ def test_what_is_printed(
     assert first == f"1 images with blocks: {8 * len(packet) / (176 * 192):.4f} bpp"
     assert aided.lstrip().startswith("with side information: PSNR 18.88 dB, MS-SSIM 0.99")
     assert alone.lstrip().startswith("without: PSNR 42.11 dB, MS-SSIM ")
+
+
+def test_a_row_for_each_pair_says_whether_its_side_image_was_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A view of the same scene, and one of another."""
+    scene = next(iter(SyntheticRig(width=208, height=176, frames=1)))
+    other = np.random.default_rng(0).integers(0, 256, (176, 208, 3), np.uint8)
+    for name, picture in (("x", scene.left), ("y", scene.right), ("other", other)):
+        write_image(tmp_path / f"{name}.png", picture)
+    (tmp_path / "list.txt").write_text("x.png\ny.png\nx.png\nother.png\n")
+    report = evaluate_list(
+        tmp_path / "list.txt", tmp_path, bundle="edge", json_path=tmp_path / "report.json"
+    )
+    assert [image["used_side"] for image in report["images"]] == [True, False]
+    assert report["mean"]["used_side"] == 0.5
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert [image["used_side"] for image in stored["images"]] == [True, False]
+    header, used, unused = capsys.readouterr().out.splitlines()[-6:-3]
+    assert header.split() == [
+        "bytes", "bpp", "PSNR", "dB", "MS-SSIM", "without:", "dB", "MS-SSIM", "side", "image",
+        "picture",
+    ]  # fmt: skip
+    for row, image, verdict in zip(
+        (used, unused), report["images"], (["used"], ["another", "scene"]), strict=True
+    ):
+        figures = [
+            str(image["bytes"]), f"{image['bpp']:.4f}", f"{image['psnr_db']:.2f}",
+            f"{image['ms_ssim']:.4f}", f"{image['psnr_db_no_side']:.2f}",
+            f"{image['ms_ssim_no_side']:.4f}",
+        ]  # fmt: skip
+        assert row.split() == [*figures, *verdict, "x.png"]
+
+
+def test_every_rate_has_the_figures_of_each_pair(blocks: Bundle, flat_pair: Pair) -> None:
+    for means in means_of_rates(blocks, [flat_pair, flat_pair], crop=(80, 96)):
+        assert means["used_side"] == 1
+        assert [image["used_side"] for image in means["images"]] == [True, True]
+        assert means["bpp"] == means["images"][0]["bpp"]
 
 
 def test_a_rivals_curve_is_the_mean_over_pictures() -> None:

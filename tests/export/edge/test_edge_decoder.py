@@ -76,7 +76,16 @@ def test_it_is_the_cut_decoder_around_the_search(
     bundle, decoder = whole()
     inputs, expected, x_dec = by_stages(bundle, *textured_pair(*size, seed=3), rate)
     assert expected.related == related
-    x_hat, same, y_syn, score = decoder.run(["x_hat", "x_dec", "y_syn", "score"], inputs)
+    names = ["x_hat", "x_dec", "y_syn", "row", "col", "score", "down", "right"]
+    x_hat, same, y_syn, row, col, score, down, right = decoder.run(names, inputs)
+    np.testing.assert_array_equal(row[0], expected.matches.row)
+    np.testing.assert_array_equal(col[0], expected.matches.col)
+    for i, j in np.ndindex(down.shape):
+        top, left = BLOCK * i + down[i, j], BLOCK * j + right[i, j]
+        block = inputs["y"][..., top : top + BLOCK, left : left + BLOCK]
+        np.testing.assert_array_equal(
+            y_syn[..., BLOCK * i : BLOCK * (i + 1), BLOCK * j : BLOCK * (j + 1)], block
+        )
     np.testing.assert_array_equal(same, x_dec)
     np.testing.assert_array_equal(y_syn, expected.y_syn)
     np.testing.assert_allclose(x_hat, expected.x_hat, atol=1e-3)
@@ -95,6 +104,25 @@ def test_real_frames(kitti_pair: tuple[Image, Image]) -> None:
         # Blocks may differ where two positions of a patch score alike but for float32.
         assert (y_syn != expected.y_syn).mean() < 0.01
         assert np.abs(x_hat - expected.x_hat).mean() < 0.05
+
+
+def test_it_says_what_it_takes_and_gives() -> None:
+    bundle, decoder = whole()
+    notes = decoder.get_modelmeta().custom_metadata_map
+    values = {value.name for value in (*decoder.get_inputs(), *decoder.get_outputs())}
+    assert set(notes) == {*values, "padding", "bundle", "codec_id"}
+    assert notes["bundle"] == "edge-structure"
+    assert notes["codec_id"] == bundle.codec_id.hex()
+    assert notes["y_hat"].endswith("padded to multiples of 64x64 (height x width), over 16")
+    assert notes["rate"] == "the packet's rate, 0 to 7"
+    assert notes["right"] == (
+        "for each block of 8x8 pixels of y_syn, how many columns to the right from its own place "
+        "in y it was taken; negative is left"
+    )
+    assert (
+        "height is a multiple of 8 and the width one of 8, at least 24 and 24;"
+        in (notes["padding"])
+    )
 
 
 def test_the_node_is_the_only_one_that_is_not_standard(edge_bundle: Path) -> None:

@@ -1,6 +1,9 @@
 """Checkpoints of the original: names, layouts, refusals; a real TensorFlow file where it can be."""
 
 import importlib.util
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -126,3 +129,34 @@ def test_a_damaged_tensorflow_checkpoint_is_refused(tmp_path):
     (tmp_path / "model-1.index").write_bytes(b"not an index")
     with pytest.raises(CheckpointError, match="not a readable TensorFlow checkpoint"):
         import_tf(tmp_path / "model-1", tmp_path / "out.pt")
+
+
+UV = shutil.which("uv", path=str(Path(sys.executable).parent))
+CONSTRAINTS = Path(__file__).resolve().parents[3] / ".ci" / "constraints.txt"
+
+
+@pytest.mark.skipif(UV is None, reason="uv is not installed")
+@pytest.mark.skipif(
+    os.environ.get("DSIN_BOUNDS") != "1",
+    reason="TensorFlow is a gigabyte and not installed with the tests: set DSIN_BOUNDS=1",
+)
+def test_a_checkpoint_that_tensorflow_wrote(tmp_path):
+    """The tests above with TensorFlow beside the other packages, in a folder of its own."""
+    packages = tmp_path / "packages"
+    install = [
+        UV, "pip", "install", "-q", "--python", sys.executable, "--target", packages,
+        "--constraint", CONSTRAINTS, "tensorflow-cpu>=2.18",
+    ]  # fmt: skip
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "DSIN_BOUNDS"))}
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp",
+        tmp_path / "tests", __file__, "-k", "tensorflow_checkpoint",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**own, "PYTHONPATH": str(packages)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+    assert "skipped" not in done.stdout

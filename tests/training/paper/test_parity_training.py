@@ -1,6 +1,7 @@
 """Training mode with the original's weights: losses, gradients, moving statistics, three steps.
 
-All of it starts from KITTI crops, so it needs `../shared`; the regularisers do not.
+What is compared with the original starts from KITTI crops, so it needs `../shared`. The
+regularisers, and what was recorded from this port when it gave the original's figures, do not.
 """
 
 import copy
@@ -75,6 +76,28 @@ def test_one_pass_in_training_mode(original, golden_pictures, case):
     assert len(moved) == 8
     for name, key in moved.items():
         np.testing.assert_allclose(state[name], golden[key], rtol=1e-5, atol=1e-5)
+
+
+def test_one_pass_on_noise_gives_what_it_gave_when_it_matched_the_original(original):
+    """Losses and norms of gradients of each part."""
+    rng = np.random.default_rng(0)
+    x, y = (torch.from_numpy(rng.uniform(0, 255, (1, 3, 80, 96))).float() for _ in range(2))
+    model = trainable(original)
+    loss, _, _ = losses(model, x, y)
+    loss.total.backward()
+    found = {name: value.item() for name, value in loss._asdict().items()}
+    expected = {
+        "total": 1311.5613, "x_dec": 85.324501, "x_hat": 66.875923, "rate": 1239.1508,
+        "regularisation": 0.0, "entropy_real": 3.3356066, "entropy_masked": 1.7009963,
+        "bpp": 1.6678033,
+    }  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-4)
+    parameters = dict(model.named_parameters())
+    for name, norm in {
+        "encoder.h1.conv.weight": 137.66223, "decoder.h13.conv.weight": 4.1017041,
+        "context.logits.weight": 5504.0938, "quantiser.centers": 0.11848405,
+    }.items():  # fmt: skip
+        assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=1e-3), name
 
 
 def test_three_steps_of_the_optimiser(original, golden_pictures):
