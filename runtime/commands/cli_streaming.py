@@ -237,8 +237,8 @@ def stream(
         typer.Option(
             "--source",
             metavar="SOURCE",
-            help="What to send: a KITTI folder, a folder of pictures, a video file, camera:N, "
-            "gst:PIPELINE or synthetic.",
+            help="What to send: a KITTI folder, a folder of pictures, a video file, a topic of a "
+            "ROS bag (bag:PATH,x=/topic), camera:N, gst:PIPELINE, a network stream or synthetic.",
         ),
     ] = "synthetic",
     rig: Annotated[

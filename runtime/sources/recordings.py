@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from dsin.runtime.errors import FrameError
 from dsin.runtime.files import exists, is_folder
 from dsin.runtime.pictures import Image
+from dsin.runtime.sources.bag_spec import EXAMPLE, is_bag, parse_bag_spec
 from dsin.runtime.sources.euroc import open_euroc
 from dsin.runtime.sources.frames import SYNTHETIC_FRAMES, StereoSide, limited, regular_times
 from dsin.runtime.sources.kitti import KittiRawDrive, open_odometry_or_stereo, open_stereo_scenes
@@ -29,7 +30,7 @@ LAYOUTS = (
     "`synthetic`, a video file, a KITTI raw drive (image_02, image_03), a KITTI odometry sequence "
     "(image_2, image_3, times.txt), a KITTI stereo folder (image_2, image_3 or colored_0, "
     "colored_1, with *_10.png), KITTI's grey cameras, an EuRoC folder (mav0/cam0/data, cam1), a "
-    "folder with `left` and `right`, or a folder of pictures"
+    f"folder with `left` and `right`, a folder of pictures, or topics of a ROS bag ({EXAMPLE})"
 )
 RENDERED = 32
 """45 MB of KITTI's size, and the built-in rig's 20 frames."""
@@ -63,6 +64,10 @@ def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Re
     kind, _, count = spec.partition(":")
     if kind == "synthetic":
         return _synthetic(spec, count, side, frames)
+    if is_bag(spec):
+        from dsin.runtime.sources.bag_recording import open_bag
+
+        return open_bag(spec, side, frames)
     path = Path(spec)
     if spec and is_folder(path, FrameError):
         return _open_folder(path, side, frames)
@@ -142,8 +147,8 @@ def open_stereo(
     spec = "synthetic" if source is None else str(source)
     left = open_recording(spec, "left", frames)
     right = open_recording(side or spec, "right", frames)
-    if side is None and _is_one_camera(left, right):
-        raise FrameError(f"{spec} is one camera: name the other one with --side")
+    if side is None and _is_one_camera(spec, left, right):
+        raise FrameError(f"{spec} is one camera: name the other one {_other(spec)}")
     count = min(len(left), len(right))
     if count < max(len(left), len(right)):
         left = open_recording(spec, "left", count)
@@ -153,7 +158,13 @@ def open_stereo(
     return StereoRecording(left, right)
 
 
-def _is_one_camera(left: Recording, right: Recording) -> bool:
+def _other(spec: str) -> str:
+    return "too, as in " + EXAMPLE if is_bag(spec) else "with --side"
+
+
+def _is_one_camera(spec: str, left: Recording, right: Recording) -> bool:
+    if is_bag(spec):
+        return None in parse_bag_spec(spec)
     if isinstance(left, Pictures) and isinstance(right, Pictures):
         return left.paths == right.paths
     return isinstance(left, VideoFile)

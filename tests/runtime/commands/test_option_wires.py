@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -325,6 +326,16 @@ def test_evaluate(catch: Catch) -> None:
         "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
         "plot": Path("p"),
     }  # fmt: skip
+
+
+def test_evaluate_of_a_recording(catch: Catch) -> None:
+    calls = catch("dsin.training.evaluate.evaluate_list")
+    pairs = catch(
+        "dsin.runtime.sources.pair_list.pair_list_of", nullcontext((Path("l"), Path("r")))
+    )
+    run(cli.app, "evaluate --source bag:b,x=/l --side bag:b,y=/r --frames 3")
+    assert pairs[0].arguments == ("bag:b,x=/l", "bag:b,y=/r", 3)
+    assert calls[0].arguments == (Path("l"), Path("r"))
 
 
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from dsin.runtime.errors import DsinError, PacketError, RecordingError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.mcap_sink import McapSink
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.replay.mcap_reader import McapReader, RecordedMessage
 from dsin.runtime.replay.recorded_frames import (
     TOLERANCE_NS,
     RecordedPacket,
@@ -32,6 +31,7 @@ from dsin.runtime.replay.recorded_frames import (
 )
 from dsin.runtime.replay.replay import ReplayReport, replay_recordings
 from dsin.runtime.signals import ENDING
+from dsin.runtime.sources.mcap_reader import McapReader, RecordedMessage
 from dsin.runtime.sources.video_file import VideoFile
 
 
