@@ -165,15 +165,16 @@ def test_outputs_are_opened_as_asked(catch: Catch) -> None:
     calls = {
         name: catch(here + name)
         for name in ("picture_sink.PictureSink", "video_sink.VideoSink", "mcap_sink.McapSink",
-                     "rerun_sink.RerunSink")
+                     "rerun_sink.RerunSink", "bag_sink.BagSink")
     }  # fmt: skip
-    p, v, m, r = (Path(name) for name in ("p", "v.mp4", "m.mcap", "r.rrd"))
-    assert len(Outputs(p, jpeg=True, panels=True, video=v, fps=7, mcap=m, rerun=r).open()) == 4
+    p, v, m, r, b = (Path(name) for name in ("p", "v.mp4", "m.mcap", "r.rrd", "b"))
+    everything = Outputs(p, jpeg=True, panels=True, video=v, fps=7, mcap=m, rerun=r, bag=b)
+    assert len(everything.open()) == 5
     assert len(Outputs(p).open()) == 1
     assert calls["picture_sink.PictureSink"] == [
         Call((p, ".jpg"), {"panels": True}), Call((p, ".png"), {"panels": False})
     ]  # fmt: skip
-    assert [calls[n][0].arguments for n in list(calls)[1:]] == [(v, 7), (m,), (r,)]
+    assert [calls[n][0].arguments for n in list(calls)[1:]] == [(v, 7), (m,), (r,), (b,)]
 
 
 def test_stream(catch: Catch) -> None:
@@ -263,7 +264,7 @@ def test_replay(catch: Catch) -> None:
     run(
         cli.app,
         "replay a.mcap b.mcap -o o --panels --mcap m.mcap --video v.mp4 --fps 7 --rerun r.rrd "
-        "--rig front --no-side --bundle paper --precision float --backend cuda",
+        "--bag b --rig front --no-side --bundle paper --precision float --backend cuda",
     )
     assert decoders[0].arguments == ("paper@float", "cuda")
     assert calls[0].arguments == ([Path("a.mcap"), Path("b.mcap")], "decoder")
@@ -271,7 +272,7 @@ def test_replay(catch: Catch) -> None:
     assert subset(calls[0].options, expected) == expected
     assert made[0].options == {
         "pictures": Path("o"), "panels": True, "video": Path("v.mp4"), "fps": 7,
-        "mcap": Path("m.mcap"), "rerun": Path("r.rrd"),
+        "mcap": Path("m.mcap"), "rerun": Path("r.rrd"), "bag": Path("b"),
     }  # fmt: skip
     run(cli.app, "replay a.mcap")
     expected = {"rig": None, "use_side": True, "repair_side": True}
