@@ -214,6 +214,14 @@ def demo(
             help="Serve a live page on PORT, and repeat the frames until Ctrl-C.",
         ),
     ] = None,
+    foxglove: Annotated[
+        int | None,
+        typer.Option(
+            "--foxglove",
+            metavar="PORT",
+            help="Serve a live view for Foxglove on PORT, and repeat the frames until Ctrl-C.",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
     ] = Path("dsin-demo"),
@@ -237,6 +245,7 @@ def demo(
         fps=fps,
         web=web,
         side=side,
+        foxglove=foxglove,
     )
 
 

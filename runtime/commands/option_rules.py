@@ -45,7 +45,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "serve": (
         Rule(["--jpeg", "--panels"], goes_with=["--pictures"]),
-        Rule(["--web-host"], goes_with=["--web", "--metrics"]),
+        Rule(["--web-host"], goes_with=["--web", "--metrics", "--foxglove"]),
         Rule(
             ["--ray-address", "--replicas", "--replica-cpus", "--replica-gpus"],
             goes_with=["--ray"],
