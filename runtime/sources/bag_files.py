@@ -6,30 +6,20 @@ and the definitions of messages in it are not used.
 """
 
 import bz2
-import logging
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsin.runtime.errors import FrameError, RecordingError
 from dsin.runtime.files import entries, exists, is_folder
 from dsin.runtime.sources.mcap_reader import RECORD_BYTES, McapReader, unpack_lz4, unpack_zstd
+from dsin.runtime.sources.notices import tell
 from dsin.runtime.sources.picture_folders import natural_order
 
-LOG = logging.getLogger(__name__)
 INSTALL = "pip install 'dsin[ros]'"
 ROS1, SQLITE, MCAP = ".bag", ".db3", ".mcap"
 _ZSTD, _LZ4, _BZIP2 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"BZh"
-
-
-@lru_cache
-def tell(line: str) -> None:
-    """Say something of a bag, once, in the process that a person has started."""
-    if multiprocessing.parent_process() is None:
-        LOG.warning(line)
 
 
 class BagMessage(NamedTuple):

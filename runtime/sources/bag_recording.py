@@ -8,22 +8,19 @@ cameras are named, the pictures that have one of the same moment in the other to
 cameras have the times of x.
 """
 
-import statistics
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from typing import NamedTuple
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.pictures import Image
-from dsin.runtime.sources.bag_files import BagFiles, BagMessage, bag_files, tell
+from dsin.runtime.sources.bag_files import BagFiles, BagMessage, bag_files
 from dsin.runtime.sources.bag_spec import BagSpec, BagTime, parse_bag_spec
-from dsin.runtime.sources.frames import StereoSide, limited
+from dsin.runtime.sources.frames import StereoSide, limited, tolerance_ns
+from dsin.runtime.sources.notices import tell
 from dsin.runtime.sources.ros_images import COMPRESSED, RAW, ros_picture
 
-TOLERANCE_NS = 50_000_000
-"""Pictures that are further apart are not of the same moment; nor are those that are further apart
-than half the time between two pictures of x."""
 _FIRST = 16
 """So many pictures tell the time between two."""
 
@@ -121,21 +118,20 @@ def _pairs(x: _Topic, y: _Topic, frames: int | None) -> tuple[tuple[_Entry, _Ent
     """The pictures of two topics that are of the same moments."""
     left, right = _index(x), _index(y)
     first = list(islice(left, _FIRST))
-    gaps = [b.time_ns - a.time_ns for a, b in pairwise(first)] or [2 * TOLERANCE_NS]
-    tolerance_ns = min(TOLERANCE_NS, int(statistics.median(gaps)) // 2)
+    most_ns = tolerance_ns([entry.time_ns for entry in first])
     found: list[tuple[_Entry, _Entry]] = []
     alone: list[_Entry] = []
     before, after = next(right), next(right, None)
     for entry in chain(first, left):
         while after and abs(after.time_ns - entry.time_ns) <= abs(before.time_ns - entry.time_ns):
             before, after = after, next(right, None)
-        if abs(before.time_ns - entry.time_ns) <= tolerance_ns:
+        if abs(before.time_ns - entry.time_ns) <= most_ns:
             found.append((entry, before))
         else:
             alone.append(entry)
         if len(found) == frames:
             break
-    near = f"within {tolerance_ns / 1e6:.0f} ms"
+    near = f"within {most_ns / 1e6:.0f} ms"
     if not found:
         raise FrameError(
             f"{x.files.path}: no picture of {x.name} has one of {y.name} {near}: check the topics, "

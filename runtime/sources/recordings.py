@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 LAYOUTS = (
     "`synthetic`, a video file, a KITTI raw drive (image_02, image_03), a KITTI odometry sequence "
     "(image_2, image_3, times.txt), a KITTI stereo folder (image_2, image_3 or colored_0, "
-    "colored_1, with *_10.png), KITTI's grey cameras, an EuRoC folder (mav0/cam0/data, cam1), a "
+    "colored_1, with *_10.png), KITTI's grey cameras, a KITTI-360 drive, an EuRoC folder "
+    "(mav0/cam0/data, cam1), a "
     f"folder with `left` and `right`, a folder of pictures, or topics of a ROS bag ({EXAMPLE})"
 )
 RENDERED = 32
@@ -182,18 +183,23 @@ def _synthetic(spec: str, count: str, side: StereoSide, frames: int | None) -> R
 
 def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recording:
     for names, opened in (
+        (("image_00/data_rect", "image_01/data_rect"), _kitti_360),
         (("image_02", "image_03"), _raw_drive),
         (("image_00", "image_01"), _raw_drive),
         (("image_2", "image_3"), open_odometry_or_stereo),
+        # KITTI's stereo data of 2012 has both, and colour is wanted.
+        (("colored_0", "colored_1"), open_stereo_scenes),
         (("image_0", "image_1"), open_odometry_or_stereo),
         (("mav0/cam0/data", "mav0/cam1/data"), open_euroc),
         (("cam0/data", "cam1/data"), open_euroc),
-        (("colored_0", "colored_1"), open_stereo_scenes),
         (("left", "right"), _folder_pair),
     ):
         left, right = (folder / name for name in names)
         if is_folder(left, FrameError) or is_folder(right, FrameError):
             return opened(left, right, side, frames)
+    parts = [n for n in ("training", "testing") if is_folder(folder / n, FrameError)]
+    if parts and not has_images(folder):
+        raise FrameError(f"{folder} has several parts: give {folder / parts[0]}, or another")
     if not has_images(folder):
         raise FrameError(f"{folder} is not a recording: give {LAYOUTS}")
     paths = tuple(images_by_stem(folder).values())
@@ -202,6 +208,11 @@ def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recordin
 
 def _raw_drive(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
     return KittiRawDrive(left.parent, (left.name, right.name)).camera(side, frames)
+
+
+def _kitti_360(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
+    cameras = left.parent.name, right.parent.name
+    return KittiRawDrive(left.parents[1], cameras, left.name).camera(side, frames)
 
 
 def _folder_pair(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
