@@ -60,7 +60,8 @@ def bag_files(path: Path) -> BagFiles:
     Raises FrameError for what is none.
     """
     if is_folder(path, FrameError):
-        found = sorted(entries(path, FrameError), key=natural_order)
+        visible = (file for file in entries(path, FrameError) if not file.name.startswith("."))
+        found = sorted(visible, key=natural_order)
         files = [file for file in found if file.suffix in (SQLITE, MCAP)]
         compressed = [file for file in found if file.suffix == ".zstd"]
         if compressed and not files:

@@ -49,9 +49,10 @@ def parse_bag_spec(spec: str) -> BagSpec:
         if name not in ("x", "y", "time") or not equals or name in given:
             raise FrameError(f"{spec}: {option!r} is not an option; there are x=, y= and time=")
         given[name] = value
-    time = given.pop("time", "header")
-    if time != "header" and time != "log":
-        raise FrameError(f"{spec}: time= is header or log, not {time!r}")
+    wanted = given.pop("time", "header")
+    if wanted not in ("header", "log"):
+        raise FrameError(f"{spec}: time= is header or log, not {wanted!r}")
+    time: BagTime = "log" if wanted == "log" else "header"
     for name, topic in given.items():
         if not topic.startswith("/"):
             raise FrameError(f"{spec}: {name}={topic} is not a topic, which begins with /")

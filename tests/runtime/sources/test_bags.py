@@ -18,6 +18,7 @@ from dsin.export.calibration_frames import read_frames
 from dsin.runtime.errors import FrameError
 from dsin.runtime.link.side_pictures import encode_picture
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.profiling.pipeline import Frames
 from dsin.runtime.sources.bag_files import bag_files
 from dsin.runtime.sources.bag_spec import parse_bag_spec
 from dsin.runtime.sources.pair_list import pair_list_of
@@ -261,6 +262,7 @@ def test_several_files_of_one_bag_in_natural_order(tmp_path: Path) -> None:
         write_bag(tmp_path / f"part_{file}", shots, "sqlite")
         (tmp_path / "drive").mkdir(exist_ok=True)
         shutil.copy(tmp_path / f"part_{file}" / f"part_{file}.db3", tmp_path / "drive")
+    (tmp_path / "drive" / "._part_9.db3").write_bytes(b"what macOS leaves")
     recording = open_recording(f"bag:{tmp_path}/drive,x=/l", "left")
     assert [int(recording.image(n)[0, 0, 1]) for n in range(4)] == [0, 3, 6, 9]
 
@@ -288,6 +290,12 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "picture.png"):
         with pytest.raises(FrameError, match="is not a bag"):
             bag_files(path)
+
+
+def test_a_profile_names_the_bag(tmp_path: Path) -> None:
+    bag = written(tmp_path, rig(1), "ros1")
+    frames = Frames(f"{bag},x=/l,y=/r")
+    assert (frames.name, frames.count) == ("drive.bag", 1)
 
 
 def test_a_path_may_hold_commas() -> None:

@@ -1,32 +1,25 @@
 """GStreamer pipelines and network streams as live cameras; and what ends them."""
 
-import contextlib
 import logging
 import os
 import shutil
-import socket
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import av
-import numpy as np
 import pytest
+from support.video_sender import LONG_S, SIZE, Sender, free_port
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.sources import av_device, gst_device
 from dsin.runtime.sources.cameras import Camera, CapturedFrame, open_camera
 from dsin.runtime.sources.gst_device import gstreamer_message, launch_command
 
-LONG_S = 30.0
 has_gstreamer = pytest.mark.skipif(
     shutil.which("gst-launch-1.0") is None, reason="gst-launch-1.0 is not installed"
 )
-SIZE = (48, 64)
 
 
 @pytest.fixture
@@ -208,53 +201,7 @@ def test_the_line_that_counts(lines: list[str], message: str) -> None:
 # Network streams, from senders of FFmpeg's.
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(type=kind) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-class Sender:
-    """Sends a video to whoever asks (http), or to an address (udp), as `ffmpeg -re -f mpegts` does.
-
-    Every picture is of one level.
-    """
-
-    def __init__(self, protocol: str, port: int, level: int) -> None:
-        self._level = level
-        self._stop = threading.Event()
-        self._listening = socket.create_server(("127.0.0.1", port)) if protocol == "http" else None
-        self._port = port
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError, av.error.FFmpegError):  # whoever listened is gone
-            if self._listening is None:
-                self._send(f"udp://127.0.0.1:{self._port}?pkt_size=1316")
-                return
-            with self._listening.accept()[0] as peer, peer.makefile("wb", buffering=0) as file:
-                peer.recv(4096)
-                file.write(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
-                self._send(file)
-
-    def _send(self, to: Any) -> None:
-        with av.open(to, "w", "mpegts") as video:
-            track: Any = video.add_stream("mpeg4", rate=25, options={"g": "5"})
-            track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
-            while not self._stop.wait(0.02):
-                picture = np.full((48, 64, 3), self._level, np.uint8)
-                for packet in track.encode(av.VideoFrame.from_ndarray(picture, "rgb24")):
-                    video.mux(packet)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(LONG_S)
-        if self._listening is not None:
-            self._listening.close()
-
-
-@pytest.mark.parametrize("protocol", ["http", "udp"])
+@pytest.mark.parametrize("protocol", ["http", "mjpeg", "rtsp", "udp"])
 def test_a_network_stream_is_a_camera_and_is_looked_for_again(
     protocol: str,
     opened: Callable[[str], Camera],
@@ -262,8 +209,8 @@ def test_a_network_stream_is_a_camera_and_is_looked_for_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(av_device, "READ_S", 1.0)
-    port = free_port(socket.SOCK_STREAM if protocol == "http" else socket.SOCK_DGRAM)
-    address = f"{protocol}://127.0.0.1:{port}"
+    port = free_port(protocol)
+    address = f"{protocol.replace('mjpeg', 'http')}://127.0.0.1:{port}"
     sender = Sender(protocol, port, 60)
     camera = opened_when_ready(opened, address)
     assert (camera.size, camera.clock) == (SIZE, "live")
@@ -272,7 +219,7 @@ def test_a_network_stream_is_a_camera_and_is_looked_for_again(
     again = Sender(protocol, port, 200)
     while abs(int(frame_of(camera).image[24, 32, 1]) - 200) >= 8:
         pass
-    if protocol == "http":  # a sender of datagrams may come back without anybody noticing
+    if protocol != "udp":  # a sender of datagrams may come back without anybody noticing
         assert f"{address} is back" in caplog.text
     again.stop()
 
@@ -287,7 +234,7 @@ def opened_when_ready(opened: Callable[[str], Camera], address: str) -> Camera:
 
 
 def test_a_stream_that_is_not_there() -> None:
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port("http")
     with pytest.raises(FrameError, match="cannot be opened: connection refused; check the add"):
         open_camera(f"http://user:secret@127.0.0.1:{port}/live")
     with pytest.raises(FrameError) as told:
