@@ -11,9 +11,10 @@ from dsin.runtime.pictures import Image, check_size
 from dsin.runtime.sources.bag_files import INSTALL, BagMessage
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+FORWARD, BACKWARD = slice(0, 3), slice(2, None, -1)
 ENCODINGS = {
-    "rgb8": (3, [0, 1, 2]), "bgr8": (3, [2, 1, 0]), "rgba8": (4, [0, 1, 2]),
-    "bgra8": (4, [2, 1, 0]), "mono8": (1, [0, 0, 0]),
+    "rgb8": (3, FORWARD), "bgr8": (3, BACKWARD), "rgba8": (4, FORWARD), "bgra8": (4, BACKWARD),
+    "mono8": (1, FORWARD),
 }  # fmt: skip
 """Channels of a pixel, and which of them are red, green and blue."""
 
@@ -39,6 +40,8 @@ class RosPicture(NamedTuple):
         (height, width), step = self.size, self.content.step
         rows = self.content.data[: height * step].reshape(height, step)
         pixels = rows[:, : width * channels].reshape(height, width, channels)
+        if channels == 1:
+            return np.repeat(pixels, 3, axis=2)
         return np.ascontiguousarray(pixels[:, :, order])
 
 

@@ -1,4 +1,4 @@
-"""Cameras in the network, as a receiver sees them: MPEG-TS over HTTP, UDP and RTSP, MJPEG over HTTP.
+"""Cameras in the network: MPEG-TS over HTTP, UDP and RTSP, MJPEG over HTTP.
 
 Every picture is of one level.
 """
