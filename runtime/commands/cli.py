@@ -14,10 +14,12 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
+from dsin.runtime.commands.cli_machine import selftest
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    JsonOption,
     PrecisionName,
     PrecisionOption,
     bundle_at,
@@ -58,9 +60,6 @@ SourceOption = Annotated[
 SideOption = Annotated[
     str | None,
     typer.Option("--side", metavar="SOURCE", help="The side camera's, where it is another one."),
-]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
 
 
@@ -522,6 +521,7 @@ def import_tf(
 command(app)(serve)
 command(app)(stream)
 command(app)(replay)
+command(app)(selftest)
 
 
 def main() -> None:

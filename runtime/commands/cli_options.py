@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +39,9 @@ PrecisionOption = Annotated[
         "--precision",
         help="What the networks compute in; auto takes 8 bits where bundle and CPU have them.",
     ),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="What runs the networks.")]
 

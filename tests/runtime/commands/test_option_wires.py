@@ -312,6 +312,14 @@ def test_profile(catch: Catch) -> None:
     assert calls[1].fields(expected) == expected
 
 
+def test_selftest(catch: Catch) -> None:
+    calls = catch("dsin.runtime.diagnosis.selftest.run_selftest")
+    run(cli.app, "selftest --json j --backend cuda --precision float")
+    assert calls[0].arguments == ("cuda", "float", Path("j"))
+    run(cli.app, "selftest")
+    assert calls[1].arguments == ("cpu", "auto", None)
+
+
 def test_evaluate(catch: Catch) -> None:
     calls = catch("dsin.training.evaluate.evaluate_list")
     run(
