@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
-from dsin.runtime.commands.cli_machine import selftest
+from dsin.runtime.commands.cli_machine import doctor, selftest
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
@@ -522,6 +522,7 @@ command(app)(serve)
 command(app)(stream)
 command(app)(replay)
 command(app)(selftest)
+command(app)(doctor)
 
 
 def main() -> None:

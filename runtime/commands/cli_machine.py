@@ -22,3 +22,13 @@ def selftest(
     from dsin.runtime.diagnosis.selftest import run_selftest
 
     run_selftest(backend.value, precision.value, json_path)
+
+
+def doctor(json_path: JsonOption = None) -> None:
+    """Show what this machine has of extras, backends, cameras, video codecs and caches.
+
+    Says for what is missing how it is installed.
+    """
+    from dsin.runtime.diagnosis.doctor import run_doctor
+
+    run_doctor(json_path)

@@ -320,6 +320,12 @@ def test_selftest(catch: Catch) -> None:
     assert calls[1].arguments == ("cpu", "auto", None)
 
 
+def test_doctor(catch: Catch) -> None:
+    calls = catch("dsin.runtime.diagnosis.doctor.run_doctor")
+    run(cli.app, "doctor --json j")
+    assert calls[0].arguments == (Path("j"),)
+
+
 def test_evaluate(catch: Catch) -> None:
     calls = catch("dsin.training.evaluate.evaluate_list")
     run(
