@@ -341,8 +341,9 @@ def evaluate(
     """Measure bits, PSNR and MS-SSIM on a list of pairs."""
     bundle = bundle_at(bundle, precision)
     size = None if crop is None else parse_size(crop, "--crop")
-    module = _load("dsin.training.evaluate", "train", "evaluate")
-    module.evaluate_list(
+    from dsin.runtime.evaluation.evaluate import evaluate_list
+
+    evaluate_list(
         pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
         save_images=save_images, backend=backend.value,
         against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
@@ -482,11 +483,12 @@ def calibrate(
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
-    data = _load("dsin.training.data", "train", "calibrate")
+    from dsin.runtime.evaluation.pairs import read_pair_list
+
     start = None if validation is not None and is_folder(frames) else root
     done = module.calibrate_bundle(
         bundle, source.read_frames(frames, start), output, target=target.value, crop=size,
-        validation=data.read_pair_list(validation, root or Path()) if validation else (),
+        validation=read_pair_list(validation, root or Path()) if validation else (),
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
         error = done.report["graphs"][name]["relative_error"]

@@ -327,7 +327,7 @@ def test_doctor(catch: Catch) -> None:
 
 
 def test_evaluate(catch: Catch) -> None:
-    calls = catch("dsin.training.evaluate.evaluate_list")
+    calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
     run(
         cli.app,
         "evaluate --pairs l --root r --bundle paper --json j --rate 0 --crop 80x96 "
@@ -342,14 +342,14 @@ def test_evaluate(catch: Catch) -> None:
 
 
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
-    from dsin.training import evaluate as module
+    from dsin.runtime.evaluation import evaluate as module
 
     report = {"images": [], "bundle": "b", "mean": {}}
     calls, printed = (
-        catch("dsin.training.evaluate.evaluate", report),
-        catch("dsin.training.evaluate.print_mean"),
+        catch("dsin.runtime.evaluation.evaluate.evaluate", report),
+        catch("dsin.runtime.evaluation.evaluate.print_mean"),
     )
-    compared = catch("dsin.training.evaluate._compare", {})
+    compared = catch("dsin.runtime.evaluation.evaluate._compare", {})
     write_image(tmp_path / "x.png", np.zeros((40, 48, 3), np.uint8))
     (tmp_path / "l").write_text("x.png\nx.png\n")
     module.evaluate_list(
@@ -426,7 +426,7 @@ def test_calibrate(catch: Catch) -> None:
     done = SimpleNamespace(report=report, bytes_before=2_000_000, bytes_after=1_000_000)
     calls = catch("dsin.export.int8_bundle.calibrate_bundle", done)
     read = catch("dsin.export.calibration_frames.read_frames", "frames")
-    listed = catch("dsin.training.data.read_pair_list", "pairs")
+    listed = catch("dsin.runtime.evaluation.pairs.read_pair_list", "pairs")
     out = run(
         cli.app,
         "calibrate b --frames f -o o --target tensorrt --val v --root r --crop 80x96",

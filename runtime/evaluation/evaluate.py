@@ -12,24 +12,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from rich.progress import track
-
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import Packet
 from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.evaluation.comparison import (
+    Point,
+    bd_rates,
+    plot_comparison,
+    print_comparison,
+    rival_curve,
+)
+from dsin.runtime.evaluation.crops import beside_rivals
+from dsin.runtime.evaluation.pairs import Pair, read_pair_list
+from dsin.runtime.evaluation.rivals import Rival, rivals
+from dsin.runtime.evaluation.similarity import similarity
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image, centre_crop
-from dsin.training.comparison import Point, bd_rates, plot_comparison, print_comparison, rival_curve
-from dsin.training.crops import beside_rivals
-from dsin.training.data import Pair, read_pair_list, to_tensor
-from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
-from dsin.training.rivals import Rival, rivals
+from dsin.runtime.progress import track
 
 FIGURES = (
     "bytes",
@@ -68,10 +72,10 @@ def evaluate_list(
 ) -> dict[str, Any]:
     """Evaluate a pair list, print the mean and write the report; see `evaluate`.
 
-    `against` names rival codecs (see `dsin.training.rivals`): the bundle is then measured at all
-    its rates, and the report has `rates`, `rivals` and `bd_rate` in percent too; `plot` gets the
-    curves as PNG. Raises DsinError where `json_path` or `plot` cannot be written, before anything
-    is computed.
+    `against` names rival codecs (see `dsin.runtime.evaluation.rivals`): the bundle is then measured
+    at all its rates, and the report has `rates`, `rivals` and `bd_rate` in percent too; `plot` gets
+    the curves as PNG. Raises DsinError where `json_path` or `plot` cannot be written, before
+    anything is computed.
     """
     listed = read_pair_list(pairs, root)
     others = rivals(against)
@@ -217,14 +221,6 @@ def _figures(pair: Pair, x: Image, coded: Coded) -> dict[str, Any]:
         "encode_ms": coded.encode_ms,
         "decode_ms": coded.decode_ms,
     }
-
-
-def similarity(picture: Image, original: Image) -> float | None:
-    """MS-SSIM of two H×W×3 RGB pictures, None where they are too small for five scales."""
-    if min(original.shape[:2]) < MIN_MS_SSIM_SIDE:
-        return None
-    with torch.no_grad():
-        return float(ms_ssim(to_tensor(original)[None], to_tensor(picture)[None]))
 
 
 def _mean(images: list[dict[str, Any]]) -> dict[str, float | None]:
