@@ -1,7 +1,7 @@
 """The rooms of the package: what may import what, on every import that the code contains.
 
     runtime   …, gpu, patch_correlation, backends, entropy, codec, link, sources, outputs, replay,
-              device, server, fleet, web, profiling, evaluation, diagnosis, commands: each may
+              device, server, fleet, web, profiling, diagnosis, evaluation, commands: each may
               import those before it
     training, export   `paper` and `edge` know nothing of each other; what they share lies beside
 
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("calibration", "export", "runtime", "training")
 ROOMS = (
     "gpu", "patch_correlation", "backends", "entropy", "codec", "link", "sources", "outputs",
-    "replay", "device", "server", "fleet", "web", "profiling", "evaluation",
-    "diagnosis", "commands",
+    "replay", "device", "server", "fleet", "web", "profiling", "diagnosis",
+    "evaluation", "commands",
 )  # fmt: skip
 """Of the runtime, from the bottom to the top. Below them are the modules beside them, and above
 them what `dsin.runtime` itself offers."""

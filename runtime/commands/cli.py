@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
-from dsin.runtime.commands.cli_machine import doctor, selftest
+from dsin.runtime.commands.cli_machine import benchmark, doctor, selftest
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
@@ -22,6 +22,7 @@ from dsin.runtime.commands.cli_options import (
     JsonOption,
     PrecisionName,
     PrecisionOption,
+    RateOption,
     bundle_at,
 )
 from dsin.runtime.commands.cli_replay import replay
@@ -34,15 +35,6 @@ app = command_app(
     "dsin", "Compress images for a receiver that sees the same scene with a camera of its own."
 )
 
-RateOption = Annotated[
-    int | None,
-    typer.Option(
-        "--rate",
-        metavar="R",
-        min=0,
-        help="Rate point; 0 is the lowest rate [the bundle's default].",
-    ),
-]
 PairsOption = Annotated[
     Path,
     typer.Option(
@@ -523,6 +515,7 @@ def import_tf(
 command(app)(serve)
 command(app)(stream)
 command(app)(replay)
+command(app)(benchmark)
 command(app)(selftest)
 command(app)(doctor)
 

@@ -1,11 +1,18 @@
 """Commands about this machine: what it has, what it can do, and whether it codes as others do."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsin.runtime.commands.cli_app import parse_size
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     JsonOption,
     PrecisionName,
     PrecisionOption,
+    RateOption,
 )
 
 
@@ -32,3 +39,56 @@ def doctor(json_path: JsonOption = None) -> None:
     from dsin.runtime.diagnosis.doctor import run_doctor
 
     run_doctor(json_path)
+
+
+def benchmark(
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bundle",
+            metavar="B",
+            help="Bundle directory or name; may be given several times [all shipped ones].",
+        ),
+    ] = None,
+    backend: Annotated[
+        list[BackendName] | None,
+        typer.Option("--backend", help="What runs the networks; may be given several times [all]."),
+    ] = None,
+    rate: RateOption = None,
+    frames: Annotated[
+        int, typer.Option("--frames", metavar="N", min=1, help="Number of frames to measure.")
+    ] = 3,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            "--pairs", metavar="LIST", help="List of pairs to measure on [the built-in rig]."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="Folder that the paths in lists are relative to."
+        ),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option("--crop", metavar="HxW", help="Crop the pairs about their centre."),
+    ] = None,
+    json_path: JsonOption = None,
+    markdown_path: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write the table to FILE as Markdown."),
+    ] = None,
+) -> None:
+    """Compare all bundles, precisions and backends of this machine in one table.
+
+    Size, bits, quality, time, memory, and whether bytes are equal; or why one could not run.
+    """
+    size = None if crop is None else parse_size(crop, "--crop")
+    from dsin.runtime.evaluation.benchmark import Options, run_benchmark
+
+    options = Options(
+        bundle or (), [name.value for name in backend or ()], rate, frames, pairs, root or Path(),
+        size,
+    )  # fmt: skip
+    run_benchmark(options, json_path, markdown_path)

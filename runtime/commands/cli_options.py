@@ -40,6 +40,15 @@ PrecisionOption = Annotated[
         help="What the networks compute in; auto takes 8 bits where bundle and CPU have them.",
     ),
 ]
+RateOption = Annotated[
+    int | None,
+    typer.Option(
+        "--rate",
+        metavar="R",
+        min=0,
+        help="Rate point; 0 is the lowest rate [the bundle's default].",
+    ),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]

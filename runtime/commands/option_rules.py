@@ -33,6 +33,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "profile": (Rule(["--source", "--side"], not_with=["--kitti"]),),
     "evaluate": (Rule(["--plot"], goes_with=["--against"]),),
+    "benchmark": (Rule(["--root", "--crop"], goes_with=["--pairs"]),),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),
     "replay": (
         Rule(["--panels"], goes_with=["--output"]),

@@ -27,14 +27,13 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, Precision, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.exact import ExactCoder, latent_sha256
 from dsin.runtime.codec.packet import Packet
 from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.diagnosis.kit import (
-    ExactCoder,
     Golden,
     KitFile,
     built_in_pictures,
-    latent_sha256,
     read_kit,
 )
 from dsin.runtime.errors import DsinError, PacketError

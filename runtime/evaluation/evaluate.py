@@ -17,7 +17,7 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import Packet
-from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.errors import DsinError
 from dsin.runtime.evaluation.comparison import (
     Point,
     bd_rates,
@@ -26,13 +26,12 @@ from dsin.runtime.evaluation.comparison import (
     rival_curve,
 )
 from dsin.runtime.evaluation.crops import beside_rivals
-from dsin.runtime.evaluation.pairs import Pair, read_pair_list
+from dsin.runtime.evaluation.pairs import Pair, read_pair, read_pair_list
 from dsin.runtime.evaluation.rivals import Rival, rivals
 from dsin.runtime.evaluation.similarity import similarity
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.picture_files import read_image
-from dsin.runtime.pictures import Image, centre_crop
+from dsin.runtime.pictures import Image
 from dsin.runtime.progress import track
 
 FIGURES = (
@@ -118,7 +117,7 @@ def evaluate(
         save_images.mkdir(parents=True, exist_ok=True)
     with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
         for number, pair in enumerate(track(pairs, description=_named(bundle, rate))):
-            x, y = _read(pair, crop)
+            x, y = read_pair(pair, crop)
             coded = _code(encoder, decoder, x, y, rate)
             images.append(_figures(pair, x, coded))
             if save_images is not None:
@@ -139,7 +138,7 @@ def _compare(
     """Curves of the bundle at all rates and of the rivals, and BD-rates."""
     means = means_of_rates(bundle, pairs, crop=crop, backend=backend)
     with_side, alone = (curve(means, side=side) for side in (True, False))
-    pictures = [_read(pair, crop)[0] for pair in pairs]
+    pictures = [read_pair(pair, crop)[0] for pair in pairs]
     curves = {rival.name: rival_curve(rival, pictures) for rival in others}
     print_comparison(bundle.path.name, with_side, curves)
     if plot is not None:
@@ -184,15 +183,6 @@ def print_mean(report: dict[str, Any]) -> None:
         similarity = mean["ms_ssim" + suffix]
         shown = "" if similarity is None else f", MS-SSIM {similarity:.4f}"
         print(f"{label:>22}: PSNR {mean['psnr_db' + suffix]:.2f} dB{shown}")
-
-
-def _read(pair: Pair, crop: tuple[int, int] | None) -> tuple[Image, Image]:
-    x, y = read_image(pair.x), read_image(pair.y)
-    if crop is not None:
-        return centre_crop(x, crop), centre_crop(y, crop)
-    if x.shape != y.shape:
-        raise FrameError(f"{pair.x} and {pair.y} differ in size: crop both with --crop HxW")
-    return x, y
 
 
 def _code(encoder: Encoder, decoder: Decoder, x: Image, y: Image, rate: int | None) -> Coded:

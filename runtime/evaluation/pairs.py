@@ -5,6 +5,8 @@ from pathlib import Path
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.files import is_file
+from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image, centre_crop
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,14 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
         if not is_file(file, FrameError):
             raise FrameError(f"{path} names {file}, which does not exist: is --root right?")
     return [Pair(x, y) for x, y in zip(files[::2], files[1::2], strict=True)]
+
+
+def read_pair(pair: Pair, crop: tuple[int, int] | None) -> tuple[Image, Image]:
+    """x and y, both cut to (height, width) about their centres. Raises FrameError for pictures that
+    cannot be used, and without a crop for two sizes."""
+    x, y = read_image(pair.x), read_image(pair.y)
+    if crop is not None:
+        return centre_crop(x, crop), centre_crop(y, crop)
+    if x.shape != y.shape:
+        raise FrameError(f"{pair.x} and {pair.y} differ in size: crop both with --crop HxW")
+    return x, y

@@ -16,15 +16,14 @@ import numpy as np
 from dsin.runtime import Decoder, Encoder, Packet, open_bundle, shipped_bundles
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.edge import open_hyper_codec
+from dsin.runtime.codec.exact import ExactCoder, latent_sha256
 from dsin.runtime.codec.packet import VERSION, PacketHeader
 from dsin.runtime.codec.precision import precision_of
 from dsin.runtime.diagnosis.kit import (
     FOLDER,
-    ExactCoder,
     Golden,
     built_in_pictures,
     kit_folder,
-    latent_sha256,
 )
 from dsin.runtime.entropy.context_model import encode_symbols
 from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE

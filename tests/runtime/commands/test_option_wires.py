@@ -326,6 +326,27 @@ def test_doctor(catch: Catch) -> None:
     assert calls[0].arguments == (Path("j"),)
 
 
+def test_benchmark(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.benchmark.run_benchmark")
+    run(
+        cli.app,
+        "benchmark --bundle b --bundle c --backend cpu --backend cuda --rate 1 --frames 9 "
+        "--pairs l --root r --crop 80x96 --json j --markdown m",
+    )
+    expected = {
+        "bundles": ["b", "c"], "backends": ["cpu", "cuda"], "rate": 1, "frames": 9,
+        "pairs": Path("l"), "root": Path("r"), "crop": (80, 96),
+    }  # fmt: skip
+    assert calls[0].fields(expected) == expected
+    assert calls[0].arguments[1:] == (Path("j"), Path("m"))
+    run(cli.app, "benchmark")
+    expected = {
+        "bundles": (), "backends": [], "rate": None, "frames": 3, "pairs": None, "crop": None,
+    }  # fmt: skip
+    assert calls[1].fields(expected) == expected
+    assert calls[1].arguments[1:] == (None, None)
+
+
 def test_evaluate(catch: Catch) -> None:
     calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
     run(

@@ -7,9 +7,10 @@ import pytest
 
 from dsin.runtime import DsinError, Packet, open_bundle, shipped_bundles
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.exact import ExactCoder, latent_sha256
 from dsin.runtime.codec.packet import VERSION
 from dsin.runtime.diagnosis import kit
-from dsin.runtime.diagnosis.kit import ExactCoder, KitFile, latent_sha256, read_kit
+from dsin.runtime.diagnosis.kit import KitFile, read_kit
 
 FILES = read_kit()
 REMAKE = "run tests/golden/make_packets.py"

@@ -11,8 +11,9 @@ import pytest
 from support.command_line import command_line
 
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.exact import ExactCoder
 from dsin.runtime.diagnosis import selftest as module
-from dsin.runtime.diagnosis.kit import ExactCoder, Golden, KitFile, read_kit
+from dsin.runtime.diagnosis.kit import Golden, KitFile, read_kit
 from dsin.runtime.diagnosis.selftest import RateCheck, selftest
 
 Change = Callable[[Golden], Golden]
