@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
-from dsin.runtime.commands.cli_machine import benchmark, doctor, selftest
+from dsin.runtime.commands.cli_machine import benchmark, doctor, selftest, try_pictures
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
@@ -515,6 +515,7 @@ def import_tf(
 command(app)(serve)
 command(app)(stream)
 command(app)(replay)
+command(app, "try")(try_pictures)
 command(app)(benchmark)
 command(app)(selftest)
 command(app)(doctor)

@@ -1,4 +1,4 @@
-"""Commands about this machine: what it has, what it can do, and whether it codes as others do."""
+"""Commands about this machine and one's own pictures: what is there, and what to expect."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +9,12 @@ from dsin.runtime.commands.cli_app import parse_size
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
+    BundleOption,
     JsonOption,
     PrecisionName,
     PrecisionOption,
     RateOption,
+    bundle_at,
 )
 
 
@@ -21,7 +23,7 @@ def selftest(
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
-    """Check that this machine reads and writes packets as every other one does.
+    """Check that this machine codes as all others do.
 
     Decodes packets that are shipped with dsin, encodes the built-in pictures, and compares. The
     exit status is 1 where anything is unequal; the report can be sent in.
@@ -32,9 +34,10 @@ def selftest(
 
 
 def doctor(json_path: JsonOption = None) -> None:
-    """Show what this machine has of extras, backends, cameras, video codecs and caches.
+    """Show what this machine has, and what it lacks.
 
-    Says for what is missing how it is installed.
+    Looks for extras, backends, cameras, video codecs, compilers and caches, and says how what is
+    missing is installed.
     """
     from dsin.runtime.diagnosis.doctor import run_doctor
 
@@ -80,9 +83,10 @@ def benchmark(
         typer.Option("--markdown", metavar="FILE", help="Write the table to FILE as Markdown."),
     ] = None,
 ) -> None:
-    """Compare all bundles, precisions and backends of this machine in one table.
+    """Compare bundles and backends in one table.
 
-    Size, bits, quality, time, memory, and whether bytes are equal; or why one could not run.
+    Every bundle, precision and backend of this machine: size, bits, quality, time, memory, and
+    whether bytes are equal; or why one could not run.
     """
     size = None if crop is None else parse_size(crop, "--crop")
     from dsin.runtime.evaluation.benchmark import Options, run_benchmark
@@ -92,3 +96,27 @@ def benchmark(
         size,
     )  # fmt: skip
     run_benchmark(options, json_path, markdown_path)
+
+
+def try_pictures(
+    left: Annotated[Path, typer.Argument(metavar="LEFT", help="Picture to encode, 8-bit colour.")],
+    right: Annotated[
+        Path, typer.Argument(metavar="RIGHT", help="The receiver's own view of the scene.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="HTML", help="Page to write.")
+    ] = Path("dsin-try.html"),
+    bundle: BundleOption = None,
+    rate: RateOption = None,
+    backend: BackendOption = BackendName.cpu,
+    precision: PrecisionOption = PrecisionName.auto,
+) -> None:
+    """Try two pictures of your own, and write one page about them.
+
+    Shows the pictures, bits and quality beside HEVC and JPEG at equal bytes, and where the second
+    picture helped.
+    """
+    bundle = bundle_at(bundle, precision)
+    from dsin.runtime.evaluation.two_pictures import run_try
+
+    run_try(left, right, output, bundle=bundle, rate=rate, backend=backend.value)

@@ -404,3 +404,26 @@ def test_a_path_that_may_not_be_looked_at_is_one_line(
     monkeypatch.chdir(folder)
     done = dsin(*command.format("x" * 300).split())
     user_error(done._replace(out=""), "xxx")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("dsin se", {"serve", "selftest"}), ("dsin encode --ba", {"--backend"}),
+     ("dsin encode --backend tensorrt-f", {"tensorrt-fp16"})],
+)  # fmt: skip
+def test_shells_complete_commands_options_and_values(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str, offered: set[str]
+) -> None:
+    monkeypatch.setenv("_DSIN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    done = command_line(monkeypatch, capfd)()
+    assert done.status == 0
+    assert set(done.out.split()) == offered
+
+
+def test_help_has_no_colours_where_they_are_not_wanted(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in command_line(monkeypatch, capfd)("--help").out

@@ -347,6 +347,31 @@ def test_benchmark(catch: Catch) -> None:
     assert calls[1].arguments[1:] == (None, None)
 
 
+def test_try(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.two_pictures.run_try")
+    run(cli.app, "try l.png r.png -o p.html --bundle paper --rate 0 --backend cuda")
+    assert calls[0].arguments == (Path("l.png"), Path("r.png"), Path("p.html"))
+    assert calls[0].options == {"bundle": "paper", "rate": 0, "backend": "cuda"}
+    run(cli.app, "try l.png r.png --precision int8")
+    assert calls[1].arguments[2] == Path("dsin-try.html")
+    assert calls[1].options == {"bundle": "edge@int8", "rate": None, "backend": "cpu"}
+
+
+def test_tries_parts_get_what_they_were_asked_for(catch: Catch, tmp_path: Path) -> None:
+    from dsin.runtime.evaluation import two_pictures as module
+
+    done = SimpleNamespace(
+        result=SimpleNamespace(size=1, psnr_db=1.0), help=SimpleNamespace(gain_db=1.0)
+    )
+    tried = catch("dsin.runtime.evaluation.two_pictures.try_pictures", done)
+    catch("dsin.runtime.evaluation.two_pictures_page.to_html", "<page>")
+    module.run_try(
+        Path("l"), Path("r"), tmp_path / "p.html", bundle="paper", rate=0, backend="cuda"
+    )
+    assert tried[0].arguments[:5] == (Path("l"), Path("r"), "paper", 0, "cuda")
+    assert (tmp_path / "p.html").read_text() == "<page>"
+
+
 def test_evaluate(catch: Catch) -> None:
     calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
     run(
