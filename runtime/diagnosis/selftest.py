@@ -247,13 +247,14 @@ class _Codec:
         psnr = psnr_db(decoded.image, x), psnr_db(decoded.x_dec, x)
         wanted = golden.psnr_db or 0.0, golden.psnr_db_no_side or 0.0
         differences = [here - there for here, there in zip(psnr, wanted, strict=True)]
+        worst: float = max(differences, key=abs)
         return PictureCheck(
             equal_bytes=bytes(packet) == golden.packet,
             received_equal=np.array_equal(self._exact.decode(packet), own),
             different_share=1.0 if theirs is None else float(np.mean(own != theirs)),
             psnr_db=round(psnr[0], 4),
             psnr_db_no_side=round(psnr[1], 4),
-            psnr_difference_db=round(max(differences, key=lambda db: abs(db)), 4),
+            psnr_difference_db=round(worst, 4),
         )
 
 
