@@ -32,14 +32,14 @@ from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.codec.side_search import CpuBlockSearch, FlowSearch
 from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.evaluation.comparison import bd_rates
+from dsin.runtime.evaluation.evaluate import curve, means_of_rates
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.files import write_json
 from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image, middle, to_planes
-from dsin.training.comparison import bd_rates
-from dsin.training.data import Pair
-from dsin.training.evaluate import curve, means_of_rates
 
 Array = npt.NDArray[Any]
 

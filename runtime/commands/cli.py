@@ -15,14 +15,17 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
+from dsin.runtime.commands.cli_machine import benchmark, doctor, selftest, try_pictures
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    JsonOption,
     LookName,
     LookOption,
     PrecisionName,
     PrecisionOption,
+    RateOption,
     bundle_at,
 )
 from dsin.runtime.commands.cli_replay import replay
@@ -35,15 +38,6 @@ app = command_app(
     "dsin", "Compress images for a receiver that sees the same scene with a camera of its own."
 )
 
-RateOption = Annotated[
-    int | None,
-    typer.Option(
-        "--rate",
-        metavar="R",
-        min=0,
-        help="Rate point; 0 is the lowest rate [the bundle's default].",
-    ),
-]
 PairsOption = Annotated[
     Path | None,
     typer.Option(
@@ -61,9 +55,6 @@ SourceOption = Annotated[
 SideOption = Annotated[
     str | None,
     typer.Option("--side", metavar="SOURCE", help="The side camera's, where it is another one."),
-]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
 
 
@@ -364,13 +355,14 @@ def evaluate(
     size = None if crop is None else parse_size(crop, "--crop")
     if (source is None) == (pairs is None) or (pairs is None) != (root is None):
         raise typer.BadParameter("give --pairs LIST and --root DIR, or --source SOURCE")
-    module = _load("dsin.training.evaluate", "train", "evaluate")
+    from dsin.runtime.evaluation.evaluate import evaluate_list
+
     with ExitStack() as stack:
         if source is not None:
             from dsin.runtime.sources.pair_list import pair_list_of
 
             pairs, root = stack.enter_context(pair_list_of(source, side, frames))
-        module.evaluate_list(
+        evaluate_list(
             pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
             save_images=save_images, backend=backend.value,
             against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
@@ -511,11 +503,12 @@ def calibrate(
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
-    data = _load("dsin.training.data", "train", "calibrate")
+    from dsin.runtime.evaluation.pairs import read_pair_list
+
     start = None if validation is not None and is_folder(frames) else root
     done = module.calibrate_bundle(
         bundle, source.read_frames(frames, start), output, target=target.value, crop=size,
-        validation=data.read_pair_list(validation, root or Path()) if validation else (),
+        validation=read_pair_list(validation, root or Path()) if validation else (),
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
         error = done.report["graphs"][name]["relative_error"]
@@ -550,6 +543,10 @@ def import_tf(
 command(app)(serve)
 command(app)(stream)
 command(app)(replay)
+command(app, "try")(try_pictures)
+command(app)(benchmark)
+command(app)(selftest)
+command(app)(doctor)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +57,18 @@ LookOption = Annotated[
         help="How the picture is restored: faithful has the least error, structure looks nearest, "
         "sharp has the detail of the side image where it is not certain. Devices need not know.",
     ),
+]
+RateOption = Annotated[
+    int | None,
+    typer.Option(
+        "--rate",
+        metavar="R",
+        min=0,
+        help="Rate point; 0 is the lowest rate [the bundle's default].",
+    ),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="What runs the networks.")]
 

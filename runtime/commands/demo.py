@@ -38,7 +38,7 @@ from dsin.runtime.commands.demo_processes import (
     run_server,
 )
 from dsin.runtime.errors import DsinError, StreamError
-from dsin.runtime.files import is_folder, write_json
+from dsin.runtime.files import check_target, write_json
 from dsin.runtime.progress import ProgressLine
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import open_stereo
@@ -188,8 +188,7 @@ def _checked(
         spec, side, len(source), bundle, rate, kbps, out, backend, fps, web, foxglove
     )  # fmt: skip
     settings.controller(opened, source)
-    if json_path is not None and not is_folder(json_path.absolute().parent):
-        raise DsinError(f"cannot write {json_path}: its folder does not exist")
+    check_target(json_path)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

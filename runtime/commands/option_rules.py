@@ -37,6 +37,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(["--source"], not_with=["--pairs", "--root"]),
         Rule(["--side", "--frames"], goes_with=["--source"]),
     ),
+    "benchmark": (Rule(["--root", "--crop"], goes_with=["--pairs"]),),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),
     "replay": (
         Rule(["--panels"], goes_with=["--output"]),

@@ -327,8 +327,68 @@ def test_profile(catch: Catch) -> None:
     assert calls[1].fields(expected) == expected
 
 
+def test_selftest(catch: Catch) -> None:
+    calls = catch("dsin.runtime.diagnosis.selftest.run_selftest")
+    run(cli.app, "selftest --json j --backend cuda --precision float")
+    assert calls[0].arguments == ("cuda", "float", Path("j"))
+    run(cli.app, "selftest")
+    assert calls[1].arguments == ("cpu", "auto", None)
+
+
+def test_doctor(catch: Catch) -> None:
+    calls = catch("dsin.runtime.diagnosis.doctor.run_doctor")
+    run(cli.app, "doctor --json j")
+    assert calls[0].arguments == (Path("j"),)
+
+
+def test_benchmark(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.benchmark.run_benchmark")
+    run(
+        cli.app,
+        "benchmark --bundle b --bundle c --backend cpu --backend cuda --rate 1 --frames 9 "
+        "--pairs l --root r --crop 80x96 --json j --markdown m",
+    )
+    expected = {
+        "bundles": ["b", "c"], "backends": ["cpu", "cuda"], "rate": 1, "frames": 9,
+        "pairs": Path("l"), "root": Path("r"), "crop": (80, 96),
+    }  # fmt: skip
+    assert calls[0].fields(expected) == expected
+    assert calls[0].arguments[1:] == (Path("j"), Path("m"))
+    run(cli.app, "benchmark")
+    expected = {
+        "bundles": (), "backends": [], "rate": None, "frames": 3, "pairs": None, "crop": None,
+    }  # fmt: skip
+    assert calls[1].fields(expected) == expected
+    assert calls[1].arguments[1:] == (None, None)
+
+
+def test_try(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.two_pictures.run_try")
+    run(cli.app, "try l.png r.png -o p.html --bundle paper --rate 0 --backend cuda")
+    assert calls[0].arguments == (Path("l.png"), Path("r.png"), Path("p.html"))
+    assert calls[0].options == {"bundle": "paper", "rate": 0, "backend": "cuda"}
+    run(cli.app, "try l.png r.png --precision int8")
+    assert calls[1].arguments[2] == Path("dsin-try.html")
+    assert calls[1].options == {"bundle": "edge@int8", "rate": None, "backend": "cpu"}
+
+
+def test_tries_parts_get_what_they_were_asked_for(catch: Catch, tmp_path: Path) -> None:
+    from dsin.runtime.evaluation import two_pictures as module
+
+    done = SimpleNamespace(
+        result=SimpleNamespace(size=1, psnr_db=1.0), help=SimpleNamespace(gain_db=1.0)
+    )
+    tried = catch("dsin.runtime.evaluation.two_pictures.try_pictures", done)
+    catch("dsin.runtime.evaluation.two_pictures_page.to_html", "<page>")
+    module.run_try(
+        Path("l"), Path("r"), tmp_path / "p.html", bundle="paper", rate=0, backend="cuda"
+    )
+    assert tried[0].arguments[:5] == (Path("l"), Path("r"), "paper", 0, "cuda")
+    assert (tmp_path / "p.html").read_text() == "<page>"
+
+
 def test_evaluate(catch: Catch) -> None:
-    calls = catch("dsin.training.evaluate.evaluate_list")
+    calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
     run(
         cli.app,
         "evaluate --pairs l --root r --bundle paper --json j --rate 0 --crop 80x96 "
@@ -343,7 +403,7 @@ def test_evaluate(catch: Catch) -> None:
 
 
 def test_evaluate_of_a_recording(catch: Catch) -> None:
-    calls = catch("dsin.training.evaluate.evaluate_list")
+    calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
     pairs = catch(
         "dsin.runtime.sources.pair_list.pair_list_of", nullcontext((Path("l"), Path("r")))
     )
@@ -353,14 +413,14 @@ def test_evaluate_of_a_recording(catch: Catch) -> None:
 
 
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
-    from dsin.training import evaluate as module
+    from dsin.runtime.evaluation import evaluate as module
 
     report = {"images": [], "bundle": "b", "mean": {}}
     calls, printed = (
-        catch("dsin.training.evaluate.evaluate", report),
-        catch("dsin.training.evaluate.print_mean"),
+        catch("dsin.runtime.evaluation.evaluate.evaluate", report),
+        catch("dsin.runtime.evaluation.evaluate.print_mean"),
     )
-    compared = catch("dsin.training.evaluate._compare", {})
+    compared = catch("dsin.runtime.evaluation.evaluate._compare", {})
     write_image(tmp_path / "x.png", np.zeros((40, 48, 3), np.uint8))
     (tmp_path / "l").write_text("x.png\nx.png\n")
     module.evaluate_list(
@@ -437,7 +497,7 @@ def test_calibrate(catch: Catch) -> None:
     done = SimpleNamespace(report=report, bytes_before=2_000_000, bytes_after=1_000_000)
     calls = catch("dsin.export.int8_bundle.calibrate_bundle", done)
     read = catch("dsin.export.calibration_frames.read_frames", "frames")
-    listed = catch("dsin.training.data.read_pair_list", "pairs")
+    listed = catch("dsin.runtime.evaluation.pairs.read_pair_list", "pairs")
     out = run(
         cli.app,
         "calibrate b --frames f -o o --target tensorrt --val v --root r --crop 80x96",

@@ -17,8 +17,8 @@ from conftest import SMALL, textured_pair
 from support.run_log import logged
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.training.checkpoint import load_edge_checkpoint, save_checkpoint
-from dsin.training.data import Pair
 from dsin.training.edge import phase as edge_phase
 from dsin.training.edge import step as edge_step
 from dsin.training.edge import train as edge_train
@@ -342,7 +342,7 @@ import sys
 from pathlib import Path
 from conftest import SMALL
 from dsin.training.edge import train as edge_train
-from dsin.training.data import Pair
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.training.edge.data import pictures_of_files
 from dsin.training.presets import EdgePhase, EdgePreset
 edge_train.VALIDATION_CROP = (80, 96)
