@@ -25,12 +25,14 @@ LEAST_POINTS = 4
 
 
 class Point(NamedTuple):
-    """Means over all pictures at one rate or setting; `ms_ssim` is None for small pictures."""
+    """Means over all pictures at one rate or setting; `ms_ssim` is None for small pictures,
+    `encode_ms` (the encoder's processor time) where it is not measured."""
 
     setting: float
     bpp: float
     psnr_db: float
     ms_ssim: float | None
+    encode_ms: float | None = None
 
 
 def rival_curve(rival: Rival, pictures: list[Image]) -> list[Point]:
@@ -101,18 +103,22 @@ def _bd_rate(
 
 
 def print_comparison(name: str, ours: list[Point], others: dict[str, list[Point]]) -> None:
-    """A table of all points and BD-rates."""
+    """A table of all points and BD-rates, with the encoders' times where they are known."""
     table = Table(title=f"{name} and its rivals")
-    for column in ("codec", "setting", "bpp", "PSNR dB", "MS-SSIM", "BD-rate PSNR", "MS-SSIM"):
+    timed = any(point.encode_ms is not None for points in others.values() for point in points)
+    times = ("encoder ms",) if timed else ()
+    figures = ("codec", "setting", "bpp", "PSNR dB", "MS-SSIM", *times)
+    for column in (*figures, "BD-rate PSNR", "MS-SSIM"):
         table.add_column(column, justify="right")
     for codec, points in {name: ours, **others}.items():
         gains = bd_rates(ours, points) if codec != name else {}
         for number, point in enumerate(points):
             shown = [_percent(gains.get(m)) if number == 0 else "" for m in ("psnr", "ms_ssim")]
             ssim = "" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
+            spent = "" if point.encode_ms is None else f"{point.encode_ms:.0f}"
             table.add_row(
                 codec if number == 0 else "", f"{point.setting:g}", f"{point.bpp:.4f}",
-                f"{point.psnr_db:.2f}", ssim, *shown,
+                f"{point.psnr_db:.2f}", ssim, *([spent] if timed else []), *shown,
             )  # fmt: skip
     Console().print(table)
 

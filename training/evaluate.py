@@ -30,6 +30,13 @@ from dsin.training.crops import beside_rivals
 from dsin.training.data import Pair, read_pair_list, to_tensor
 from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
 from dsin.training.rivals import Rival, rivals
+from dsin.training.sequences import (
+    refuse_videos,
+    sequence_pairs,
+    video_curve,
+    with_encoder_times,
+)
+from dsin.training.video_rivals import VIDEO_RIVALS, VideoRival, video_rivals
 
 FIGURES = (
     "bytes",
@@ -73,8 +80,54 @@ def evaluate_list(
     curves as PNG. Raises DsinError where `json_path` or `plot` cannot be written, before anything
     is computed.
     """
+    refuse_videos(against)
     listed = read_pair_list(pairs, root)
-    others = rivals(against)
+    return evaluate_pairs(
+        listed, bundle=bundle, rate=rate, crop=crop, json_path=json_path, save_images=save_images,
+        backend=backend, against=against, plot=plot,
+    )  # fmt: skip
+
+
+def evaluate_sequence(
+    source: Path | str,
+    *,
+    side: str | None = None,
+    frames: int | None = None,
+    bundle: Path | str | None = None,
+    rate: int | None = None,
+    crop: tuple[int, int] | None = None,
+    json_path: Path | None = None,
+    save_images: Path | None = None,
+    backend: Backend = "cpu",
+    against: Sequence[str] = (),
+    plot: Path | None = None,
+) -> dict[str, Any]:
+    """As `evaluate_list`, of the frames of a recording in order, each coded for itself; `source`,
+    `side` and `frames` as `open_stereo` takes them.
+
+    `against` may name video codecs too (see `dsin.training.video_rivals`).
+    """
+    return evaluate_pairs(
+        sequence_pairs(source, side, frames), bundle=bundle, rate=rate, crop=crop,
+        json_path=json_path, save_images=save_images, backend=backend, against=against, plot=plot,
+    )  # fmt: skip
+
+
+def evaluate_pairs(
+    listed: list[Pair],
+    *,
+    bundle: Path | str | None = None,
+    rate: int | None = None,
+    crop: tuple[int, int] | None = None,
+    json_path: Path | None = None,
+    save_images: Path | None = None,
+    backend: Backend = "cpu",
+    against: Sequence[str] = (),
+    plot: Path | None = None,
+) -> dict[str, Any]:
+    """As `evaluate_list`, of pairs that are listed already; in order for video codecs."""
+    others = rivals([name for name in against if name not in VIDEO_RIVALS])
+    videos = video_rivals([name for name in against if name in VIDEO_RIVALS])
     for path in (json_path, plot):
         if path is not None and not os.access(path.resolve().parent, os.W_OK):
             raise DsinError(f"cannot write {path}: its folder is missing or read-only")
@@ -84,8 +137,8 @@ def evaluate_list(
         others=others,
     )  # fmt: skip
     print_mean(report)
-    if others:
-        report |= _compare(opened, listed, crop, backend, others, plot)
+    if others or videos:
+        report |= _compare(opened, listed, crop, backend, others, plot, videos)
     if json_path is not None:
         write_json(json_path, report)
     return report
@@ -130,13 +183,16 @@ def evaluate(
 
 def _compare(
     bundle: Bundle, pairs: list[Pair], crop: tuple[int, int] | None, backend: Backend,
-    others: list[Rival], plot: Path | None,
+    others: list[Rival], plot: Path | None, videos: Sequence[VideoRival] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Curves of the bundle at all rates and of the rivals, and BD-rates."""
     means = means_of_rates(bundle, pairs, crop=crop, backend=backend)
     with_side, alone = (curve(means, side=side) for side in (True, False))
     pictures = [_read(pair, crop)[0] for pair in pairs]
+    if videos:
+        with_side = with_encoder_times(with_side, bundle, pictures, backend)
     curves = {rival.name: rival_curve(rival, pictures) for rival in others}
+    curves |= {rival.name: video_curve(rival, pictures) for rival in videos}
     print_comparison(bundle.path.name, with_side, curves)
     if plot is not None:
         plot_comparison(plot, bundle.path.name, with_side, curves, alone)

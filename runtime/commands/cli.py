@@ -20,6 +20,7 @@ from dsin.runtime.commands.cli_options import (
     BundleOption,
     PrecisionName,
     PrecisionOption,
+    TraceOption,
     bundle_at,
 )
 from dsin.runtime.commands.cli_replay import replay
@@ -42,13 +43,13 @@ RateOption = Annotated[
     ),
 ]
 PairsOption = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--pairs", metavar="LIST", help="List of pairs: the paths of x and y on alternate lines."
     ),
 ]
 RootOption = Annotated[
-    Path,
+    Path | None,
     typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
 SourceOption = Annotated[
@@ -217,6 +218,7 @@ def demo(
         Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
     ] = Path("dsin-demo"),
     json_path: JsonOption = None,
+    trace: TraceOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
@@ -236,6 +238,7 @@ def demo(
         fps=fps,
         web=web,
         side=side,
+        trace=trace,
     )
 
 
@@ -305,8 +308,20 @@ def profile(
 
 @command(app)
 def evaluate(
-    pairs: PairsOption,
-    root: RootOption,
+    pairs: PairsOption = None,
+    root: RootOption = None,
+    kitti: Annotated[
+        Path | None,
+        typer.Option(
+            "--kitti", metavar="DRIVE", help="KITTI raw drive, whose frames are taken in order."
+        ),
+    ] = None,
+    source: SourceOption = None,
+    side: SideOption = None,
+    frames: Annotated[
+        int | None,
+        typer.Option("--frames", metavar="N", min=1, help="Of a drive, take the first N frames."),
+    ] = None,
     bundle: BundleOption = None,
     json_path: JsonOption = None,
     rate: RateOption = None,
@@ -327,7 +342,8 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="CODECS",
-            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg.",
+            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg; "
+            "of frames in order also hevc-lowdelay, av1-lowdelay, h264-lowdelay.",
         ),
     ] = "",
     plot: Annotated[
@@ -339,15 +355,22 @@ def evaluate(
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
-    """Measure bits, PSNR and MS-SSIM on a list of pairs."""
+    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on the frames of a recording."""
     bundle = bundle_at(bundle, precision)
     size = None if crop is None else parse_size(crop, "--crop")
+    recording = kitti or source
+    if recording is None and (pairs is None or root is None):
+        raise typer.BadParameter("give --pairs LIST and --root DIR, or --kitti DRIVE")
     module = _load("dsin.training.evaluate", "train", "evaluate")
-    module.evaluate_list(
-        pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
-        save_images=save_images, backend=backend.value,
-        against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
-    )  # fmt: skip
+    options = {
+        "bundle": bundle, "rate": rate, "crop": size, "json_path": json_path,
+        "save_images": save_images, "backend": backend.value, "plot": plot,
+        "against": [name.strip() for name in against.split(",") if name.strip()],
+    }  # fmt: skip
+    if recording is None:
+        module.evaluate_list(pairs, root, **options)
+    else:
+        module.evaluate_sequence(recording, side=side, frames=frames, **options)
 
 
 @command(app)

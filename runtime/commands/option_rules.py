@@ -32,7 +32,14 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(["--source", "--side"], not_with=["--kitti"]),
     ),
     "profile": (Rule(["--source", "--side"], not_with=["--kitti"]),),
-    "evaluate": (Rule(["--plot"], goes_with=["--against"]),),
+    "evaluate": (
+        Rule(["--plot"], goes_with=["--against"]),
+        Rule(["--root"], goes_with=["--pairs"]),
+        Rule(["--kitti", "--source", "--side"], not_with=["--pairs"]),
+        Rule(["--source", "--side"], not_with=["--kitti"]),
+        Rule(["--side"], goes_with=["--source"]),
+        Rule(["--frames"], goes_with=["--kitti", "--source"]),
+    ),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),
     "replay": (
         Rule(["--panels"], goes_with=["--output"]),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsin.runtime.backends.session import Backend
@@ -28,6 +29,7 @@ from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.server.stream_server import StreamServer
 from dsin.runtime.signals import on_ending
+from dsin.runtime.trace import check_trace_path, tracing
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet.decoders import FleetOptions
@@ -60,6 +62,8 @@ class ServeOptions:
     health: bool = True
     fleet: "FleetOptions | None" = None
     """Decode on Ray Serve instead of here."""
+    trace: Path | None = None
+    """Gets a time line of this process."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     on_ending(stop.set)
     if not has_kernels():
         announce("starting for the first time here: compiling takes about a minute")
-    with running_server(options) as server:
+    check_trace_path(options.trace)
+    with running_server(options) as server, tracing(options.trace, "server"):
         kind = "plaintext" if options.certificates is None else "TLS"
         announce(f"serving at {server.address} ({kind})")
         for url in server.urls:

@@ -56,6 +56,13 @@ def commands() -> Iterator[tuple[str, Any]]:
         ("replay a.mcap --no-side --live-side", "either --live-side or --no-side"),
         (f"{CALIBRATE} --crop 80x96", "--crop goes with --val"),
         ("evaluate --pairs L --root D --plot a.png", "--plot goes with --against"),
+        ("evaluate --root D", "--root goes with --pairs"),
+        ("evaluate --pairs L --root D --kitti d", "either --kitti or --pairs"),
+        ("evaluate --pairs L --root D --source d", "either --source or --pairs"),
+        ("evaluate --kitti d --source d", "either --source or --kitti"),
+        ("evaluate --kitti d --side d", "either --side or --kitti"),
+        ("evaluate --pairs L --root D --frames 2", "--frames goes with --kitti or --source"),
+        ("evaluate", "give --pairs LIST and --root DIR, or --kitti DRIVE"),
         ("demo --rate 1 --kbps 100", "either --rate or --kbps"),
     ],
 )

@@ -73,12 +73,12 @@ def test_serve(catch: Catch) -> None:
         "serve 0.0.0.0:7 --side camera:1 --side b=camera:2 --bundle paper --backend cuda "
         "--workers 3 --budget-mib 77 --tolerance-ms 11 --side-wait-ms 22 --side-max-age-ms 33 "
         "--pictures p --jpeg --panels --video v.mp4 --mcap m.mcap --rerun r.rrd --web 81 "
-        f"--metrics 82 --web-host 127.0.0.3 {PEMS}",
+        f"--metrics 82 --web-host 127.0.0.3 --trace t {PEMS}",
     )
     expected = {
         "address": "0.0.0.0:7", "bundle": "paper", "backend": "cuda", "workers": 3,
         "budget_mib": 77, "policy": PairingPolicy(11, 22, 33), "certificates": CERTIFICATES,
-        "web": 81, "metrics": 82, "web_host": "127.0.0.3", "fleet": None,
+        "web": 81, "metrics": 82, "web_host": "127.0.0.3", "fleet": None, "trace": Path("t"),
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     assert list(calls[0].arguments[0].sides) == ["camera:1", "b=camera:2"]
@@ -180,13 +180,13 @@ def test_stream(catch: Catch) -> None:
     run(
         cli.app,
         "stream host:7 --source s.mp4 --rig front --bundle paper --backend cuda --rate 3 "
-        f"--fps 5 --frames 9 --loop --give-up-s 4 {PEMS}",
+        f"--fps 5 --frames 9 --loop --give-up-s 4 --trace t {PEMS}",
     )
     expected = {
         "address": "host:7", "source": "s.mp4", "rig": "front", "camera": "x", "bundle": "paper",
         "backend": "cuda", "rate": 3, "kbps": None, "fps": 5, "frames": 9, "loop": True,
         "every": False, "start": None, "quality": None, "certificates": CERTIFICATES,
-        "give_up_s": 4,
+        "give_up_s": 4, "trace": Path("t"),
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     run(cli.app, "stream host:7 --camera y --quality 80 --plaintext")
@@ -285,10 +285,12 @@ def test_demo(catch: Catch) -> None:
     run(
         cli.app,
         "demo --kitti d --frames 9 --bundle paper --rate 0 --out o --json j --backend cuda "
-        "--fps 7 --web 81",
+        "--fps 7 --web 81 --trace t",
     )
     assert calls[0].arguments == (Path("d"), 9, "paper", 0, Path("o"), Path("j"), "cuda")
-    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81, "side": None}
+    assert calls[0].options == {
+        "kbps": None, "fps": 7, "web": 81, "side": None, "trace": Path("t"),
+    }  # fmt: skip
     run(cli.app, "demo --kbps 300 --source s --side t --precision int8")
     assert calls[1].arguments[:3] == ("s", None, "edge@int8")
     assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
@@ -325,6 +327,17 @@ def test_evaluate(catch: Catch) -> None:
         "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
         "plot": Path("p"),
     }  # fmt: skip
+
+
+def test_evaluate_frames_in_order(catch: Catch) -> None:
+    calls = catch("dsin.training.evaluate.evaluate_sequence")
+    run(cli.app, "evaluate --kitti d --frames 5 --rate 1 --against h264-lowdelay")
+    assert calls[0].arguments == (Path("d"),)
+    expected: dict[str, Any] = {"frames": 5, "rate": 1, "against": ["h264-lowdelay"], "side": None}
+    assert subset(calls[0].options, expected) == expected
+    run(cli.app, "evaluate --source s --side t")
+    assert calls[1].arguments == ("s",)
+    assert calls[1].options["side"] == "t"
 
 
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
