@@ -24,7 +24,7 @@ from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.backends.session import open_session
-from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.bundle import FAITHFUL, Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.families import family_of
@@ -87,6 +87,8 @@ def calibrate_bundle(
             f"bundle {bundle.path.name} has transposed convolutions, which have no 8-bit kernels "
             "on CPUs: calibrate an edge bundle"
         )
+    if bundle.look != FAITHFUL:
+        raise ExportError("name the bundle without a look: dsin-export look calibrates looks")
     if "calibration" in bundle.training:
         raise ExportError(
             f"bundle {bundle.path.name} already has 8-bit networks: give the float bundle"
@@ -169,7 +171,8 @@ def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:
 
 def _write_manifest(bundle: Bundle, directory: Path, calibration: dict[str, Any]) -> None:
     manifest = json.loads((bundle.path / MANIFEST).read_text())
-    manifest.pop("int8", None)  # of an earlier calibration
+    for name in ("int8", "looks"):  # of the float networks
+        manifest.pop(name, None)
     manifest["graphs"] = {**manifest["graphs"], **{name: f"{name}.onnx" for name in GRAPHS}}
     manifest["training"] = {**manifest.get("training", {}), "calibration": calibration}
     manifest["training"].pop("export", None)  # it compares other graphs

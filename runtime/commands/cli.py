@@ -18,6 +18,8 @@ from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
     TraceOption,
@@ -118,9 +120,10 @@ def decode(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Decode a packet with the help of the receiver's own view."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     if (side is None) != no_side:
         raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
     from dsin.runtime.codec.decoder import Decoder
@@ -221,9 +224,10 @@ def demo(
     trace: TraceOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Stream stereo frames between two processes and compare the results."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     from dsin.runtime.commands.demo import run_demo
 
     run_demo(

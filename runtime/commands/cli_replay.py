@@ -10,6 +10,8 @@ from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
     bundle_at,
@@ -64,9 +66,10 @@ def replay(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Decode a recording again, with other settings if you like."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.outputs.decoded_frame import DecodedFrame
     from dsin.runtime.outputs.outputs import Outputs

@@ -12,6 +12,8 @@ from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
     TraceOption,
@@ -73,6 +75,7 @@ def serve(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
     workers: Annotated[
         int,
         typer.Option(
@@ -201,7 +204,7 @@ def serve(
 
     Runs until Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     _set_up_logs(verbose)
     from dsin.runtime.commands.serve import ServeOptions
     from dsin.runtime.commands.serve import serve as run

@@ -94,14 +94,14 @@ def test_serve_with_ray_and_without_anything(catch: Catch) -> None:
     run(
         cli.app,
         "serve --plaintext --ray --ray-address h:9 --replicas 4 --replica-cpus 1.5 "
-        "--replica-gpus 0.25 --bundle paper --precision float --backend cuda",
+        "--replica-gpus 0.25 --bundle paper --precision float --look sharp --backend cuda",
     )
     fleet = {
-        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper@float",
+        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper@float@sharp",
         "backend": "cuda",
     }  # fmt: skip
     assert {n: getattr(calls[0].arguments[0].fleet, n) for n in fleet} == fleet
-    assert calls[0].fields({"bundle": 1}) == {"bundle": "paper@float"}
+    assert calls[0].fields({"bundle": 1}) == {"bundle": "paper@float@sharp"}
     run(cli.app, "serve --plaintext")
     plain = {
         "address": "127.0.0.1:7000", "workers": 1, "budget_mib": None, "web": None,
@@ -262,9 +262,9 @@ def test_replay(catch: Catch) -> None:
     run(
         cli.app,
         "replay a.mcap b.mcap -o o --panels --mcap m.mcap --video v.mp4 --fps 7 --rerun r.rrd "
-        "--rig front --no-side --bundle paper --precision float --backend cuda",
+        "--rig front --no-side --bundle paper --precision float --look sharp --backend cuda",
     )
-    assert decoders[0].arguments == ("paper@float", "cuda")
+    assert decoders[0].arguments == ("paper@float@sharp", "cuda")
     assert calls[0].arguments == ([Path("a.mcap"), Path("b.mcap")], "decoder")
     expected: dict[str, Any] = {"rig": "front", "use_side": False, "repair_side": True}
     assert subset(calls[0].options, expected) == expected
@@ -291,8 +291,8 @@ def test_demo(catch: Catch) -> None:
     assert calls[0].options == {
         "kbps": None, "fps": 7, "web": 81, "side": None, "trace": Path("t"),
     }  # fmt: skip
-    run(cli.app, "demo --kbps 300 --source s --side t --precision int8")
-    assert calls[1].arguments[:3] == ("s", None, "edge@int8")
+    run(cli.app, "demo --kbps 300 --source s --side t --precision int8 --look structure")
+    assert calls[1].arguments[:3] == ("s", None, "edge@int8@structure")
     assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
 
 
@@ -494,6 +494,11 @@ def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> N
     ("line", "name", "given"),
     [
         ("refit b c.pt", "dsin.export.edge.refit.refit_bundle", ("b", Path("c.pt"))),
+        (
+            "look b c.pt --look sharp",
+            "dsin.export.edge.look.add_look",
+            ("b", "sharp", Path("c.pt"), []),
+        ),
         ("combine b q", "dsin.export.edge.combine.combine_bundles", ("b", "q")),
     ],
 )
@@ -542,8 +547,8 @@ def test_encode_and_decode(catch: Catch, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (tmp_path / "y.dsin").read_bytes() == bytes(packet)
     run(cli.app, "decode x.dsin --side x.png -o z.png --bundle paper --backend cuda")
     run(cli.app, "decode x.dsin --no-side -o w.png")
-    run(cli.app, "decode x.dsin --no-side -o w.png --bundle paper --precision int8")
-    expected = [("paper", "cuda"), (None, "cpu"), ("paper@int8", "cpu")]
+    run(cli.app, "decode x.dsin --no-side -o w.png --bundle paper --precision int8 --look sharp")
+    expected = [("paper", "cuda"), (None, "cpu"), ("paper@int8@sharp", "cpu")]
     assert [call.arguments for call in decoders] == expected
     assert decoded == [(bytes(packet), (40, 48, 3)), *[(bytes(packet), None)] * 2]
     assert (tmp_path / "z.png").is_file()

@@ -485,7 +485,10 @@ def test_shipped_presets_are_whole() -> None:
             usual, latent=192, encoder_blocks=(3, 4), decoder_blocks=(4, 4), entropy_steps=2,
             out_kernel=1,
         ),
-        "edge_flow": dataclasses.replace(usual, fusion_blocks=3, fusion_out_kernel=1),
+        **dict.fromkeys(
+            ("edge_flow", "edge_look_structure", "edge_look_sharp"),
+            dataclasses.replace(usual, fusion_blocks=3, fusion_out_kernel=1),
+        ),
     }  # fmt: skip
     edge = [load_preset(name) for name in preset_names() if name.startswith("edge")]
     assert set(sizes) < {loaded.name for loaded in edge}
@@ -493,4 +496,4 @@ def test_shipped_presets_are_whole() -> None:
         assert isinstance(loaded, EdgePreset)
         assert loaded.phases
         assert loaded.codec == sizes.get(loaded.name, usual)
-        assert loaded.search.flow == (loaded.name == "edge_flow")
+        assert loaded.search.flow == loaded.name.startswith(("edge_flow", "edge_look"))
