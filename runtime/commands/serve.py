@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.compiled import has_kernels
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.rpc import Certificates
@@ -72,6 +73,8 @@ class RunningServer(Serving):
 
     urls: Sequence[str]
     metrics_urls: Sequence[str]
+    networks: str
+    """What the networks compute in."""
     files: Sequence[FileSink]
     """The outputs; each tells which files it has begun."""
 
@@ -96,7 +99,10 @@ def running_server(
         pool, sinks = stack.enter_context(
             decoding(workers, options.policy, on_frame, options.budget_mib)
         )
-        urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks)
+        # A fleet's replicas may run on other processors, which choose for themselves.
+        used = opened if options.fleet else at_precision(opened, options.backend)
+        networks = precision_of(used)
+        urls, metrics_urls = _serve_http(stack, options, used, pool.status, sinks)
         # After whatever may still fail, so that nothing is begun in vain.
         files = options.outputs.open()
         sinks.add(files)
@@ -107,7 +113,7 @@ def running_server(
                 certificates=options.certificates, sides=sides, health=options.health,
             )
         )  # fmt: skip
-        yield RunningServer(host, server.port, pool.status, urls, metrics_urls, files)
+        yield RunningServer(host, server.port, pool.status, urls, metrics_urls, networks, files)
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -119,7 +125,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     check_trace_path(options.trace)
     with running_server(options) as server, tracing(options.trace, "server"):
         kind = "plaintext" if options.certificates is None else "TLS"
-        announce(f"serving at {server.address} ({kind})")
+        announce(f"serving at {server.address} ({kind}), networks {server.networks}")
         for url in server.urls:
             announce(f"open {url}")
         for url in server.metrics_urls:
@@ -161,6 +167,7 @@ def _serve_http(
     metrics = Metrics(
         status,
         lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks},
+        {"bundle": bundle.path.name, "precision": precision_of(bundle)},
     )
     health = Health(status)
     own: list[Sink] = [metrics]
@@ -168,7 +175,7 @@ def _serve_http(
     urls: list[str] = []
     metrics_urls: list[str] = []
     if options.web is not None:
-        page = WebPage(status, patch=bundle.search.patch)
+        page = WebPage(status, patch=bundle.search.patch, networks=precision_of(bundle))
         own.append(page)
         routes = [page.routes(), *alone]
         urls.append(stack.enter_context(HttpServer(options.web_host, options.web, routes)).url)

@@ -144,6 +144,7 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     )  # fmt: skip
     with module.running_server(options) as server:
         assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
+        assert server.networks == "float"
     assert calls["SideCameras"][0].arguments == (["b=x"],)
     assert len(calls["Decoder"]) == 3
     decoder = calls["Decoder"][0]
