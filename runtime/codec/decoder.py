@@ -11,7 +11,7 @@ Without y the picture is x_dec. Bundles that do not search by flow need y_dec to
 decoded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -49,6 +49,13 @@ class SideFeatures:
     rate: int | None
     side: Side
     stage_ms: dict[str, float]
+
+    def after(self, related: bool | None) -> "SideFeatures":
+        """The same for a stream whose last side image showed the scene, or did not; None: nobody
+        knows."""
+        if related is self.side.related_before:
+            return self
+        return replace(self, side=self.side._replace(related_before=related))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dsin.runtime.commands.cli_options import (
     PrecisionName,
     PrecisionOption,
     RateOption,
+    TraceOption,
     bundle_at,
 )
 from dsin.runtime.commands.cli_replay import replay
@@ -220,6 +221,7 @@ def demo(
         Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
     ] = Path("dsin-demo"),
     json_path: JsonOption = None,
+    trace: TraceOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
     look: LookOption = LookName.faithful,
@@ -241,6 +243,7 @@ def demo(
         web=web,
         side=side,
         foxglove=foxglove,
+        trace=trace,
     )
 
 
@@ -312,11 +315,17 @@ def profile(
 def evaluate(
     pairs: PairsOption = None,
     root: RootOption = None,
+    kitti: Annotated[
+        Path | None,
+        typer.Option(
+            "--kitti", metavar="DRIVE", help="KITTI raw drive, whose frames are taken in order."
+        ),
+    ] = None,
     source: SourceOption = None,
     side: SideOption = None,
     frames: Annotated[
         int | None,
-        typer.Option("--frames", metavar="N", min=1, help="With --source, the first N frames."),
+        typer.Option("--frames", metavar="N", min=1, help="Of a recording, the first N frames."),
     ] = None,
     bundle: BundleOption = None,
     json_path: JsonOption = None,
@@ -338,7 +347,8 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="CODECS",
-            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg.",
+            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg; "
+            "of frames in order also hevc-lowdelay, av1-lowdelay, h264-lowdelay.",
         ),
     ] = "",
     plot: Annotated[
@@ -350,21 +360,24 @@ def evaluate(
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
-    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on a recording."""
+    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on the frames of a recording."""
     bundle = bundle_at(bundle, precision)
     size = None if crop is None else parse_size(crop, "--crop")
-    if (source is None) == (pairs is None) or (pairs is None) != (root is None):
-        raise typer.BadParameter("give --pairs LIST and --root DIR, or --source SOURCE")
+    recording = source if kitti is None else str(kitti)
+    if recording is None and (pairs is None or root is None):
+        raise typer.BadParameter(
+            "give --pairs LIST and --root DIR, or --kitti DRIVE, or --source SOURCE"
+        )
     from dsin.runtime.evaluation.evaluate import evaluate_list
 
     with ExitStack() as stack:
-        if source is not None:
+        if recording is not None:
             from dsin.runtime.sources.pair_list import pair_list_of
 
-            pairs, root = stack.enter_context(pair_list_of(source, side, frames))
+            pairs, root = stack.enter_context(pair_list_of(recording, side, frames))
         evaluate_list(
             pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
-            save_images=save_images, backend=backend.value,
+            save_images=save_images, backend=backend.value, in_order=recording is not None,
             against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from dsin.runtime.commands.cli_options import (
     LookOption,
     PrecisionName,
     PrecisionOption,
+    TraceOption,
     bundle_at,
 )
 from dsin.runtime.terminal import say
@@ -202,6 +203,7 @@ def serve(
             help="With --ray, the number of GPUs of each replica.",
         ),
     ] = 0.0,
+    trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -234,6 +236,7 @@ def serve(
         metrics=metrics,
         foxglove=foxglove,
         web_host=web_host,
+        trace=trace,
         fleet=FleetOptions(
             ray_address, replicas, replica_cpus, replica_gpus,
             bundle=bundle, backend=backend.value,
@@ -321,6 +324,7 @@ def stream(
             "--give-up-s", metavar="S", min=0, help="End after S seconds without a server [never]."
         ),
     ] = None,
+    trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -354,6 +358,7 @@ def stream(
         quality=quality,
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
+        trace=trace,
     )
     run(options, say)
 

@@ -34,8 +34,11 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "profile": (Rule(["--source", "--side"], not_with=["--kitti"]),),
     "evaluate": (
         Rule(["--plot"], goes_with=["--against"]),
-        Rule(["--source"], not_with=["--pairs", "--root"]),
-        Rule(["--side", "--frames"], goes_with=["--source"]),
+        Rule(["--root"], goes_with=["--pairs"]),
+        Rule(["--kitti", "--source", "--side"], not_with=["--pairs"]),
+        Rule(["--source", "--side"], not_with=["--kitti"]),
+        Rule(["--side"], goes_with=["--source"]),
+        Rule(["--frames"], goes_with=["--kitti", "--source"]),
     ),
     "benchmark": (Rule(["--root", "--crop"], goes_with=["--pairs"]),),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from datetime import time as time_of_day
+from pathlib import Path
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import open_bundle
@@ -25,6 +26,7 @@ from dsin.runtime.sources.cameras import Camera, open_camera
 from dsin.runtime.sources.capture_device import shown_name
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.warm_up import warm_up
+from dsin.runtime.trace import check_trace_path, tracing
 
 LOG = logging.getLogger(__name__)
 USUAL_FPS = 10.0
@@ -56,11 +58,14 @@ class StreamOptions:
     quality: int | None = None
     certificates: Certificates | None = None
     give_up_s: float | None = None
+    trace: Path | None = None
+    """Gets a time line of this process."""
 
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or a signal ends it. Raises DsinError."""
     check_camera(options.address, options.certificates)
+    check_trace_path(options.trace)
     side: StereoSide = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
@@ -111,7 +116,8 @@ def _run(
         f"connecting to {options.address} as camera {options.camera} of rig {options.rig}: "
         f"{shown_name(options.source)}, {width}x{height}"
     )
-    counts = device.run()
+    with tracing(options.trace, "device"):
+        counts = device.run()
     announce(report.line(counts))
     if counts.answered == 0 and counts.captured:
         raise DsinError("the server answered none of the frames")

@@ -29,6 +29,7 @@ from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.link.side_pictures import encode_picture
 from dsin.runtime.sources.cameras import Camera, CapturedFrame
 from dsin.runtime.stopwatch import Stopwatch
+from dsin.runtime.trace import add_slice, traced
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
@@ -203,12 +204,17 @@ class FrameSlot:
             return self._ended and self._frame is None
 
     def take(self, timeout_s: float) -> CapturedFrame | None:
-        """The newest frame not yet taken; None if none came in time, or none will."""
+        """The newest frame not yet taken; None if none came in time, or none will.
+
+        With `every` a frame exists from now on: that it was read ahead makes it no older.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
             frame, self._frame = self._frame, None
             self._changed.notify_all()
-            return frame
+        if frame is not None and self._every:
+            return frame._replace(taken_s=time.monotonic())
+        return frame
 
     def raise_fault(self) -> None:
         """Once it has ended: raise what ended it, such as FrameError for a recording that cannot
@@ -234,6 +240,9 @@ class FrameSlot:
                     LOG.warning("%s", error)  # it may come back
                     continue
                 if frame is not None:
+                    end_ns = time.perf_counter_ns()
+                    start_ns = end_ns - round(1e6 * frame.capture_ms)
+                    add_slice("capture", start_ns, end_ns, frame=frame.number)
                     self._put(frame)
         except BaseException as error:  # told by `raise_fault`, in the device's thread
             self._fault = error
@@ -362,13 +371,16 @@ class Device:
         """Send frames as long as the connection lasts, to the end of the source."""
         told_s = 0.0
         while not self._stop.is_set():
-            stream.wait_for_room()
-            self._hold(stream)
+            with traced("wait for room"):
+                stream.wait_for_room()
+                self._hold(stream)
             if slot.ended:
                 break
             frame = slot.take(POLL_S)
             if frame is not None:
-                self._send(stream, frame)
+                with traced("frame", frame=frame.number) as known:
+                    made = self._send(stream, frame)
+                    known.update(rate=made.rate, bytes=len(made.data))
             if time.monotonic() - told_s >= STATUS_S:
                 told_s = time.monotonic()
                 self._tell(stream, slot)
@@ -378,7 +390,7 @@ class Device:
 
     def _hold(self, stream: CameraStream) -> None:
         """Wait as long as a frame that was taken now would wait at the server."""
-        while not (self._every or self._stop.is_set()) and stream.under_way:
+        while not self._stop.is_set() and stream.under_way:
             pause_s = self._timing.due_s - time.monotonic()
             if pause_s <= 0:
                 return
@@ -388,7 +400,7 @@ class Device:
         self._update(slot)
         stream.send_status(self._status())
 
-    def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
+    def _send(self, stream: CameraStream, frame: CapturedFrame) -> MadeFrame:
         self._pace_controller()
         begun_s = time.monotonic()
         made = self._maker.make(frame)
@@ -399,6 +411,7 @@ class Device:
         stream.send_frame(self._maker.message(made, held_us, sent_ns))
         self.counts.sent += 1
         self.counts.sent_bytes += len(made.data)
+        return made
 
     def _pace_controller(self) -> None:
         """Tell the rate control how many frames a second are really sent; with `every` it goes by

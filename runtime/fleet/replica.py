@@ -22,6 +22,7 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import Packet
+from dsin.runtime.codec.scene_memory import SceneMemory
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.fleet.router import PLACE
 from dsin.runtime.link.side_pictures import decode_picture, picture_size
@@ -113,6 +114,7 @@ class RigDecoder:
         )
         with Encoder(self._decoder.bundle, threads=1) as encoder:
             warm_up(encoder, TILE, self._decoder)
+        self._memory = SceneMemory()
         self._store = SideStore(options.side_budget_mib << 20)
         # A thread of its own, so that health checks are answered meanwhile.
         self._worker = ThreadPoolExecutor(1, "decode")
@@ -168,7 +170,10 @@ class RigDecoder:
             side = self._decoder.prepare_side(kept, rate=parsed.header.rate)
             if side is not kept:
                 self._store.put(rig, side_number, side)
+            side = self._memory.remind(rig, side)
         decoded = self._decoder.decode(parsed, side)
+        if side is not None:
+            self._memory.note(rig, decoded)
         return self._answer(
             used_side=decoded.used_side,
             decoded=decoded if self._pictures else None,

@@ -23,6 +23,7 @@ from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.server.decode_worker import DecodeWorker
 from dsin.runtime.server.rig import ArrivedFrame, FrameStatus, LocalSide, Rig
 from dsin.runtime.server.side_buffer import PairingPolicy, StoredSide
+from dsin.runtime.trace import traced
 
 LOG = logging.getLogger(__name__)
 MIB = 2**20
@@ -194,8 +195,13 @@ class DecodePool:
             try:
                 if job.frame is None:
                     self._prepare(worker, job)
-                else:
+                    continue
+                packet = job.frame.packet
+                about = {"rig": job.rig.name, "rate": job.frame.rate, "bytes": len(packet)}
+                with traced("frame", frame=job.frame.number, **about):
                     self._decode(worker, job, job.frame)
+                if job.rig.local is not None:
+                    self._look_ahead(job.rig)
             except Exception:  # one rig's fault must not end the service for the others
                 LOG.exception("internal fault while decoding for rig %s", job.rig.name)
 
@@ -241,7 +247,8 @@ class DecodePool:
         assert job.side is not None
         prepared = None
         try:
-            prepared = worker.prepare(job.rig.name, job.side.view, job.rig.rate)
+            with traced("side image", frame=job.side.view.number):
+                prepared = worker.prepare(job.rig.name, job.side.view, job.rig.rate)
         except DsinError as error:
             job.rig.complain(f"side image {job.side.view.number}: {error}")
         finally:
@@ -258,7 +265,8 @@ class DecodePool:
             done = self._decoded(worker, job, frame, waited_ms)
             status, reason, use = FrameStatus.DECODED, "", done.side_use
             decode_ms = 1000 * (time.monotonic() - start_s)
-            self._on_frame(done)
+            with traced("hand over"):
+                self._on_frame(done)
         except DsinError as error:
             reason = str(error)
             rig.complain(f"frame {frame.number}: {error}")
@@ -267,8 +275,6 @@ class DecodePool:
                 rig.decoding, rig.rate = False, frame.rate
                 rig.finish(frame, status, use, decode_ms, reason, waited_ms)
                 self._changed.notify_all()
-        if rig.local is not None:
-            self._look_ahead(rig)
 
     def _decoded(
         self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame, waited_ms: float
@@ -304,7 +310,8 @@ class DecodePool:
         """Ask the rig's own recording for the side image of that moment."""
         assert rig.local is not None
         try:
-            view = rig.local.near(paired_ns)
+            with traced("read side image"):
+                view = rig.local.near(paired_ns)
         except FrameError as error:
             rig.complain(f"decoding without its side image: {error}")
             view = None

@@ -22,6 +22,7 @@ const state = {
   problem: "Connecting",
   wanted: new URLSearchParams(location.hash.slice(1)).get("rig"),
   rigs: [],
+  networks: "", // what the server's compute in
   rig: null, // the chosen one's status
   frame: null, // header of the frame on the screen
   drawing: Promise.resolve(), // the frames that are being decoded
@@ -81,6 +82,7 @@ function takeStatus(message) {
   state.now_s = message.now_s;
   state.nowAt_ms = performance.now();
   state.rigs = message.rigs;
+  state.networks = message.networks;
   message.rigs.forEach(learnLimit);
   const known = message.rigs.some((rig) => rig.rig === state.wanted);
   if (!known && message.rigs.length) choose(message.rigs[0].rig);
@@ -205,6 +207,7 @@ function showRigs() {
 }
 
 function showFigures() {
+  put("stages-note", `ms, median of 50 frames${state.networks ? `, networks ${state.networks}` : ""}`);
   const rig = state.rig;
   if (!rig) return;
   const told = rig.device;

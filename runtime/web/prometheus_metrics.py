@@ -50,13 +50,15 @@ class Metrics:
     """A sink of frames, and the routes of /metrics.
 
     `status` and `sinks` (counts by the output's name) are called from the HTTP server's thread.
-    Raises BackendError without prometheus_client.
+    `networks` are the labels of dsin_networks_info: bundle and precision. Raises BackendError
+    without prometheus_client.
     """
 
     def __init__(
         self,
         status: Callable[[], Sequence[RigStatus]],
         sinks: Callable[[], Mapping[str, SinkCounts]] = dict,
+        networks: Mapping[str, str] | None = None,
     ) -> None:
         try:
             from prometheus_client import CollectorRegistry
@@ -66,7 +68,7 @@ class Metrics:
             ) from error
         self._times = FrameTimes()
         self._registry: CollectorRegistry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(status, sinks, self._times))
+        self._registry.register(_Collector(status, sinks, self._times, networks))
 
     @property
     def name(self) -> str:
@@ -167,7 +169,9 @@ class _Collector:
         status: Callable[[], Sequence[RigStatus]],
         sinks: Callable[[], Mapping[str, SinkCounts]],
         times: FrameTimes,
+        networks: Mapping[str, str] | None,
     ) -> None:
+        self._networks = networks
         self._status = status
         self._sinks = sinks
         self._times = times
@@ -182,6 +186,15 @@ class _Collector:
             for status, count in counts._asdict().items():
                 counter.add_metric([sink, status], count)
         yield counter
+        if self._networks is not None:
+            yield _networks(self._networks)
+
+
+def _networks(known: Mapping[str, str]) -> "Metric":
+    from prometheus_client.core import InfoMetricFamily
+
+    text = "The networks that decode: their bundle, and what they compute in."
+    return InfoMetricFamily("dsin_networks", text, value=dict(known))
 
 
 def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":

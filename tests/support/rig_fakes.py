@@ -17,6 +17,7 @@ import numpy as np
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.codec.side_fusion import Side
 from dsin.runtime.device.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
 from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.link.rpc import Certificates
@@ -52,7 +53,9 @@ class FakeDecoder:
         if isinstance(side, SideFeatures):
             return side
         time.sleep(self.prepare_s)
-        return SideFeatures(side, None, cast(Any, None), {"compute": 1000 * self.prepare_s})
+        return SideFeatures(
+            side, None, Side(side.shape[:2], None), {"compute": 1000 * self.prepare_s}
+        )
 
     def decode(self, packet: Packet, side: SideFeatures | None) -> Decoded:
         header = packet.header

@@ -75,12 +75,13 @@ def test_serve(catch: Catch) -> None:
         "serve 0.0.0.0:7 --side camera:1 --side b=camera:2 --bundle paper --backend cuda "
         "--workers 3 --budget-mib 77 --tolerance-ms 11 --side-wait-ms 22 --side-max-age-ms 33 "
         "--pictures p --jpeg --panels --video v.mp4 --mcap m.mcap --rerun r.rrd --web 81 "
-        f"--metrics 82 --foxglove 83 --web-host 127.0.0.3 {PEMS}",
+        f"--metrics 82 --foxglove 83 --web-host 127.0.0.3 --trace t {PEMS}",
     )
     expected = {
         "address": "0.0.0.0:7", "bundle": "paper", "backend": "cuda", "workers": 3,
         "budget_mib": 77, "policy": PairingPolicy(11, 22, 33), "certificates": CERTIFICATES,
         "web": 81, "metrics": 82, "foxglove": 83, "web_host": "127.0.0.3", "fleet": None,
+        "trace": Path("t"),
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     assert list(calls[0].arguments[0].sides) == ["camera:1", "b=camera:2"]
@@ -155,6 +156,7 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     with module.running_server(options) as server:
         assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
         assert server.foxglove_url == "http://here/"
+        assert server.networks == "float"
     assert live[0].arguments[:2] == ("127.0.0.1", 0)
     assert live[0].options == {"patch": open_bundle("paper").search.patch, "original": original}
     assert calls["SideCameras"][0].arguments == (["b=x"],)
@@ -194,13 +196,13 @@ def test_stream(catch: Catch) -> None:
     run(
         cli.app,
         "stream host:7 --source s.mp4 --rig front --bundle paper --backend cuda --rate 3 "
-        f"--fps 5 --frames 9 --loop --give-up-s 4 {PEMS}",
+        f"--fps 5 --frames 9 --loop --give-up-s 4 --trace t {PEMS}",
     )
     expected = {
         "address": "host:7", "source": "s.mp4", "rig": "front", "camera": "x", "bundle": "paper",
         "backend": "cuda", "rate": 3, "kbps": None, "fps": 5, "frames": 9, "loop": True,
         "every": False, "start": None, "quality": None, "certificates": CERTIFICATES,
-        "give_up_s": 4,
+        "give_up_s": 4, "trace": Path("t"),
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     run(cli.app, "stream host:7 --camera y --quality 80 --plaintext")
@@ -300,10 +302,12 @@ def test_demo(catch: Catch) -> None:
     run(
         cli.app,
         "demo --kitti d --frames 9 --bundle paper --rate 0 --out o --json j --backend cuda "
-        "--fps 7 --web 81 --foxglove 82",
+        "--fps 7 --web 81 --foxglove 82 --trace t",
     )
     assert calls[0].arguments == (Path("d"), 9, "paper", 0, Path("o"), Path("j"), "cuda")
-    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81, "side": None, "foxglove": 82}
+    assert calls[0].options == {
+        "kbps": None, "fps": 7, "web": 81, "side": None, "foxglove": 82, "trace": Path("t"),
+    }  # fmt: skip
     run(cli.app, "demo --kbps 300 --source s --side t --precision int8 --look structure")
     assert calls[1].arguments[:3] == ("s", None, "edge@int8@structure")
     assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
@@ -398,7 +402,7 @@ def test_evaluate(catch: Catch) -> None:
     assert calls[0].options == {
         "bundle": "paper@float", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
         "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
-        "plot": Path("p"),
+        "plot": Path("p"), "in_order": False,
     }  # fmt: skip
 
 
@@ -410,6 +414,10 @@ def test_evaluate_of_a_recording(catch: Catch) -> None:
     run(cli.app, "evaluate --source bag:b,x=/l --side bag:b,y=/r --frames 3")
     assert pairs[0].arguments == ("bag:b,x=/l", "bag:b,y=/r", 3)
     assert calls[0].arguments == (Path("l"), Path("r"))
+    run(cli.app, "evaluate --kitti d --rate 1 --against h264-lowdelay")
+    assert pairs[1].arguments == ("d", None, None)
+    expected: dict[str, Any] = {"rate": 1, "against": ["h264-lowdelay"], "in_order": True}
+    assert subset(calls[1].options, expected) == expected
 
 
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:

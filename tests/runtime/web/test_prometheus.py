@@ -123,6 +123,12 @@ def test_rigs_that_are_gone_are_forgotten() -> None:
     assert not any("age_seconds_count" in name for name, _ in scrape(metrics))
 
 
+def test_what_the_networks_compute_in_is_told() -> None:
+    samples = scrape(Metrics(list, networks={"bundle": "edge", "precision": "8 bits"}))
+    assert samples.of("dsin_networks_info", bundle="edge", precision="8 bits") == 1
+    assert not any(name == "dsin_networks_info" for name, _ in scrape(Metrics(list)))
+
+
 def test_outputs_are_counted() -> None:
     metrics = Metrics(list, lambda: {"png": SinkCounts(taken=7, missed=2, failed=1)})
     samples = scrape(metrics)
