@@ -7,6 +7,7 @@ Only typer is imported here; each command imports what it needs when it runs.
 import enum
 import importlib
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -36,13 +37,13 @@ app = command_app(
 )
 
 PairsOption = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--pairs", metavar="LIST", help="List of pairs: the paths of x and y on alternate lines."
     ),
 ]
 RootOption = Annotated[
-    Path,
+    Path | None,
     typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
 SourceOption = Annotated[
@@ -204,6 +205,14 @@ def demo(
             help="Serve a live page on PORT, and repeat the frames until Ctrl-C.",
         ),
     ] = None,
+    foxglove: Annotated[
+        int | None,
+        typer.Option(
+            "--foxglove",
+            metavar="PORT",
+            help="Serve a live view for Foxglove on PORT, and repeat the frames until Ctrl-C.",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
     ] = Path("dsin-demo"),
@@ -227,6 +236,7 @@ def demo(
         fps=fps,
         web=web,
         side=side,
+        foxglove=foxglove,
     )
 
 
@@ -296,8 +306,14 @@ def profile(
 
 @command(app)
 def evaluate(
-    pairs: PairsOption,
-    root: RootOption,
+    pairs: PairsOption = None,
+    root: RootOption = None,
+    source: SourceOption = None,
+    side: SideOption = None,
+    frames: Annotated[
+        int | None,
+        typer.Option("--frames", metavar="N", min=1, help="With --source, the first N frames."),
+    ] = None,
     bundle: BundleOption = None,
     json_path: JsonOption = None,
     rate: RateOption = None,
@@ -330,16 +346,25 @@ def evaluate(
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
-    """Measure bits, PSNR and MS-SSIM on a list of pairs."""
+    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on a recording."""
     bundle = bundle_at(bundle, precision)
     size = None if crop is None else parse_size(crop, "--crop")
+    if (source is None) == (pairs is None) or (pairs is None) != (root is None):
+        raise typer.BadParameter("give --pairs LIST and --root DIR, or --source SOURCE")
     from dsin.runtime.evaluation.evaluate import evaluate_list
 
-    evaluate_list(
-        pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
-        save_images=save_images, backend=backend.value,
-        against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        if source is not None:
+            from dsin.runtime.sources.pair_list import pair_list_of
+
+            pairs, root = stack.enter_context(pair_list_of(source, side, frames))
+        assert pairs is not None
+        assert root is not None
+        evaluate_list(
+            pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
+            save_images=save_images, backend=backend.value,
+            against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
+        )  # fmt: skip
 
 
 @command(app)
@@ -439,8 +464,9 @@ def calibrate(
         Path,
         typer.Option(
             "--frames",
-            metavar="DIR|LIST",
-            help="Folder or list of pictures to calibrate on, in pairs.",
+            metavar="DIR|LIST|BAG",
+            help="Folder or list of pictures to calibrate on, in pairs, or topics of a ROS bag, "
+            "as dsin stream takes them.",
         ),
     ],
     output: Annotated[

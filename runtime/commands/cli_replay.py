@@ -49,6 +49,10 @@ def replay(
         Path | None,
         typer.Option("--rerun", metavar="FILE", help="Record to FILE for Rerun (.rrd)."),
     ] = None,
+    bag: Annotated[
+        Path | None,
+        typer.Option("--bag", metavar="DIR", help="Write the results to DIR as a ROS 2 bag."),
+    ] = None,
     rig: Annotated[
         str | None, typer.Option("--rig", metavar="R", help="Decode this rig only [all rigs].")
     ] = None,
@@ -73,7 +77,7 @@ def replay(
     from dsin.runtime.replay.replay import replay_recordings
 
     outputs = Outputs(
-        pictures=output, panels=panels, video=video, fps=fps, mcap=mcap, rerun=rerun
+        pictures=output, panels=panels, video=video, fps=fps, mcap=mcap, rerun=rerun, bag=bag
     )  # fmt: skip
     with ExitStack() as stack:
         decoder = stack.enter_context(Decoder(bundle, backend.value))

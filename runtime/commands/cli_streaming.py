@@ -149,10 +149,20 @@ def serve(
             "--metrics", metavar="PORT", help="Serve metrics and health on PORT, without a page."
         ),
     ] = None,
+    foxglove: Annotated[
+        int | None,
+        typer.Option(
+            "--foxglove",
+            metavar="PORT",
+            help="Serve a live view for Foxglove on PORT; 0 picks a free one.",
+        ),
+    ] = None,
     web_host: Annotated[
         str,
         typer.Option(
-            "--web-host", metavar="HOST", help="Address at which --web and --metrics listen."
+            "--web-host",
+            metavar="HOST",
+            help="Address at which --web, --metrics and --foxglove listen.",
         ),
     ] = "127.0.0.1",
     ray: Annotated[
@@ -219,6 +229,7 @@ def serve(
         outputs=Outputs(pictures, jpeg, panels, video, mcap=mcap, rerun=rerun),
         web=web,
         metrics=metrics,
+        foxglove=foxglove,
         web_host=web_host,
         fleet=FleetOptions(
             ray_address, replicas, replica_cpus, replica_gpus,
@@ -237,8 +248,8 @@ def stream(
         typer.Option(
             "--source",
             metavar="SOURCE",
-            help="What to send: a KITTI folder, a folder of pictures, a video file, camera:N, "
-            "gst:PIPELINE or synthetic.",
+            help="What to send: a KITTI folder, a folder of pictures, a video file, a topic of a "
+            "ROS bag (bag:PATH,x=/topic), camera:N, gst:PIPELINE, a network stream or synthetic.",
         ),
     ] = "synthetic",
     rig: Annotated[
