@@ -375,6 +375,8 @@ def evaluate(
             from dsin.runtime.sources.pair_list import pair_list_of
 
             pairs, root = stack.enter_context(pair_list_of(recording, side, frames))
+        assert pairs is not None
+        assert root is not None
         evaluate_list(
             pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
             save_images=save_images, backend=backend.value, in_order=recording is not None,
@@ -460,6 +462,45 @@ def train(
     pictures = module.PictureOptions(pairs, validation, root, photos, pack)
     best = module.train_preset(preset, pictures, out, options)
     say(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
+
+
+@command(app)
+def pairs(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A stereo recording, as dsin demo takes it.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder to write, new or empty."),
+    ],
+    side: SideOption = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", min=2, help="Stop after N frames.")
+    ] = None,
+    every: Annotated[
+        int, typer.Option("--every", metavar="N", min=1, help="Write each Nth frame only.")
+    ] = 1,
+    validation: Annotated[
+        float,
+        typer.Option(
+            "--val-share", metavar="S", min=0.0, max=0.9,
+            help="Share of the frames, the last ones, to validate on.",
+        ),
+    ] = 0.1,
+) -> None:  # fmt: skip
+    """Write a recording as pictures and pair lists.
+
+    They are what dsin train, evaluate and calibrate take.
+    """
+    from dsin.runtime.progress import ProgressLine
+    from dsin.runtime.sources.pair_list import write_pairs
+
+    with ProgressLine() as progress:
+        done = write_pairs(
+            source, output, side=side, frames=frames, every=every, validation=validation,
+            tell=progress.show,
+        )  # fmt: skip
+    say(f"{output}: train.txt with {done.train} pairs, val.txt with {done.validation}")
 
 
 class TargetName(str, enum.Enum):

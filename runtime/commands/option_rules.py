@@ -4,6 +4,7 @@ The rules of a command are a table; whatever the table does not say is the comma
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -73,8 +74,35 @@ RULES: Mapping[str, Sequence[Rule]] = {
 """By the name of the command, of `dsin` and `dsin-export`."""
 
 
+WAITS: Mapping[str, str] = {
+    "encode": "encoding",
+    "decode": "decoding",
+    "replay": "decoding the recording",
+    "calibrate": "calibrating",
+    "import-tf": "converting the checkpoint",
+    "onnx": "exporting",
+    "checkpoint": "restoring the checkpoint",
+    "refit": "writing the bundle",
+    "combine": "writing the bundle",
+    "trt": "building engines",
+    "decoder": "exporting",
+    "verify": "running every backend",
+}
+"""What a terminal is told meanwhile, of commands that show no progress of their own."""
+
+
 class StrictCommand(TyperCommand):
-    """A command that keeps its rules, and takes finite numbers only."""
+    """A command that keeps its rules, takes finite numbers only, and tells that it is at work."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As click has it."""
+        line = WAITS.get(self.name or "")
+        if line is None or not sys.stderr.isatty():
+            return super().invoke(ctx)
+        from dsin.runtime.progress import waiting
+
+        with waiting(line):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click has it; wrong usage for what breaks a rule."""

@@ -446,6 +446,19 @@ def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Pat
     assert len(printed) == 1
 
 
+def test_pairs(catch: Catch) -> None:
+    done = SimpleNamespace(train=7, validation=2)
+    calls = catch("dsin.runtime.sources.pair_list.write_pairs", done)
+    out = run(cli.app, "pairs s -o o --side t --frames 9 --every 3 --val-share 0.25")
+    assert calls[0].arguments == ("s", Path("o"))
+    expected = {"side": "t", "frames": 9, "every": 3, "validation": 0.25}
+    assert subset(calls[0].options, expected) == expected
+    assert "train.txt with 7 pairs, val.txt with 2" in out
+    run(cli.app, "pairs s -o o")
+    expected = {"side": None, "frames": None, "every": 1, "validation": 0.1}
+    assert subset(calls[1].options, expected) == expected
+
+
 TRAIN = (
     "train PRESET --pairs p --val v --root r --photos f --out o --resume --start-from c.pt "
     "--budget-s 9 --json j --no-graphs --devices 2 --nodes 3"
