@@ -532,7 +532,7 @@ def _begin(
 @entry_point()
 def search_row(
     i: int,
-    own: tuple[Int32, Int32],
+    own: tuple[Indices, Indices],
     x_planes: Float32,
     x: Float32,
     side: SideArrays,
