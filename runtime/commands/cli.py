@@ -122,6 +122,7 @@ def decode(
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.files import exists, write_image
     from dsin.runtime.picture_files import read_image
+    from dsin.runtime.sources.compile_ahead import compile_ahead
 
     target = output or packet.with_suffix(".png")
     if output is None and exists(target):
@@ -129,6 +130,8 @@ def decode(
         raise DsinError(f"{target} exists: name the output with -o")
     coded = Packet.parse(_read_packet(packet))
     view = None if side is None else read_image(side)
+    if view is not None:
+        compile_ahead()
     with Decoder(bundle, backend.value) as decoder:
         decoded = decoder.decode(coded, view)
     write_image(target, decoded.image)

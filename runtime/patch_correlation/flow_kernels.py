@@ -67,7 +67,7 @@ def gradients(x: Floats, down: Floats, right: Floats) -> None:
             right[i, j] = (x[i, behind] - x[i, before]) / np.float32(behind - before)
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def search_all(
     x: Floats, slopes: tuple[Floats, Floats], y: Floats, start: tuple[Floats, Floats],
     found: tuple[Floats, Floats],
@@ -80,7 +80,7 @@ def search_all(
             found[0][i, j], found[1][i, j] = down, right
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def local_systems(
     x: Floats, slopes: tuple[Floats, Floats], y: Floats, field: tuple[Floats, Floats],
     systems: Floats,
@@ -128,7 +128,7 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
             right[i, j] += min(max(new_right[i + 1, j + 1] - right[i, j], -MOST), MOST)
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def doubts(
     x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats, variance: Floats
 ) -> None:
@@ -155,7 +155,7 @@ def doubts(
             variance[i, j] = max(squares - total * total / n, 0) / n
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def places(field: tuple[Floats, Floats], row: Floats, column: Floats) -> None:
     """Where each pixel of a picture twice as large as the field's lies in the other one."""
     height, width = row.shape
