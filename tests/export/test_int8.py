@@ -79,6 +79,13 @@ def test_what_has_to_be_of_8_bits() -> None:
     assert activations(model, []) == []
 
 
+def test_what_others_see_before_the_relu_is_of_8_bits_before_it() -> None:
+    model = small_graph()
+    assert list(model.graph.node[3].input) == ["b", "ra"]
+    model.graph.node[3].input[1] = "a"
+    assert activations(model, ["a", "b", "c"]) == ["x", "a", "ra", "b", "sum", "y"]
+
+
 def test_scales_hold_zero_and_the_ends() -> None:
     for low, high in ((-1.0, 3.0), (0.0, 2.0), (1.0, 2.0), (-2.0, -1.0)):
         cpu = activation_scale(Range(low, high), "cpu")
