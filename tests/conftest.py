@@ -3,7 +3,8 @@
 import dataclasses
 import fcntl
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,38 @@ SMALL = EdgeConfig(
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 """Whether another process runs other tests beside this one."""
 
+ALONE = ("test_streaming_faults.py",)
+"""Files whose tests watch a stream in real time: while one runs, the other process pauses."""
+
 torch.set_num_threads(1 if PARALLEL else 2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test beside those of the other process, or alone."""
+    if not PARALLEL:
+        return (yield)
+    gate_path, running_path = _locks()
+    with gate_path.open("w") as gate, running_path.open("w") as running:
+        # Whoever waits to be alone holds the gate, so that no other test begins meanwhile.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if item.path.name in ALONE else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    """The locks' files go with the first process that ends; then there is nobody to wait for."""
+    if PARALLEL:
+        for path in _locks():
+            path.unlink(missing_ok=True)
+
+
+def _locks() -> tuple[Path, Path]:
+    """Of this run of all processes: the gate, and what those that run hold."""
+    prefix = f"dsin-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
+    folder = Path(tempfile.gettempdir())
+    return folder / f"{prefix}.gate", folder / f"{prefix}.running"
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -150,3 +150,23 @@ def test_8_bits_cost_much_less(runs: list[dict[str, Array]]) -> None:
         small = quantised(graph, ranges, layers, "cpu")
         errors.append(relative_error(expected, [run(small, one) for one in runs]))
     assert errors[1] < errors[0] / 5
+
+
+def test_features_that_were_hardly_seen_are_scaled_64_times_at_most() -> None:
+    """Larger ones of other frames would be cut off. The kernel that makes a feature is scaled, its
+    bias too, and the one that reads it the other way."""
+    weights = {
+        "w_a": np.ones((3, 1, 1, 1)), "b_a": np.full(3, 0.5), "w_b": np.ones((1, 3, 1, 1)),
+    }  # fmt: skip
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, "h", "w"]) for name in "xy"
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w_a", "b_a"], ["a"], "a"),
+        helper.make_node("Conv", ["a", "w_b"], ["y"], "b"),
+    ]
+    constants = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()]
+    model = helper.make_model(helper.make_graph(nodes, "two", values[:1], values[1:], constants))
+    scaled = equalised(model, {"a": np.array([8.0, 2.0, 1e-6])})
+    found = {t.name: numpy_helper.to_array(t).ravel().tolist() for t in scaled.graph.initializer}
+    assert found == {"w_a": [1, 4, 64], "b_a": [0.5, 2, 32], "w_b": [1, 0.25, 1 / 64]}

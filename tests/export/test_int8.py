@@ -24,6 +24,7 @@ from dsin.calibration.qdq import (
     Range,
     activation_scale,
     activations,
+    multiplications,
     quantised,
     weight_scales,
 )
@@ -77,6 +78,19 @@ def test_what_has_to_be_of_8_bits() -> None:
     assert activations(model, ["a", "b", "c"]) == ["x", "ra", "b", "sum", "y"]
     assert activations(model, ["c"]) == ["sum", "y"]
     assert activations(model, []) == []
+
+
+def test_what_others_see_before_the_relu_is_of_8_bits_before_it() -> None:
+    model = small_graph()
+    assert list(model.graph.node[3].input) == ["b", "ra"]
+    model.graph.node[3].input[1] = "a"
+    assert activations(model, ["a", "b", "c"]) == ["x", "a", "ra", "b", "sum", "y"]
+
+
+def test_multiplications_are_those_of_all_places() -> None:
+    """8·3·1·1, 8·8·3·3 and 4·8·1·1 weights at 12x16 places."""
+    sizes = {"a": (1, 8, 12, 16), "b": (1, 8, 12, 16), "y": (1, 4, 12, 16)}
+    assert multiplications(small_graph(), sizes) == {"a": 4608, "b": 110592, "c": 6144}
 
 
 def test_scales_hold_zero_and_the_ends() -> None:

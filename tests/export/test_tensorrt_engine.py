@@ -52,9 +52,14 @@ def built(bundle: Path, **options: Any) -> dict[str, BuiltEngine]:
     return {engine.header.graph: engine for engine in made}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
-    ("name", "padded"), [("tiny_bundle", (120, 168)), ("edge_bundle", (128, 192))]
+    ("name", "padded", "precision"),
+    [
+        ("edge_bundle", (128, 192), "fp32"),
+        ("edge_bundle", (128, 192), "fp16"),
+        ("tiny_bundle", (120, 168), "fp16"),
+        pytest.param("tiny_bundle", (120, 168), "fp32", marks=pytest.mark.slow),
+    ],
 )
 def test_every_graph_of_both_kinds_is_built(
     trt: Any, request: pytest.FixtureRequest, name: str, padded: tuple[int, int], precision: Any

@@ -3,15 +3,18 @@
 import dataclasses
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dsin.runtime.errors import CheckpointError, FrameError
 from dsin.runtime.evaluation.pairs import Pair, read_pair_list
+from dsin.runtime.files import write_image
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
+from dsin.training import data as data_module
 from dsin.training.data import CentredPairs, RandomPairs
 from dsin.training.presets import (
     EdgePreset,
@@ -88,6 +91,32 @@ def test_both_views_are_cut_at_the_same_place_or_swapped_and_mirrored(small_pair
             kinds.add("swapped")
             assert find(y_whole, x[:, ::-1]) == find(x_whole, y[:, ::-1]) is not None
     assert kinds == {"as it is", "swapped"}
+
+
+def test_half_of_the_crops_are_swapped_and_all_places_come(tmp_path: Path) -> None:
+    """x is dark and y bright, and each row and column has a level of its own."""
+    row, col = np.indices((8, 10))
+    for name, base in (("x", 0), ("y", 100)):
+        levels = np.stack([base + row, base + col, np.full_like(row, base)], -1)
+        write_image(tmp_path / f"{name}.png", levels.astype(np.uint8))
+    pairs = [Pair(tmp_path / "x.png", tmp_path / "y.png")]
+    drawn = [x for x, _ in islice(RandomPairs(pairs, (4, 5), seed=(1,)), 400)]
+    swapped = sum(bool(x[2, 0, 0] == 100) for x in drawn)
+    assert 160 < swapped < 240
+    assert {float(x[0, 0, 0]) for x in drawn} == {*range(5), *range(100, 105)}
+    assert {float(x[1].min()) for x in drawn} == {*range(6), *range(100, 106)}
+
+
+def test_workers_of_one_seed_draw_other_crops(
+    small_pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(worker: int | None) -> list[float]:
+        info = None if worker is None else SimpleNamespace(id=worker)
+        monkeypatch.setattr(data_module, "get_worker_info", lambda: info)
+        return [float(x.sum()) for x, _ in islice(RandomPairs(small_pairs, (40, 48), seed=(1,)), 3)]
+
+    assert first(None) == first(0)
+    assert first(0) != first(1)
 
 
 def find(whole: np.ndarray, part: np.ndarray) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from dsin.runtime.evaluation import rivals as rival_codecs
 from dsin.runtime.evaluation.comparison import Point, bd_rates
 from dsin.runtime.evaluation.crops import at_bytes, busiest_place
 from dsin.runtime.evaluation.evaluate import evaluate_list
-from dsin.runtime.evaluation.rivals import rivals
+from dsin.runtime.evaluation.rivals import Rival, rivals
 from dsin.runtime.metrics import psnr_db
 
 NAMES = ["hevc", "avif", "jpeg2000", "webp", "jpeg"]
@@ -41,6 +41,17 @@ def test_equal_bytes_are_as_near_as_the_codec_can(name: str) -> None:
         if wanted == 2500:
             assert 0.8 < found.size / wanted < 1.25
     assert found.setting == rival.ladder[-1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size"),
+    [(7, 10), (24, 20), (26, 30), (100, 100), (104, 100), (106, 110), (999, 200)],
+)
+def test_equal_bytes_are_the_nearest_of_the_ladder(wanted: int, size: int) -> None:
+    """As a ratio, over settings of 10, 20, … 200 bytes: 24.5 and 104.9 lie between two."""
+    picture = np.zeros((8, 8, 3), np.uint8)
+    rival = Rival("r", (1,), range(1, 21), lambda image, setting: (round(10 * setting), image))
+    assert at_bytes(rival, picture, wanted).size == size
 
 
 def test_the_cut_is_where_the_edges_are() -> None:

@@ -63,6 +63,17 @@ def test_an_empty_place_moves_only_its_own_rigs(places: int, data: st.DataObject
         assert before in (during, dead)
 
 
+def test_owners_are_those_of_every_process_and_version() -> None:
+    """Of six rigs: the place that each belongs to, and where it goes while that is empty."""
+    ring = PlaceRing({str(place): place for place in range(4)})
+    owners = [ring.owner(f"rig{number}", range(4)) for number in range(6)]
+    others = [
+        ring.owner(f"rig{number}", set(range(4)) - {owner}) for number, owner in enumerate(owners)
+    ]
+    assert owners == [0, 1, 3, 2, 3, 2]
+    assert others == [2, 3, 0, 3, 1, 0]
+
+
 def test_a_replacement_gets_exactly_the_rigs_of_the_dead() -> None:
     rigs = [f"rig-{number}" for number in range(1000)]
     before = PlaceRing({"0": "a", "1": "b", "2": "c"})
