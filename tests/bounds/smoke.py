@@ -22,8 +22,8 @@ from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.sources.video_file import VideoFile
 
 PACKAGES = (
-    "numpy", "numba", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf", "cryptography",
-    "reedsolo",
+    "numpy", "numba", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf",
+    "cryptography", "reedsolo",
     "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client", "grpcio-health-checking",
 )  # fmt: skip
 FRAMES = 3
