@@ -1,5 +1,6 @@
 """Frames put together from pieces that come late, twice, in any order, or not at all."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from dsin.runtime.datagrams.pieces import Piece, PieceError, Shape, enough, joined
@@ -9,6 +10,8 @@ MOST_OPEN = 4
 MOST_OPEN * MAX_BODY and the parity of that."""
 MOST_IN_A_ROW = 64
 """So many frames given up one after the other, though most of their datagrams came, are no loss."""
+REMEMBERED = 32
+"""Frames that are known to have been complete, so that what comes of them is not called late."""
 
 
 @dataclass
@@ -27,10 +30,11 @@ class Assembly:
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
         self._newest: int | None = None
+        self._done: deque[int] = deque(maxlen=REMEMBERED)
         self.incomplete = 0
         """Frames of which pieces came, but not enough."""
         self.late = 0
-        """Pieces that came when their frame was complete or given up."""
+        """Pieces that came when their frame was given up already."""
         self.repaired = 0
         """Frames that parity has completed."""
         self.in_a_row = 0
@@ -49,7 +53,7 @@ class Assembly:
         the others of its frame."""
         number = piece.number
         if self._newest is not None and number <= self._newest:
-            self.late += 1
+            self.late += number not in self._done
             return None
         frame = self._open.get(number)
         if frame is None:
@@ -64,6 +68,7 @@ class Assembly:
         if not enough(frame.shape, list(frame.pieces)):
             return None
         self._newest = number
+        self._done.append(number)
         for older in [n for n in self._open if n < number]:
             self._give_up(older)
         self.in_a_row = 0

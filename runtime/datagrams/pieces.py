@@ -12,6 +12,12 @@ and so is parity piece n. Every block has as much parity as the others. The cont
          7      1  total: with parity, up to 255
          8      1  fill: zeros at the body's end
          9      n  the piece
+
+The body is what EncodedFrame (dsin_v1.proto) says beside what the packet says itself:
+
+         0      4  held_us
+         4      8  sent_ns
+        12      n  the packet
 """
 
 import struct
@@ -24,6 +30,8 @@ from dsin.runtime.datagrams.sealing import MAX_CONTENT
 PIECE, MESSAGE = 0, 1
 """Kinds of content: a piece of a frame; a protobuf message (dsin_v1.proto)."""
 _HEADER = struct.Struct("<BIBBBB")
+_BODY_HEAD = struct.Struct("<IQ")
+BODY_HEAD_BYTES = _BODY_HEAD.size
 PIECE_BYTES = MAX_CONTENT - _HEADER.size
 MOST_DATA, MOST_TOTAL = 128, 255
 MAX_BODY = MOST_DATA * PIECE_BYTES
@@ -87,6 +95,19 @@ class Piece:
         return head + self.body
 
 
+def packed_body(held_us: int, sent_ns: int, packet: bytes) -> bytes:
+    """A frame's body."""
+    return _BODY_HEAD.pack(held_us, sent_ns) + packet
+
+
+def unpacked_body(body: bytes) -> tuple[int, int, bytes]:
+    """`held_us`, `sent_ns` and the packet. Raises PieceError for a body that is too short."""
+    if len(body) < BODY_HEAD_BYTES:
+        raise PieceError(f"a frame of {len(body)} bytes")
+    held_us, sent_ns = _BODY_HEAD.unpack_from(body)
+    return held_us, sent_ns, body[BODY_HEAD_BYTES:]
+
+
 def block_sizes(size: int) -> tuple[int, ...]:
     """How many pieces each block of a body of so many bytes has."""
     data = max(1, -(-size // PIECE_BYTES))
@@ -134,6 +155,19 @@ def wanting(shape: Shape, indices: Sequence[int]) -> list[int]:
         have[_block(shape, index)] += 1
     sizes = [len(range(n, shape.data, shape.blocks)) for n in range(shape.blocks)]
     return [max(0, size - count) for size, count in zip(sizes, have, strict=True)]
+
+
+def most_wanted(cut_frame: Sequence[Piece], came: Sequence[int]) -> list[Piece]:
+    """Of a frame's pieces those that complete it, where `came` are the indices of some."""
+    shape = cut_frame[0].shape
+    wanted = wanting(shape, [index for index in came if index < shape.total])
+    chosen = []
+    for piece in cut_frame:
+        block = _block(shape, piece.index)
+        if piece.index not in came and wanted[block]:
+            wanted[block] -= 1
+            chosen.append(piece)
+    return chosen
 
 
 def joined(shape: Shape, pieces: Mapping[int, bytes]) -> bytes:

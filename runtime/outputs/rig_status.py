@@ -9,7 +9,7 @@ class LinkStatus:
     connection. Of datagrams: `loss` is the share that was lost lately, `parity` how many pieces of
     parity there were for each piece of a frame lately; counts of datagrams that came and were lost,
     of frames that never had enough pieces (`incomplete`) or that parity completed (`repaired`), of
-    pieces that came when their frame was over (`late`), and of datagrams `rejected`, by reason.
+    pieces that came when their frame was given up (`late`), and of datagrams `rejected`, by reason.
     """
 
     transport: str = ""

@@ -4,13 +4,13 @@ All methods are called in the event loop; answers of the pool come from other th
 """
 
 import asyncio
-import struct
 from dataclasses import replace
 from typing import NamedTuple
 
 import grpc
 
 from dsin.runtime.codec.packet import Packet
+from dsin.runtime.datagrams.pieces import PieceError, unpacked_body
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.clocks import CameraClock, now_ns
@@ -27,8 +27,6 @@ from dsin.runtime.sources.resized import resized
 MOST_PROBES = 16
 """Questions for a camera's time that it may leave unanswered; then no more are asked, and in
 datagrams, which get lost, the oldest is forgotten."""
-BODY_HEAD = struct.Struct("<IQ")
-"""Before the packet of a frame in datagrams: `held_us` and `sent_ns` of EncodedFrame."""
 
 
 class RefusedError(Exception):
@@ -120,18 +118,22 @@ class CameraSession:
 
     def send_probe(self) -> None:
         """Ask for the camera's time."""
-        datagrams = self._active_datagrams
+        if self._active_datagrams is not None:
+            self.take_ping()
+        elif len(self._asked) < MOST_PROBES:  # else it has many to answer already
+            self.outgoing.put_nowait(self._new_probe())
+
+    def take_ping(self) -> None:
+        """Ask for the camera's time in a datagram, which nothing holds up."""
+        assert self.datagrams is not None
         if len(self._asked) >= MOST_PROBES:
-            if datagrams is None:
-                return  # it has many to answer already
             del self._asked[next(iter(self._asked))]
+        self.datagrams.send(self._new_probe())
+
+    def _new_probe(self) -> dsin_v1.ServerMessage:
         probe = dsin_v1.ClockProbe(server_send_ns=now_ns())
         self._asked[probe.server_send_ns] = None
-        message = dsin_v1.ServerMessage(probe=probe)
-        if datagrams is None:
-            self.outgoing.put_nowait(message)
-        else:
-            datagrams.send(message)
+        return dsin_v1.ServerMessage(probe=probe)
 
     @property
     def _active_datagrams(self) -> DatagramSession | None:
@@ -157,12 +159,12 @@ class CameraSession:
 
     def take_body(self, number: int, body: bytes, received_ns: int) -> None:
         """A frame that came in datagrams."""
-        if len(body) < BODY_HEAD.size:
-            self.take_fault(f"frame {number} has {len(body)} bytes")
+        try:
+            held_us, sent_ns, packet = unpacked_body(body)
+        except PieceError as error:
+            self.take_fault(str(error))
             return
-        held_us, sent_ns = BODY_HEAD.unpack_from(body)
-        arrival = _Arrival(number, body[BODY_HEAD.size :], None, held_us, sent_ns)
-        self._take_frame(arrival, received_ns)
+        self._take_frame(_Arrival(number, packet, None, held_us, sent_ns), received_ns)
 
     def take_message(self, message: dsin_v1.CameraMessage, received_ns: int) -> None:
         """A message that came in a datagram."""

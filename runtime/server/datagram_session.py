@@ -48,6 +48,9 @@ class Taker(Protocol):
     def take_message(self, message: dsin_v1.CameraMessage, received_ns: int) -> None:
         """A message that is no frame."""
 
+    def take_ping(self) -> None:
+        """The camera asked for a sign of life."""
+
     def take_fault(self, reason: str) -> None:
         """The camera broke the protocol."""
 
@@ -165,6 +168,7 @@ class DatagramSession:
             return
         if message.HasField("ping"):
             self.report()
+            self._taker.take_ping()
             return
         self._begin()
         self._taker.take_message(message, received_ns)
