@@ -270,7 +270,8 @@ class Device:
 
     `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
     by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
-    takes datagrams where they get through; camera y takes gRPC. `give_up_s` limits the
+    takes datagrams where they get through, but not with `every`, which may lose none; camera y
+    takes gRPC. `give_up_s` limits the
     attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
     thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
     cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
@@ -304,7 +305,7 @@ class Device:
         self._address = address
         self._certificates = certificates
         self._every = every
-        self._transport = transport
+        self._transport: Transport = "grpc" if every and transport == "auto" else transport
         self._had_datagrams = False
         self._give_up_s = give_up_s
         self._on_frame = on_frame

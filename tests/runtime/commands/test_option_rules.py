@@ -34,6 +34,8 @@ def commands() -> Iterator[tuple[str, Any]]:
     [
         (f"{STREAM} --every --start 10:00:00", "either --every or --start"),
         (f"{STREAM} --every --fps 5", "either --every or --fps"),
+        (f"{STREAM} --every --transport datagram", "either --every or --transport datagram"),
+        (f"{STREAM} --camera y --transport grpc", "--camera x"),
         (f"{STREAM} --rate 0 --kbps 100", "either --rate or --kbps"),
         (f"{STREAM} --camera y --backend cpu", "--backend goes with --camera x"),
         (f"{STREAM} --camera y --bundle edge", "--bundle goes with --camera x"),
