@@ -232,7 +232,7 @@ class DatagramLink:
     def _judged(self, report: dsin_v1.LinkReport) -> Verdict:
         now_s = time.monotonic()
         with self._lock:
-            sent_s = self._sent_at.get(report.sent - 1)
+            sent_s = self._sent_at.get(report.newest)
             if sent_s is not None:
                 way_s = now_s - sent_s - report.held_us / 1e6
                 self._flight.round_trip.add(max(0.0, way_s))

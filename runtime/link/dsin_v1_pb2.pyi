@@ -222,11 +222,12 @@ class Bye(_message.Message):
     def __init__(self) -> None: ...
 
 class LinkReport(_message.Message):
-    __slots__ = ("acks", "pending", "sent", "received", "held_us", "unfinished", "incomplete", "number")
+    __slots__ = ("acks", "pending", "sent", "received", "newest", "held_us", "unfinished", "incomplete", "number")
     ACKS_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
     HELD_US_FIELD_NUMBER: _ClassVar[int]
     UNFINISHED_FIELD_NUMBER: _ClassVar[int]
     INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
@@ -235,11 +236,12 @@ class LinkReport(_message.Message):
     pending: _containers.RepeatedScalarFieldContainer[int]
     sent: int
     received: int
+    newest: int
     held_us: int
     unfinished: Unfinished
     incomplete: int
     number: int
-    def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., pending: _Optional[_Iterable[int]] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., held_us: _Optional[int] = ..., unfinished: _Optional[_Union[Unfinished, _Mapping]] = ..., incomplete: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
+    def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., pending: _Optional[_Iterable[int]] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., newest: _Optional[int] = ..., held_us: _Optional[int] = ..., unfinished: _Optional[_Union[Unfinished, _Mapping]] = ..., incomplete: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Unfinished(_message.Message):
     __slots__ = ("frame_number", "pieces")

@@ -54,7 +54,9 @@ def played() -> Iterator[Played]:
 
 
 def unfinished(number: int, frame: int, came: list[int], sent: int) -> dsin_v1.LinkReport:
-    report = dsin_v1.LinkReport(number=number, sent=sent, received=sent, held_us=10**9)
+    report = dsin_v1.LinkReport(
+        number=number, sent=sent, received=sent, newest=sent - 1, held_us=10**9
+    )
     report.unfinished.frame_number, report.unfinished.pieces = frame, bytes(came)
     return report
 
@@ -62,6 +64,7 @@ def unfinished(number: int, frame: int, came: list[int], sent: int) -> dsin_v1.L
 def test_a_piece_is_sent_again_once_where_it_comes_before_the_next_frame(played: Played) -> None:
     played.frame(1)
     assert played.frame(2) == [0, 1, 2]
+    played.link._interval_s = 60.0
     assert played.link._judged(unfinished(1, 2, [0, 2], 6)) == ([], [])
     assert played.indices() == [1]
     played.link._judged(unfinished(2, 2, [0, 2], 6))
@@ -71,6 +74,7 @@ def test_a_piece_is_sent_again_once_where_it_comes_before_the_next_frame(played:
 def test_no_piece_is_sent_again_of_an_old_frame_or_over_a_long_way(played: Played) -> None:
     played.frame(1)
     played.frame(2)
+    played.link._interval_s = 60.0
     played.link._judged(unfinished(1, 1, [0], 6))
     assert played.indices() == []
     played.link._flight.round_trip.add(100.0)
