@@ -51,7 +51,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "stream": (
         Rule(["--rate"], not_with=["--kbps"]),
-        Rule(["--every"], not_with=["--start", "--fps"]),
+        Rule(["--every"], not_with=["--start", "--fps", "--kbps auto"]),
         Rule(
             ["--bundle", "--backend", "--precision", "--rate", "--kbps"],
             goes_with=["--camera x"],

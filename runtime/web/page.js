@@ -209,7 +209,8 @@ function showFigures() {
   if (!rig) return;
   const told = rig.device;
   put("kbps", number(rig.kbps));
-  put("kbps-note", told.target_kbps ? `target ${number(told.target_kbps)} kbit/s` : "last 5 s, no target");
+  put("kbps-note", target(told));
+  $("kbps-note").title = target(told);
   put("fps", number(rig.fps, 1));
   put("fps-note", `${number(rig.decoded)} decoded`);
   const counts = [
@@ -225,6 +226,15 @@ function showFigures() {
   put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to server's`);
   if (!state.frame && rig.width && rig.height) pictures.shape(rig.width, rig.height);
   if (!state.frame) clearFrame();
+}
+
+/** What the device aims at, and where it follows the link, what that does. */
+function target(told) {
+  if (!told.target_kbps) return "last 5 s, no target";
+  if ((told.queueing_ms ?? null) === null) return `target ${number(told.target_kbps)} kbit/s`;
+  const loss = told.loss ? `, lost ${number(100 * told.loss)} %` : "";
+  const link = `queued ${number(told.queueing_ms)} ms${loss}, delivered ${number(told.delivered_kbps ?? 0)} kbit/s`;
+  return `target ${number(told.target_kbps)}, ${link}`;
 }
 
 function clearFrame() {
