@@ -46,7 +46,7 @@ class SilentError(StreamError):
 
 
 @dataclass(frozen=True)
-class LinkFigures:
+class DatagramFigures:
     """The way as the device knows it: the share of datagrams lost lately, the round trip, and the
     parity of the newest frame for each of its pieces."""
 
@@ -112,11 +112,11 @@ class DatagramLink:
         return None if chosen is None else cls(chosen, granted, sealer, opener)
 
     @property
-    def figures(self) -> LinkFigures:
+    def figures(self) -> DatagramFigures:
         """Figures of this moment."""
         with self._lock:
             round_trip_ms = 1000 * self._flight.round_trip.smooth_s
-            return LinkFigures(self._loss.loss, round_trip_ms, self._parity)
+            return DatagramFigures(self._loss.loss, round_trip_ms, self._parity)
 
     @property
     def under_way(self) -> int:

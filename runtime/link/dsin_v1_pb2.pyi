@@ -196,7 +196,7 @@ class ClockReply(_message.Message):
     def __init__(self, server_send_ns: _Optional[int] = ..., camera_receive_ns: _Optional[int] = ..., camera_send_ns: _Optional[int] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("captured", "dropped", "lost", "reconnects", "capture_ms", "encode_ms", "target_kbps")
+    __slots__ = ("captured", "dropped", "lost", "reconnects", "capture_ms", "encode_ms", "target_kbps", "delivered_kbps", "queueing_ms", "loss")
     CAPTURED_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +204,9 @@ class DeviceStatus(_message.Message):
     CAPTURE_MS_FIELD_NUMBER: _ClassVar[int]
     ENCODE_MS_FIELD_NUMBER: _ClassVar[int]
     TARGET_KBPS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_KBPS_FIELD_NUMBER: _ClassVar[int]
+    QUEUEING_MS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
     captured: int
     dropped: int
     lost: int
@@ -211,7 +214,10 @@ class DeviceStatus(_message.Message):
     capture_ms: float
     encode_ms: float
     target_kbps: float
-    def __init__(self, captured: _Optional[int] = ..., dropped: _Optional[int] = ..., lost: _Optional[int] = ..., reconnects: _Optional[int] = ..., capture_ms: _Optional[float] = ..., encode_ms: _Optional[float] = ..., target_kbps: _Optional[float] = ...) -> None: ...
+    delivered_kbps: float
+    queueing_ms: float
+    loss: float
+    def __init__(self, captured: _Optional[int] = ..., dropped: _Optional[int] = ..., lost: _Optional[int] = ..., reconnects: _Optional[int] = ..., capture_ms: _Optional[float] = ..., encode_ms: _Optional[float] = ..., target_kbps: _Optional[float] = ..., delivered_kbps: _Optional[float] = ..., queueing_ms: _Optional[float] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ()

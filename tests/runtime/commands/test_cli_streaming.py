@@ -408,6 +408,7 @@ class TestMistakes:
             ([*THERE, "--source", "none"], "there is no 'none'"),
             ([*THERE, "--fps", "0"], "ask for more than 0"),
             ([*THERE, "--kbps", "-1"], "above 0"),
+            ([*THERE, "--kbps", "0"], "above 0"),
             ([*THERE, "--start", "noon"], "give a time of day, HH:MM:SS"),
         ],
     )

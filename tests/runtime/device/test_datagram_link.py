@@ -74,7 +74,7 @@ def test_a_piece_is_sent_again_once_where_it_comes_before_the_next_frame(played:
 def test_no_piece_is_sent_again_of_an_old_frame_or_over_a_long_way(played: Played) -> None:
     played.frame(1)
     played.frame(2)
-    played.link._interval_s = 60.0
+    played.link._interval_s = 5.0
     played.link._judged(unfinished(1, 1, [0], 6))
     assert played.indices() == []
     played.link._flight.round_trip.add(100.0)
