@@ -31,6 +31,9 @@ MOST_REFUSALS = 3
 """A machine that says so often that nothing listens there is believed."""
 PING_S = 0.5
 """The server hears that often at least."""
+FIRST_S = 1.0
+"""For so long the server is asked often, and asks for the time as often: first exchanges get lost
+too."""
 SILENT_S, SILENT_ALONE_S = 3.0, 1.0
 """A server that was not heard for so long is gone; sooner where the stream's connection is lost."""
 POLL_S = 0.05
@@ -94,7 +97,8 @@ class DatagramLink:
         self._last: _LastFrame | None = None
         self._interval_s = 0.0
         self._heard_s = time.monotonic()
-        self._pinged_s = float("-inf")
+        self._begun_s = time.monotonic()
+        self._told_s = self._pinged_s = float("-inf")
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -178,7 +182,7 @@ class DatagramLink:
     def _send(self, content: bytes) -> None:
         sequence, datagram = self._sealer.seal(content)
         with self._lock:
-            self._sent_at[sequence] = time.monotonic()
+            self._sent_at[sequence] = self._told_s = time.monotonic()
             while len(self._sent_at) > REMEMBERED:
                 self._sent_at.popitem(last=False)
         # What a socket reports is of an earlier datagram; silence tells what it means.
@@ -209,7 +213,8 @@ class DatagramLink:
     def _keep_in_touch(self) -> None:
         """Raises SilentError."""
         now_s = time.monotonic()
-        if now_s - self._pinged_s >= PING_S:
+        begins = now_s - self._begun_s < FIRST_S
+        if now_s - self._told_s >= PING_S or (begins and now_s - self._pinged_s >= PROBE_EVERY_S):
             self._pinged_s = now_s
             self.send_message(_PING)
         limit_s = SILENT_ALONE_S if self.alone else SILENT_S
