@@ -241,7 +241,7 @@ class DatagramLink:
             if sent_s is not None:
                 way_s = now_s - sent_s - report.held_us / 1e6
                 self._flight.round_trip.add(max(0.0, way_s))
-            verdict = self._flight.report(report)
+            verdict = self._flight.report(report, now_s)
             again = self._to_send_again(report, now_s)
         self._loss.report(report.sent, report.received, now_s)
         for piece in again:
