@@ -64,6 +64,7 @@ WIDTH, HEIGHT = 216, 120
 DECODE_S = 0.03
 NOISE = 2.0
 """Of a sensor, standard deviation in grey values."""
+LEAST_FRAMES = 3
 TRANSPORTS = ("grpc", "datagram")
 
 
@@ -87,6 +88,11 @@ class Run:
         """Frames that count."""
         return [one for one in self.answers[self.begun :] if one.status == "decoded"]
 
+    def let_pass(self, seconds: float) -> None:
+        """Wait so long, or until there is something to be measured."""
+        time.sleep(seconds)
+        wait_until(lambda: len(self.decoded) >= LEAST_FRAMES, 60, what="frames to be decoded")
+
     def ages_ms(self, percent: float) -> float:
         """Of these."""
         return float(np.percentile([one.age_ms for one in self.decoded], percent))
@@ -107,7 +113,7 @@ class Row:
     conditions: Conditions
     judge: Callable[[Run, dict[str, float]], Verdict]
     pictures: str = "drive"
-    script: Callable[[Run, float], None] = lambda run, seconds: time.sleep(seconds)
+    script: Callable[[Run, float], None] = lambda run, seconds: run.let_pass(seconds)
     needs: str = ""
 
 
@@ -253,7 +259,7 @@ def resumes(run: Run, figures: dict[str, float]) -> Verdict:
 def narrows(run: Run, seconds: float) -> None:
     for kbps in (1000, 150, 1000):
         run.conditions.kbps = kbps
-        time.sleep(seconds / 3)
+        run.let_pass(seconds / 3)
 
 
 def below_half_a_second(run: Run, figures: dict[str, float]) -> Verdict:
@@ -269,12 +275,12 @@ def none_wrong(run: Run, figures: dict[str, float]) -> Verdict:
 def attack(run: Run, seconds: float) -> None:
     """For the second half, a thousand datagrams a second: garbage, replayed, and with a byte
     changed."""
-    time.sleep(seconds / 2)
+    run.let_pass(seconds / 2)
     run.baseline_ms = run.ages_ms(99)
     run.begun = len(run.answers)
     chance, end_s = random.Random(2), time.monotonic() + seconds / 2
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s or len(run.decoded) < LEAST_FRAMES:
             for _ in range(10):
                 kind = chance.randrange(3)
                 data = chance.choice(run.tapped) if run.tapped else b""
