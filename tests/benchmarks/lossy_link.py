@@ -1,11 +1,12 @@
 """What bad links do to a stream, over gRPC and in datagrams, on the simulated link of
 tests/support/link_simulator.py (whose text says how TCP is modelled).
 
-    python tests/benchmarks/lossy_link.py [--seconds N] [--only loss_5,bursts] [--json FILE]
+    python tests/benchmarks/lossy_link.py [--uncoded] [--seconds N] [--only loss_5,bursts]
+                                          [--json FILE]
 
 Ten frames a second over loopback, by the real protocol. Pictures are small ones of the built-in
 rig, coded by the shipped bundle; where the rate is what matters, packets are as large as those of
-1224x320 pixels and decoders only take time. A row or a transport that this checkout lacks is left
+1224x320 pixels and decoders only take time, with --uncoded everywhere. A row or a transport that this checkout lacks is left
 out, with the reason. JSON: {row: {"grpc" or "datagram": {"decoded_share", "age_p99_ms",
 "bytes_per_frame", "bytes_ratio"}}}: the share of the camera's frames that were decoded; their age
 at the end of decoding; bytes on the link for each frame sent, what the protocol adds included; the
@@ -37,6 +38,7 @@ from support.link_simulator import LinkSimulator
 from support.rig_fakes import (
     FakeCamera,
     FakeDecoder,
+    FakeEncoder,
     Running,
     SizedEncoder,
     fake_device,
@@ -64,6 +66,9 @@ WIDTH, HEIGHT = 216, 120
 DECODE_S = 0.03
 NOISE = 2.0
 """Of a sensor, standard deviation in grey values."""
+PACKET_BYTES = 2742
+"""Of 1224x320 pixels at the shipped bundle's third rate."""
+LEAST_FRAMES = 3
 TRANSPORTS = ("grpc", "datagram")
 
 
@@ -81,11 +86,20 @@ class Run:
     """Answers before what the row is about."""
     baseline_ms: float = 0.0
     """Their age's 99th percentile."""
+    coded: bool = True
+    """Whether packets hold pictures."""
+    grpc_bytes: float = 0.0
+    """For each frame, of the same row over gRPC."""
 
     @property
     def decoded(self) -> list[AnsweredFrame]:
         """Frames that count."""
         return [one for one in self.answers[self.begun :] if one.status == "decoded"]
+
+    def let_pass(self, seconds: float) -> None:
+        """Wait so long, or until there is something to be measured."""
+        time.sleep(seconds)
+        wait_until(lambda: len(self.decoded) >= LEAST_FRAMES, 60, what="frames to be decoded")
 
     def ages_ms(self, percent: float) -> float:
         """Of these."""
@@ -107,7 +121,7 @@ class Row:
     conditions: Conditions
     judge: Callable[[Run, dict[str, float]], Verdict]
     pictures: str = "drive"
-    script: Callable[[Run, float], None] = lambda run, seconds: time.sleep(seconds)
+    script: Callable[[Run, float], None] = lambda run, seconds: run.let_pass(seconds)
     needs: str = ""
 
 
@@ -148,19 +162,22 @@ def lacks(transport: str, row: Row) -> str | None:
 
 
 @contextmanager
-def streaming(transport: str, row: Row) -> Iterator[tuple[Run, Running]]:
+def streaming(transport: str, row: Row, coded: bool) -> Iterator[tuple[Run, Running]]:
     """A device that streams over the row's link to a server of this process."""
     picture = standing if row.pictures == "standing" else drive
     chosen: dict[str, Any] = {}
     if "transport" in inspect.signature(Device).parameters:
         chosen["transport"] = transport
     run = Run(replace(row.conditions), cast(Any, None), deque(maxlen=2000), [], [], picture)
+    run.coded = coded and row.pictures != "none"
     with ExitStack() as stack:
         maker: Any
         decoder: Any
         if row.pictures == "none":
             maker, decoder = SizedEncoder(POINTS, PIXELS, 200, FPS), FakeDecoder(DECODE_S)
             chosen["follower"] = LinkFollower(maker.controller, FPS)
+        elif not coded:
+            maker, decoder = FakeEncoder(PACKET_BYTES), FakeDecoder(DECODE_S)
         else:
             encoder = stack.enter_context(Encoder(open_bundle()))
             maker, decoder = PacketMaker(encoder), stack.enter_context(Decoder(open_bundle()))
@@ -171,7 +188,7 @@ def streaming(transport: str, row: Row) -> Iterator[tuple[Run, Running]]:
         run.link = stack.enter_context(
             LinkSimulator(server.port, run.conditions, seed=1, tap=run.tapped.append)
         )
-        camera = FakeCamera(FPS) if row.pictures == "none" else RigCamera(picture)
+        camera = RigCamera(picture) if run.coded else FakeCamera(FPS)
         device = fake_device(
             f"127.0.0.1:{run.link.port}", camera=camera, maker=maker, answers=run.answers, **chosen
         )
@@ -182,9 +199,12 @@ def streaming(transport: str, row: Row) -> Iterator[tuple[Run, Running]]:
             device.stop()
 
 
-def measured(transport: str, row: Row, seconds: float) -> tuple[dict[str, float], Verdict]:
+def measured(
+    transport: str, row: Row, seconds: float, coded: bool, grpc_bytes: float
+) -> tuple[dict[str, float], Verdict]:
     """A row's figures over a transport, and whether they are as they must be."""
-    with streaming(transport, row) as (run, device):
+    with streaming(transport, row, coded) as (run, device):
+        run.grpc_bytes = grpc_bytes
         run.begun = len(run.answers)
         row.script(run, seconds)
         payload_bytes, sent = run.link.payload_bytes, device.device.counts.sent
@@ -195,7 +215,7 @@ def measured(transport: str, row: Row, seconds: float) -> tuple[dict[str, float]
         "decoded_share": round(len(decoded) / (last - first + 1), 4),
         "age_p99_ms": round(run.ages_ms(99), 1),
         "bytes_per_frame": round(payload_bytes / sent, 1),
-        "bytes_ratio": 1.0 if row.pictures == "none" else round(size / independent(run), 4),
+        "bytes_ratio": 1.0 if not run.coded else round(size / independent(run), 4),
     }
     return figures, row.judge(run, figures)
 
@@ -212,6 +232,9 @@ def wrong(run: Run) -> int:
     than 1 dB worse than what an independent packet gives."""
     numbers = [frame.number for frame in run.frames]
     count = len(numbers) - len(set(numbers)) + (numbers != sorted(numbers))
+    if not run.coded:
+        shown = (frame.decoded.image[0, 0, 0] for frame in run.frames)
+        return count + sum(n % 256 != there for n, there in zip(numbers, shown, strict=True))
     with Encoder(open_bundle()) as encoder, Decoder(open_bundle()) as decoder:
         for frame in run.frames[:: max(1, len(run.frames) // 50)]:
             source = run.picture(frame.number)
@@ -231,10 +254,10 @@ def share_and_age(share: float, one_way_ms: float) -> Callable[[Run, dict[str, f
 
 def all_there(run: Run, figures: dict[str, float]) -> Verdict:
     size = float(np.mean([len(one.made.data) for one in run.decoded]))
-    over = figures["bytes_per_frame"] / size - 1
+    over = figures["bytes_per_frame"] / run.grpc_bytes - 1 if run.grpc_bytes else 0.0
     return (
         figures["decoded_share"] == 1 and over <= 0.04,
-        f"packets of {size:.0f} bytes, {over:+.1%} on the link",
+        f"packets of {size:.0f} bytes, {over:+.1%} over gRPC",
     )
 
 
@@ -253,7 +276,7 @@ def resumes(run: Run, figures: dict[str, float]) -> Verdict:
 def narrows(run: Run, seconds: float) -> None:
     for kbps in (1000, 150, 1000):
         run.conditions.kbps = kbps
-        time.sleep(seconds / 3)
+        run.let_pass(seconds / 3)
 
 
 def below_half_a_second(run: Run, figures: dict[str, float]) -> Verdict:
@@ -269,12 +292,12 @@ def none_wrong(run: Run, figures: dict[str, float]) -> Verdict:
 def attack(run: Run, seconds: float) -> None:
     """For the second half, a thousand datagrams a second: garbage, replayed, and with a byte
     changed."""
-    time.sleep(seconds / 2)
+    run.let_pass(seconds / 2)
     run.baseline_ms = run.ages_ms(99)
     run.begun = len(run.answers)
     chance, end_s = random.Random(2), time.monotonic() + seconds / 2
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s or len(run.decoded) < LEAST_FRAMES:
             for _ in range(10):
                 kind = chance.randrange(3)
                 data = chance.choice(run.tapped) if run.tapped else b""
@@ -303,7 +326,7 @@ def at_most(ratio: float) -> Callable[[Run, dict[str, float]], Verdict]:
 
 REFERENCES = "dsin.runtime.codec.references"
 ROWS = {
-    "no_loss": Row("all, bytes at most +4 %", Conditions(delay_s=0.025), all_there),
+    "no_loss": Row("all, bytes at most +4 % over gRPC", Conditions(delay_s=0.025), all_there),
     "loss_5": Row(
         "98 %, p99 one way + 150 ms", Conditions(delay_s=0.1, loss=0.05), share_and_age(0.98, 100)
     ),
@@ -344,6 +367,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(ROWS))
+    parser.add_argument(
+        "--uncoded", action="store_true",
+        help="leave the codec out: packets mean nothing, decoders only take time",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.only if name not in ROWS]:
@@ -357,7 +384,10 @@ def main() -> None:
             if why_not:
                 print(f"{name:15}{transport:10}left out: {why_not}", flush=True)
                 continue
-            figures, (holds, note) = measured(transport, ROWS[name], arguments.seconds)
+            figures, (holds, note) = measured(
+                transport, ROWS[name], arguments.seconds, not arguments.uncoded,
+                results[name].get("grpc", {}).get("bytes_per_frame", 0.0),
+            )  # fmt: skip
             results[name][transport] = figures
             held &= holds or transport == "grpc"
             verdict = "holds" if holds else "DOES NOT HOLD"

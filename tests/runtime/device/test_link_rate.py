@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.link_model import Conditions
 from support.simulated_stream import Moment, SimulatedStream
@@ -230,7 +230,7 @@ def test_another_connection_begins_anew() -> None:
 _CAPACITY = st.sampled_from([60, 150, 400, 1000, 3000, None])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(_CAPACITY, min_size=1, max_size=2),
     st.sampled_from([0.002, 0.02, 0.1]),
@@ -267,7 +267,7 @@ _EVENT = st.tuples(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_EVENT, max_size=60))
 def test_whatever_it_is_told_it_gives_a_plan(events: list[tuple[str, int, float | None]]) -> None:
     link, now_s, number = link_rate(), 0.0, 0
