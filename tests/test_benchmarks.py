@@ -160,6 +160,14 @@ def test_lossy_link(
             assert f"{name:15}{transport:10}left out" in out or not left_out
 
 
+def test_lossy_link_without_the_codec(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("lossy_link", "--seconds", 1, "--only", "reordering", "--no-codec")
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0  # no picture is wrong, however busy the machine is
+    assert "0 pictures wrong" in capsys.readouterr().out
+
+
 def test_lossy_link_refuses_a_row_that_is_not_there(
     load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,16 +1,18 @@
 """What bad links do to a stream, over gRPC and in datagrams, on the simulated link of
 tests/support/link_simulator.py (whose text says how TCP is modelled).
 
-    python tests/benchmarks/lossy_link.py [--uncoded] [--seconds N] [--only loss_5,bursts]
-                                          [--json FILE]
+    python tests/benchmarks/lossy_link.py [--seconds N] [--only loss_5,bursts] [--no-codec]
+        [--json FILE]
 
 Ten frames a second over loopback, by the real protocol. Pictures are small ones of the built-in
 rig, coded by the shipped bundle; where the rate is what matters, packets are as large as those of
-1224x320 pixels and decoders only take time, with --uncoded everywhere. A row or a transport that this checkout lacks is left
-out, with the reason. JSON: {row: {"grpc" or "datagram": {"decoded_share", "age_p99_ms",
-"bytes_per_frame", "bytes_ratio"}}}: the share of the camera's frames that were decoded; their age
-at the end of decoding; bytes on the link for each frame sent, what the protocol adds included; the
-packets' bytes against those of independent frames of the same pictures.
+1224x320 pixels and decoders only take time. On a machine that is too slow or too busy for ten
+frames a second, --no-codec does that in all rows that are about the link alone (packets of 4 kB). A
+row or a transport that this checkout lacks is left out, with the reason. JSON: {row: {"grpc" or
+"datagram": {"decoded_share", "age_p99_ms", "bytes_per_frame", "bytes_ratio"}}}: the share of the
+camera's frames that were decoded; their age at the end of decoding; bytes on the link for each
+frame sent, what the protocol adds included; the packets' bytes against those of independent frames
+of the same pictures.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from support.rig_fakes import (
     fake_device,
     wait_until,
 )
+from support.rig_fakes import picture as grey
 from support.simulated_stream import PIXELS, POINTS
 
 from dsin.runtime.codec.bundle import open_bundle
@@ -51,6 +54,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.device.device import AnsweredFrame, Device, PacketMaker
 from dsin.runtime.device.link_follower import LinkFollower
+from dsin.runtime.device.link_rate import FIRST_KBPS
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.pictures import Image
@@ -61,13 +65,11 @@ from dsin.runtime.server.stream_server import StreamServer
 from dsin.runtime.sources.cameras import CapturedFrame
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
-SECONDS, FPS = 60.0, 10
+SECONDS, FPS, FRAME_BYTES = 60.0, 10, 4000
 WIDTH, HEIGHT = 216, 120
 DECODE_S = 0.03
 NOISE = 2.0
 """Of a sensor, standard deviation in grey values."""
-PACKET_BYTES = 2742
-"""Of 1224x320 pixels at the shipped bundle's third rate."""
 LEAST_FRAMES = 3
 TRANSPORTS = ("grpc", "datagram")
 
@@ -86,8 +88,6 @@ class Run:
     """Answers before what the row is about."""
     baseline_ms: float = 0.0
     """Their age's 99th percentile."""
-    coded: bool = True
-    """Whether packets hold pictures."""
     grpc_bytes: float = 0.0
     """For each frame, of the same row over gRPC."""
 
@@ -121,6 +121,8 @@ class Row:
     conditions: Conditions
     judge: Callable[[Run, dict[str, float]], Verdict]
     pictures: str = "drive"
+    follows: bool = False
+    """Whether the rate follows the link (--kbps auto)."""
     script: Callable[[Run, float], None] = lambda run, seconds: run.let_pass(seconds)
     needs: str = ""
 
@@ -152,6 +154,11 @@ def standing(number: int) -> Image:
     return np.clip(np.round(drive(0) + noise), 0, 255).astype(np.uint8)
 
 
+def none(number: int) -> Image:
+    """A grey picture that tells its number."""
+    return grey(number)
+
+
 def lacks(transport: str, row: Row) -> str | None:
     """Why this checkout cannot run a row over a transport."""
     if transport == "datagram" and "transport" not in inspect.signature(Device).parameters:
@@ -162,22 +169,23 @@ def lacks(transport: str, row: Row) -> str | None:
 
 
 @contextmanager
-def streaming(transport: str, row: Row, coded: bool) -> Iterator[tuple[Run, Running]]:
+def streaming(transport: str, row: Row) -> Iterator[tuple[Run, Running]]:
     """A device that streams over the row's link to a server of this process."""
-    picture = standing if row.pictures == "standing" else drive
+    pictures: dict[str, Callable[[int], Image]]
+    pictures = {"drive": drive, "standing": standing, "none": none}
+    picture = pictures[row.pictures]
     chosen: dict[str, Any] = {}
     if "transport" in inspect.signature(Device).parameters:
         chosen["transport"] = transport
     run = Run(replace(row.conditions), cast(Any, None), deque(maxlen=2000), [], [], picture)
-    run.coded = coded and row.pictures != "none"
     with ExitStack() as stack:
         maker: Any
         decoder: Any
         if row.pictures == "none":
-            maker, decoder = SizedEncoder(POINTS, PIXELS, 200, FPS), FakeDecoder(DECODE_S)
-            chosen["follower"] = LinkFollower(maker.controller, FPS)
-        elif not coded:
-            maker, decoder = FakeEncoder(PACKET_BYTES), FakeDecoder(DECODE_S)
+            maker, decoder = FakeEncoder(FRAME_BYTES), FakeDecoder(DECODE_S)
+            if row.follows:
+                maker = SizedEncoder(POINTS, PIXELS, FIRST_KBPS, FPS)
+                chosen["follower"] = LinkFollower(maker.controller, FPS)
         else:
             encoder = stack.enter_context(Encoder(open_bundle()))
             maker, decoder = PacketMaker(encoder), stack.enter_context(Decoder(open_bundle()))
@@ -188,7 +196,7 @@ def streaming(transport: str, row: Row, coded: bool) -> Iterator[tuple[Run, Runn
         run.link = stack.enter_context(
             LinkSimulator(server.port, run.conditions, seed=1, tap=run.tapped.append)
         )
-        camera = RigCamera(picture) if run.coded else FakeCamera(FPS)
+        camera = FakeCamera(FPS) if row.pictures == "none" else RigCamera(picture)
         device = fake_device(
             f"127.0.0.1:{run.link.port}", camera=camera, maker=maker, answers=run.answers, **chosen
         )
@@ -200,10 +208,10 @@ def streaming(transport: str, row: Row, coded: bool) -> Iterator[tuple[Run, Runn
 
 
 def measured(
-    transport: str, row: Row, seconds: float, coded: bool, grpc_bytes: float
+    transport: str, row: Row, seconds: float, grpc_bytes: float
 ) -> tuple[dict[str, float], Verdict]:
     """A row's figures over a transport, and whether they are as they must be."""
-    with streaming(transport, row, coded) as (run, device):
+    with streaming(transport, row) as (run, device):
         run.grpc_bytes = grpc_bytes
         run.begun = len(run.answers)
         row.script(run, seconds)
@@ -215,7 +223,7 @@ def measured(
         "decoded_share": round(len(decoded) / (last - first + 1), 4),
         "age_p99_ms": round(run.ages_ms(99), 1),
         "bytes_per_frame": round(payload_bytes / sent, 1),
-        "bytes_ratio": 1.0 if not run.coded else round(size / independent(run), 4),
+        "bytes_ratio": 1.0 if row.pictures == "none" else round(size / independent(run), 4),
     }
     return figures, row.judge(run, figures)
 
@@ -232,9 +240,8 @@ def wrong(run: Run) -> int:
     than 1 dB worse than what an independent packet gives."""
     numbers = [frame.number for frame in run.frames]
     count = len(numbers) - len(set(numbers)) + (numbers != sorted(numbers))
-    if not run.coded:
-        shown = (frame.decoded.image[0, 0, 0] for frame in run.frames)
-        return count + sum(n % 256 != there for n, there in zip(numbers, shown, strict=True))
+    if run.picture is none:
+        return count + sum(int(f.decoded.image[0, 0, 0]) != f.number % 256 for f in run.frames)
     with Encoder(open_bundle()) as encoder, Decoder(open_bundle()) as decoder:
         for frame in run.frames[:: max(1, len(run.frames) // 50)]:
             source = run.picture(frame.number)
@@ -340,7 +347,7 @@ ROWS = {
     ),
     "narrowing": Row(
         "age at most 500 ms", Conditions(delay_s=0.005, kbps=1000), below_half_a_second,
-        pictures="none", script=narrows,
+        pictures="none", follows=True, script=narrows,
     ),
     "reordering": Row(
         "no picture wrong or repeated",
@@ -367,10 +374,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(ROWS))
-    parser.add_argument(
-        "--uncoded", action="store_true",
-        help="leave the codec out: packets mean nothing, decoders only take time",
-    )  # fmt: skip
+    parser.add_argument("--no-codec", action="store_true", help="where the link is what matters")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.only if name not in ROWS]:
@@ -380,21 +384,22 @@ def main() -> None:
     for name in arguments.only:
         results[name] = {}
         for transport in TRANSPORTS:
-            why_not = lacks(transport, ROWS[name])
+            row = ROWS[name]
+            if arguments.no_codec and not row.needs:
+                row = replace(row, pictures="none")
+            why_not = lacks(transport, row)
             if why_not:
                 print(f"{name:15}{transport:10}left out: {why_not}", flush=True)
                 continue
-            figures, (holds, note) = measured(
-                transport, ROWS[name], arguments.seconds, not arguments.uncoded,
-                results[name].get("grpc", {}).get("bytes_per_frame", 0.0),
-            )  # fmt: skip
+            grpc_bytes = results[name].get("grpc", {}).get("bytes_per_frame", 0.0)
+            figures, (holds, note) = measured(transport, row, arguments.seconds, grpc_bytes)
             results[name][transport] = figures
             held &= holds or transport == "grpc"
             verdict = "holds" if holds else "DOES NOT HOLD"
             print(
                 f"{name:15}{transport:10}{figures['decoded_share']:7.1%} decoded, age p99 "
                 f"{figures['age_p99_ms']:5.0f} ms, {figures['bytes_per_frame']:6.0f} bytes/frame, "
-                f"{figures['bytes_ratio']:.3f} of independent; {note}; must: {ROWS[name].must}: "
+                f"{figures['bytes_ratio']:.3f} of independent; {note}; must: {row.must}: "
                 f"{verdict}",
                 flush=True,
             )
