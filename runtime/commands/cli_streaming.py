@@ -2,9 +2,10 @@
 
 import enum
 import logging
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -54,6 +55,14 @@ class CameraName(str, enum.Enum):
 
     x = "x"
     y = "y"
+
+
+class TransportName(str, enum.Enum):
+    """How frames go to the server."""
+
+    auto = "auto"
+    grpc = "grpc"
+    datagram = "datagram"
 
 
 def serve(
@@ -281,11 +290,12 @@ def stream(
         ),
     ] = None,
     kbps: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--kbps",
-            metavar="K",
-            help="Choose the rate of each frame so that the stream takes K kbit/s.",
+            metavar="K|auto",
+            help="Choose the rate of each frame so that the stream takes K kbit/s; auto follows "
+            "what the link takes, and sends fewer frames where even the lowest rate is too much.",
         ),
     ] = None,
     fps: Annotated[
@@ -324,6 +334,14 @@ def stream(
             "--give-up-s", metavar="S", min=0, help="End after S seconds without a server [never]."
         ),
     ] = None,
+    transport: Annotated[
+        TransportName,
+        typer.Option(
+            "--transport",
+            help="How frames of camera x go: in datagrams, which lose a frame rather than wait for "
+            "it, by gRPC, or auto: in datagrams where these get through.",
+        ),
+    ] = TransportName.auto,
     trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -349,7 +367,7 @@ def stream(
         bundle=bundle,
         backend=backend.value,
         rate=rate,
-        kbps=kbps,
+        kbps=_kbps(kbps),
         fps=fps,
         frames=frames,
         loop=loop,
@@ -359,8 +377,21 @@ def stream(
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
         trace=trace,
+        transport=transport.value,
     )
     run(options, say)
+
+
+def _kbps(text: str | None) -> "float | Literal['auto'] | None":
+    if text is None or text == "auto":
+        return cast("Literal['auto'] | None", text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"--kbps {text}: give a finite number of kbit/s, or auto")
+    return number
 
 
 def _certificates(

@@ -60,9 +60,11 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "stream": (
         Rule(["--rate"], not_with=["--kbps"]),
-        Rule(["--every"], not_with=["--start", "--fps"]),
         Rule(
-            ["--bundle", "--backend", "--precision", "--rate", "--kbps"],
+            ["--every"], not_with=["--start", "--fps", "--kbps auto", "--transport datagram"]
+        ),
+        Rule(
+            ["--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport"],
             goes_with=["--camera x"],
         ),
         Rule(["--quality"], goes_with=["--camera y"]),

@@ -7,6 +7,7 @@ cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ def running_server(
         # A fleet's replicas may run on other processors, which choose for themselves.
         used = opened if options.fleet else at_precision(opened, options.backend)
         networks = precision_of(used)
-        urls, metrics_urls = _serve_http(stack, options, used, pool.status, sinks)
+        strangers: Counter[str] = Counter()
+        urls, metrics_urls = _serve_http(stack, options, used, pool.status, sinks, strangers)
         foxglove_url = _serve_foxglove(options, used, pool.status, sinks)
         # After whatever may still fail, so that nothing is begun in vain.
         files = options.outputs.open()
@@ -118,6 +120,7 @@ def running_server(
             StreamServer(
                 pool, host, port,
                 certificates=options.certificates, sides=sides, health=options.health,
+                strangers=strangers,
             )
         )  # fmt: skip
         yield RunningServer(
@@ -166,6 +169,7 @@ def _serve_http(
     bundle: Bundle,
     status: Callable[[], list[RigStatus]],
     sinks: SinkRunners,
+    strangers: Counter[str],
 ) -> tuple[list[str], list[str]]:
     """Start the HTTP servers that are wanted; URLs of the page, and of metrics alone."""
     if options.web is None and options.metrics is None:
@@ -179,6 +183,7 @@ def _serve_http(
         status,
         lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks},
         {"bundle": bundle.path.name, "precision": precision_of(bundle)},
+        strangers,
     )
     health = Health(status)
     own: list[Sink] = [metrics]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from datetime import time as time_of_day
 from pathlib import Path
+from typing import Literal
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import open_bundle
@@ -19,6 +20,9 @@ from dsin.runtime.device.device import (
     PacketMaker,
     PictureMaker,
 )
+from dsin.runtime.device.link_follower import LinkFollower
+from dsin.runtime.device.link_rate import FIRST_KBPS
+from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
 from dsin.runtime.signals import on_ending
@@ -47,7 +51,8 @@ class StreamOptions:
     bundle: str | None = None
     backend: Backend = "cpu"
     rate: int | None = None
-    kbps: float | None = None
+    kbps: "float | Literal['auto'] | None" = None
+    """kbit/s of the stream; auto follows the link."""
     fps: float | None = None
     frames: int | None = None
     loop: bool = False
@@ -58,6 +63,7 @@ class StreamOptions:
     quality: int | None = None
     certificates: Certificates | None = None
     give_up_s: float | None = None
+    transport: Transport = "auto"
     trace: Path | None = None
     """Gets a time line of this process."""
 
@@ -75,14 +81,16 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
         if options.camera == "y":
             return _run(options, camera, PictureMaker(options.quality), announce)
         bundle = open_bundle(options.bundle)
-        controller = None
+        controller = follower = None
         if options.kbps is not None:
             fps = camera.fps or USUAL_FPS
-            controller = RateController.for_bundle(bundle, options.kbps, fps, size=camera.size)
+            kbps = FIRST_KBPS if options.kbps == "auto" else options.kbps
+            controller = RateController.for_bundle(bundle, kbps, fps, size=camera.size)
+            follower = LinkFollower(controller, fps) if options.kbps == "auto" else None
         with Encoder(bundle, options.backend) as encoder:
             maker = PacketMaker(encoder, options.rate, controller)
             warm_up(encoder, camera.size)
-            return _run(options, camera, maker, announce)
+            return _run(options, camera, maker, announce, follower)
     finally:
         camera.close()
 
@@ -103,12 +111,13 @@ def _run(
     camera: Camera,
     maker: PacketMaker | PictureMaker,
     announce: Callable[[str], None],
+    follower: LinkFollower | None = None,
 ) -> DeviceCounts:
     report = _Report(announce)
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
-        every=options.every, give_up_s=options.give_up_s, on_frame=report.add,
-        on_news=announce,
+        every=options.every, transport=options.transport, follower=follower,
+        give_up_s=options.give_up_s, on_frame=report.add, on_news=announce,
     )  # fmt: skip
     on_ending(device.stop)
     height, width = camera.size

@@ -212,7 +212,8 @@ function showFigures() {
   if (!rig) return;
   const told = rig.device;
   put("kbps", number(rig.kbps));
-  put("kbps-note", told.target_kbps ? `target ${number(told.target_kbps)} kbit/s` : "last 5 s, no target");
+  put("kbps-note", target(told));
+  $("kbps-note").title = target(told);
   put("fps", number(rig.fps, 1));
   put("fps-note", `${number(rig.decoded)} decoded`);
   const counts = [
@@ -223,11 +224,33 @@ function showFigures() {
   put("lost", number(counts.reduce((sum, [count]) => sum + count, 0)));
   put("lost-note", causes.join(", ") || "none since the start");
   $("lost-note").title = causes.join(", ");
+  showLink(rig.link);
   const sign = rig.clock_offset_ms > 0 ? "+" : "";
   put("clock", rig.clock_offset_ms === null ? "–" : sign + number(rig.clock_offset_ms, 1));
   put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to server's`);
   if (!state.frame && rig.width && rig.height) pictures.shape(rig.width, rig.height);
   if (!state.frame) clearFrame();
+}
+
+/** How frames come; of datagrams what the way loses, and the parity that makes up for it. */
+function showLink(link) {
+  const percent = (share) => `${number(100 * share, share && share < 0.1 ? 1 : 0)} %`;
+  const known = link.transport === "datagram";
+  const shares = `loss ${percent(link.loss)}, parity ${percent(link.parity)}`;
+  put("link-note", known ? `datagrams: ${shares}` : link.transport ? "by gRPC" : "");
+  $("link-note").title = known
+    ? `${number(link.incomplete)} frames incomplete, ${number(link.repaired)} repaired, ` +
+      `${number(link.lost)} of ${number(link.lost + link.received)} datagrams lost`
+    : "";
+}
+
+/** What the device aims at, and where it follows the link, what that does. */
+function target(told) {
+  if (!told.target_kbps) return "last 5 s, no target";
+  if ((told.queueing_ms ?? null) === null) return `target ${number(told.target_kbps)} kbit/s`;
+  const loss = told.loss ? `, lost ${number(100 * told.loss)} %` : "";
+  const link = `queued ${number(told.queueing_ms)} ms${loss}, delivered ${number(told.delivered_kbps ?? 0)} kbit/s`;
+  return `target ${number(told.target_kbps)}, ${link}`;
 }
 
 function clearFrame() {
