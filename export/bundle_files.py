@@ -29,6 +29,9 @@ from dsin.training.presets import preset_to_dict
 INT8_MARK = ".int8."
 """In the names of files of 8-bit networks beside float ones."""
 
+LOOK_MARK = "fusion_"
+"""In front of the name of a look, in the names of its files."""
+
 Precision = Literal["float32", "float16"]
 FRAME = "a calibration frame"
 
@@ -78,10 +81,10 @@ def file_table(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def copy_files(bundle: Bundle, directory: Path, but: Collection[str] = ()) -> None:
-    """Copy a bundle's files without some, and without those of its 8-bit networks, which belong to
-    the float ones as they are."""
+    """Copy a bundle's files without some, and without those of its 8-bit networks and its looks,
+    which belong to the others as they are."""
     for name in bundle.file_bytes:
-        if name not in but and INT8_MARK not in name:
+        if name not in but and INT8_MARK not in name and not name.startswith(LOOK_MARK):
             shutil.copy2(bundle.path / name, directory / name)
 
 

@@ -10,18 +10,23 @@ from dsin.runtime.errors import FrameError
 from dsin.runtime.files import is_file, is_folder
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
+from dsin.runtime.sources.bag_spec import is_bag
 from dsin.runtime.sources.picture_folders import is_picture, natural_order
+from dsin.runtime.sources.recordings import open_stereo
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MOST_FRAMES = 16
 
 
 def read_frames(source: Path, root: Path | None = None) -> list[Image]:
-    """Up to MOST_FRAMES pictures (RGB uint8) of a folder or a list, evenly spread in pairs.
+    """Up to MOST_FRAMES pictures (RGB uint8) of a folder, a list, or both topics of a ROS bag
+    (`bag:…`), evenly spread in pairs.
 
     `root` is where the paths of a list start, by default the list's folder. Raises FrameError where
-    there are no pictures, and for a folder with `root`.
+    there are no pictures, and for a folder or a bag with `root`.
     """
+    if is_bag(str(source)):
+        return _of_bag(str(source), root)
     if is_folder(source, FrameError):
         if root is not None:
             raise FrameError(f"{source} is a folder: --root is where the paths of a list start")
@@ -41,6 +46,15 @@ def read_frames(source: Path, root: Path | None = None) -> list[Image]:
     step = max(1, len(pairs) * 2 // MOST_FRAMES)
     chosen = [path for pair in pairs[::step] for path in pair][:MOST_FRAMES]
     return [read_image(path) for path in chosen]
+
+
+def _of_bag(spec: str, root: Path | None) -> list[Image]:
+    if root is not None:
+        raise FrameError(f"{spec} is a bag: --root is where the paths of a list start")
+    recording = open_stereo(spec)
+    step = max(1, 2 * len(recording) // MOST_FRAMES)
+    numbers = range(0, len(recording), step)[: MOST_FRAMES // 2]
+    return [side.image(n) for n in numbers for side in (recording.left, recording.right)]
 
 
 def synthetic_pictures() -> list[Image]:

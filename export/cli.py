@@ -32,6 +32,13 @@ class Precision(str, enum.Enum):
     int8 = "int8"
 
 
+class OtherLook(str, enum.Enum):
+    """Looks beside the faithful one."""
+
+    structure = "structure"
+    sharp = "sharp"
+
+
 BundleArgument = Annotated[
     str,
     typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped bundle."),
@@ -153,6 +160,39 @@ def combine(
 
     combine_bundles(bundle, calibrated, output)
     say(f"wrote {output}: {_size_mb(output):.1f} MB, float and 8 bits")
+
+
+@command(app)
+def look(
+    bundle: BundleArgument,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Checkpoint of a fusion that was trained for its codec."
+        ),
+    ],
+    name: Annotated[OtherLook, typer.Option("--look", help="What the fusion was trained for.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle directory to write.")
+    ],
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            "--frames",
+            metavar="DIR|LIST",
+            help="Folder or list of pictures, in pairs, to calibrate on where the bundle has 8-bit "
+            "networks too.",
+        ),
+    ] = None,
+    root: RootOption = None,
+) -> None:
+    """Put a further fusion beside a bundle's own, which servers choose by dsin serve --look."""
+    from dsin.export.calibration_frames import read_frames
+    from dsin.export.edge.look import add_look
+
+    pictures = [] if frames is None else read_frames(frames, root)
+    add_look(bundle, name.value, checkpoint, pictures, output)
+    say(f"wrote {output}: {_size_mb(output):.1f} MB, with the look {name.value}")
 
 
 def _size_mb(folder: Path) -> float:

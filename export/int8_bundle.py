@@ -20,25 +20,26 @@ from dsin.calibration.int8 import Quantised, quantise_graph
 from dsin.calibration.qdq import Target
 from dsin.export.bundle_files import FRAME, copy_files, file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
+from dsin.export.channels_last import channels_last
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_report import plot_report
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.backends.session import open_session
-from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.bundle import FAITHFUL, Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.codec.side_search import CpuBlockSearch, FlowSearch
 from dsin.runtime.errors import ExportError, FrameError
+from dsin.runtime.evaluation.comparison import bd_rates
+from dsin.runtime.evaluation.evaluate import curve, means_of_rates
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.files import write_json
 from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image, middle, to_planes
-from dsin.training.comparison import bd_rates
-from dsin.training.data import Pair
-from dsin.training.evaluate import curve, means_of_rates
 
 Array = npt.NDArray[Any]
 
@@ -87,6 +88,8 @@ def calibrate_bundle(
             f"bundle {bundle.path.name} has transposed convolutions, which have no 8-bit kernels "
             "on CPUs: calibrate an edge bundle"
         )
+    if bundle.look != FAITHFUL:
+        raise ExportError("name the bundle without a look: dsin-export look calibrates looks")
     if "calibration" in bundle.training:
         raise ExportError(
             f"bundle {bundle.path.name} already has 8-bit networks: give the float bundle"
@@ -103,7 +106,10 @@ def calibrate_bundle(
         }
         written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
         copy_files(bundle, partial, but=written)
-        _write_graphs({name: graph.model for name, graph in graphs.items()}, partial)
+        models = {name: graph.model for name, graph in graphs.items()}
+        _write_graphs(
+            {name: integer_graph(model, target) for name, model in models.items()}, partial
+        )
         note = {"target": target, "frames": len(frames), "frames_sha256": set_sha256(frames)}
         _write_manifest(bundle, partial, note)
         report = {
@@ -158,18 +164,25 @@ def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[s
     return {name: on_host(tensor) for name, tensor in planes.items()}
 
 
+def integer_graph(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """A graph of 8 bits as it is stored for its runtime."""
+    stored = channels_last(model) if target == "cpu" else model
+    # Kernels of layers that stay in float: what float16 loses is far below what 8 bits do.
+    store_as_half(stored)
+    return stored
+
+
 def _write_graphs(graphs: dict[str, onnx.ModelProto], directory: Path) -> None:
     files: dict[str, dict[str, onnx.ModelProto]] = {file: {} for file in GRAPHS.values()}
     for name, graph in graphs.items():
-        # Kernels of layers that stay in float: what float16 loses is far below what 8 bits do.
-        store_as_half(graph)
         files[GRAPHS[name]][name] = graph
     save_graphs(directory, files)
 
 
 def _write_manifest(bundle: Bundle, directory: Path, calibration: dict[str, Any]) -> None:
     manifest = json.loads((bundle.path / MANIFEST).read_text())
-    manifest.pop("int8", None)  # of an earlier calibration
+    for name in ("int8", "looks"):  # of the float networks
+        manifest.pop(name, None)
     manifest["graphs"] = {**manifest["graphs"], **{name: f"{name}.onnx" for name in GRAPHS}}
     manifest["training"] = {**manifest.get("training", {}), "calibration": calibration}
     manifest["training"].pop("export", None)  # it compares other graphs

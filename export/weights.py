@@ -69,14 +69,17 @@ def save_graphs(
 
 
 def store_as_half(graph: onnx.ModelProto) -> None:
-    """Keep convolution kernels as float16 and cast them to float32 in the graph, in place.
+    """Keep convolution kernels and matrices as float16 and cast them to float32 in the graph, in
+    place.
 
     Kernels are rounded if they have no float16 values already. onnxruntime folds the casts when it
     loads the graph, so memory and speed are those of float32. Raises ExportError for kernels that
     float16 cannot hold.
     """
     kernels = {
-        node.input[1] for node in graph.graph.node if node.op_type in ("Conv", "ConvTranspose")
+        node.input[1]
+        for node in graph.graph.node
+        if node.op_type in ("Conv", "ConvTranspose", "MatMul")
     }
     casts = []
     for tensor in graph.graph.initializer:

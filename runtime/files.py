@@ -50,6 +50,14 @@ def _mode(path: Path, error: type[DsinError]) -> int | None:
         raise error(f"{str(path)!r} is not a path") from problem
 
 
+def check_target(*paths: Path | None) -> None:
+    """Raise DsinError for a file that could not be written because its folder does not exist; to be
+    found out now, not after minutes of work."""
+    for path in paths:
+        if path is not None and not is_folder(path.absolute().parent):
+            raise DsinError(f"cannot write {path}: its folder does not exist")
+
+
 def write_bytes_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Write to a temporary name beside `path`, then rename; an existing file is replaced.
 

@@ -109,3 +109,13 @@ def to_uint8(image: npt.NDArray[Any], size: tuple[int, int], *, truncate: bool) 
 
     # Planes: three times as fast as a copy by numpy.
     return np.asarray(cv2.merge([levels[..., k] for k in range(levels.shape[2])]), np.uint8)
+
+
+def picture_of(planes: Planes, size: tuple[int, int], *, truncate: bool) -> Image:
+    """`to_uint8` of `from_planes`, three times as fast."""
+    import cv2  # not at the top: commands start without it
+
+    levels = (plane[: size[0], : size[1]] for plane in planes[0])
+    # Of negative values the next step takes the magnitude; it rounds half to even.
+    positive = (cv2.max(np.floor(plane) if truncate else plane, 0) for plane in levels)  # type: ignore[call-overload]
+    return np.asarray(cv2.merge([cv2.convertScaleAbs(plane) for plane in positive]), np.uint8)

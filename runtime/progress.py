@@ -2,7 +2,9 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +15,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+_Item = TypeVar("_Item")
 
 INTERVAL_S = 0.1
 """The line is drawn at most that often, and by no thread: commands that measure show it too."""
@@ -73,3 +77,15 @@ class ProgressLine:
         self._bar.update(self._task, description=line, completed=done, refresh=due)
         if due:
             self._drawn_s = time.monotonic()
+
+
+def track(items: Sequence[_Item], description: str) -> Iterator[_Item]:
+    """The items in turn, with a bar on a terminal that tells how many are done; elsewhere nothing
+    is shown."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with ProgressLine(len(items)) as progress:
+        for number, item in enumerate(items):
+            progress.show(description, number)
+            yield item

@@ -16,9 +16,9 @@ import torch
 from golden.weights import original_weights
 from support import tensorrt_rtx
 
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.pictures import Image
 from dsin.training.checkpoint import save_checkpoint
-from dsin.training.data import Pair
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.paper.model import Dsin
 from dsin.training.paper.tf_checkpoint import original_preset, original_to_state_dict

@@ -1,6 +1,7 @@
 """The package as it is installed: layout, direction of imports, a thin runtime."""
 
 import ast
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -83,6 +84,31 @@ def test_the_package_itself_offers_the_main_names_of_the_runtime() -> None:
         assert getattr(dsin, name) is getattr(dsin.runtime, name)
     assert set(dsin.__all__) - {"__version__"} <= set(dsin.runtime.__all__)
     assert loaded_by("import dsin").isdisjoint({*HEAVY, "numpy", "numba", "grpc"})
+
+
+def test_evaluation_needs_no_framework(tmp_path: Path) -> None:
+    """A PSNR is not worth two gigabytes of PyTorch."""
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "lightning", "onnx")))  # importing them fails
+from pathlib import Path
+from dsin.runtime.evaluation.evaluate import evaluate_list
+from dsin.runtime.files import write_image
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
+folder = Path({str(tmp_path)!r})
+frame = SyntheticRig(width=192, height=176, frames=1).frame(0)
+write_image(folder / "x.png", frame.left)
+write_image(folder / "y.png", frame.right)
+(folder / "list").write_text("x.png\\ny.png\\n")
+evaluate_list(folder / "list", folder, bundle="edge", rate=0, json_path=folder / "report.json")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    mean = json.loads((tmp_path / "report.json").read_text())["mean"]
+    assert 0.5 < mean["ms_ssim"] < 1
+    assert mean["psnr_db"] > 20
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = " ".join(extras["optional-dependencies"]["evaluate"])
+    assert not any(name in needed for name in ("torch", "train", "export", "lightning"))
 
 
 def test_the_test_above_can_fail() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsin.training.comparison import Point, bd_rates
+from dsin.runtime.evaluation.comparison import Point, bd_rates
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": ROOT / "README.md", "models.md": ROOT / ".docs" / "models.md"}

@@ -1,7 +1,8 @@
 """The rooms of the package: what may import what, on every import that the code contains.
 
     runtime   …, gpu, patch_correlation, backends, entropy, codec, link, sources, outputs, replay,
-              device, server, fleet, web, profiling, commands: each may import those before it
+              device, server, fleet, web, profiling, diagnosis, evaluation, commands: each may
+              import those before it
     training, export   `paper` and `edge` know nothing of each other; what they share lies beside
 
 Imports within functions count, and so do names of modules in strings, as the command line has them.
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("calibration", "export", "runtime", "training")
 ROOMS = (
     "gpu", "patch_correlation", "backends", "entropy", "codec", "link", "sources", "outputs",
-    "replay", "device", "server", "fleet", "web", "profiling", "commands",
+    "replay", "device", "server", "fleet", "web", "profiling", "diagnosis",
+    "evaluation", "commands",
 )  # fmt: skip
 """Of the runtime, from the bottom to the top. Below them are the modules beside them, and above
 them what `dsin.runtime` itself offers."""
@@ -153,7 +155,9 @@ def test_what_runs_on_a_device_needs_nothing_of_a_server() -> None:
     rooms = {name.split(".")[2] for name in needed if name.startswith("dsin.runtime.")}
     assert "dsin" not in needed
     assert "codec" in rooms
-    assert rooms.isdisjoint({"server", "web", "fleet", "profiling", "commands"})
+    assert rooms.isdisjoint(
+        {"server", "web", "fleet", "profiling", "evaluation", "diagnosis", "commands"}
+    )
 
 
 @pytest.mark.parametrize(

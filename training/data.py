@@ -1,7 +1,6 @@
-"""Training and test images: pair lists in the original's format, crops, flips, view swaps."""
+"""Training and test images: crops, flips, view swaps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,43 +8,10 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.files import is_file
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image, centre_crop
 from dsin.runtime.sources.picture_folders import is_picture, natural_order
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Paths of x, which is sent, and y, which the decoder has."""
-
-    x: Path
-    y: Path
-
-
-def read_pair_list(path: Path, root: Path) -> list[Pair]:
-    """Pairs of a list that has the relative paths of x and y one below the other.
-
-    Raises FrameError for an odd number of lines, or naming the first file that is missing.
-    """
-    if not is_file(path, FrameError):
-        raise FrameError(f"there is no pair list {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FrameError(f"{path} is not a text file: give a list of paths") from error
-    except OSError as error:
-        raise FrameError(f"cannot read {path}: {error.strerror}") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines or len(lines) % 2:
-        raise FrameError(
-            f"{path} has {len(lines)} paths: expected x and y in turn, one on each line"
-        )
-    files = [root / line for line in lines]
-    for file in files:
-        if not is_file(file, FrameError):
-            raise FrameError(f"{path} names {file}, which does not exist: is --root right?")
-    return [Pair(x, y) for x, y in zip(files[::2], files[1::2], strict=True)]
 
 
 def list_photos(folder: Path) -> list[Path]:

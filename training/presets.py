@@ -167,7 +167,7 @@ class EdgePhase:
     photo_share: float = 1.0
     side_weight: float = 0.0
     freeze_codec: bool = False
-    distortion: Literal["mse", "ms_ssim"] = "mse"
+    distortion: Literal["mse", "ms_ssim", "appearance"] = "mse"
     learning_rate: float = 3e-4
     average: float = 0.9995
     validate_every_steps: int = 2000

@@ -7,7 +7,8 @@ from typing import Any
 
 from dsin.runtime.codec.bundle import FamilyName
 from dsin.runtime.errors import DsinError
-from dsin.training.data import Pair, list_photos, read_pair_list
+from dsin.runtime.evaluation.pairs import Pair, read_pair_list
+from dsin.training.data import list_photos
 from dsin.training.edge.data import TrainingPictures, pictures_of_files
 from dsin.training.edge.picture_pack import open_pack
 from dsin.training.edge.train import EdgeOptions, train_edge

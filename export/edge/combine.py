@@ -37,6 +37,7 @@ def combine_bundles(floats: Path | str, calibrated: Path | str, out: Path) -> No
             files.setdefault(file, {})[name + INT8_MARK.rstrip(".")] = graph
         save_graphs(partial, files)
         old = json.loads((first.path / MANIFEST).read_text())
+        old.pop("looks", None)  # they have no 8-bit networks yet
         int8 = {
             **second.training["calibration"],
             "graphs": {name: f"{name}{INT8_MARK}onnx" for name in INT8_GRAPHS},

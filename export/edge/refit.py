@@ -19,7 +19,7 @@ from dsin.export.edge.graphs import fusion_graph
 from dsin.export.half_graph import read_graph
 from dsin.export.restore import restore_model
 from dsin.export.weights import save_graphs, store_as_half
-from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.bundle import FAITHFUL, Bundle, open_bundle
 from dsin.runtime.errors import ExportError
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
@@ -40,12 +40,12 @@ def refit_bundle(source: Path | str | None, checkpoint: Path, out: Path) -> None
     in the way; then nothing is left behind.
     """
     bundle = open_bundle(source)
-    if bundle.family != "edge" or "calibration" in bundle.training:
+    if bundle.family != "edge" or "calibration" in bundle.training or bundle.look != FAITHFUL:
         raise ExportError(
             f"bundle {bundle.path.name} cannot get another fusion: name a float edge bundle"
         )
     model, notes = load_edge_checkpoint(checkpoint)
-    _require_same_codec(bundle, model, checkpoint)
+    require_same_codec(bundle, model, checkpoint)
     with new_bundle(out) as partial:
         written = {bundle.graphs["x_decoder"], bundle.graphs["fusion"], WEIGHTS}
         copy_files(bundle, partial, but=written)
@@ -59,7 +59,8 @@ def refit_bundle(source: Path | str | None, checkpoint: Path, out: Path) -> None
 
 
 @torch.no_grad()
-def _require_same_codec(bundle: Bundle, model: EdgeDsin, checkpoint: Path) -> None:
+def require_same_codec(bundle: Bundle, model: EdgeDsin, checkpoint: Path) -> None:
+    """Raise ExportError where a checkpoint's model codes otherwise than a bundle."""
     stored = restore_model(bundle)
     assert isinstance(stored, EdgeDsin)
     own = {
@@ -84,8 +85,11 @@ def _manifest(
     bundle: Bundle, model: EdgeDsin, notes: dict[str, Any], directory: Path
 ) -> dict[str, Any]:
     old = json.loads((bundle.path / MANIFEST).read_text())
-    old.pop("int8", None)  # of another fusion
-    training = {k: v for k, v in old.get("training", {}).items() if k not in ("export", "metrics")}
+    for name in ("int8", "looks"):  # of another fusion
+        old.pop(name, None)
+    training = {
+        k: v for k, v in old.get("training", {}).items() if k not in ("export", "metrics", "looks")
+    }
     fusion = {k: v for k, v in notes.items() if k != "weights_licence"}
     return {
         **old,

@@ -29,6 +29,9 @@ and `weights_licence`:
                       "step0", "step1", … (two or four)
     int8              (format 2, optional) {"target": "cpu", "graphs": {name: file name}}: encoder,
                       x_decoder and fusion in 8 bits, for processors that compute them faster
+    looks             (format 2, optional) {"structure" or "sharp": {"fusion": file name,
+                      "int8": file name}}: other fusions for the same packets, which a server
+                      chooses from; "int8" where the bundle has 8-bit networks
     context_tables    (format 1) file name of the integer context model
     entropy_tables    (format 2) file name of the tables of scales
     files             {file name: {"sha256": 64 hexadecimal digits, "bytes": size}}
@@ -67,6 +70,11 @@ from dsin.runtime.patch_correlation.options import SearchOptions
 Precision = Literal["auto", "float", "int8"]
 """Of the networks around the entropy model, which is exact in any case."""
 INT8_GRAPHS = ("encoder", "x_decoder", "fusion")
+Look = Literal["faithful", "structure", "sharp"]
+"""What a fusion was trained for: least squared error, structural similarity, appearance."""
+FAITHFUL: Look = "faithful"
+"""Of the fusion that every bundle has."""
+OTHER_LOOKS: tuple[Look, ...] = ("structure", "sharp")
 CAUSAL, HYPERPRIOR = 1, 2
 """Formats, by their entropy model."""
 FamilyName = Literal["paper", "edge"]
@@ -129,6 +137,10 @@ class Bundle:
     """What the manifest says of 8-bit networks beside the float ones; empty if there are none."""
     precision: Precision = "auto"
     """Which of them is wanted; see `dsin.runtime.codec.precision`."""
+    looks: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """Files of other fusions: of each look "fusion" and, with 8-bit networks, "int8"."""
+    look: Look = FAITHFUL
+    """That of the fusion among `graphs`; see `with_look`."""
 
     def __str__(self) -> str:
         from dsin.runtime.codec.facts import as_lines, bundle_summary
@@ -180,11 +192,12 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     """Read and check a bundle: a directory, the name of a shipped bundle, or None for the default.
 
     Behind a directory or a name, `@float` or `@int8` asks for networks of that precision; without,
-    the machine decides where there are both (see `dsin.runtime.codec.precision`).
+    the machine decides where there are both (see `dsin.runtime.codec.precision`). `@structure` or
+    `@sharp` asks for the fusion of that look.
 
     Raises BundleError, one line, for anything that is missing, altered, escaping or too large.
     """
-    name, precision = _named_precision(DEFAULT_BUNDLE if path is None else path)
+    name, precision, look = _named_choices(DEFAULT_BUNDLE if path is None else path)
     directory = _directory(name)
     manifest = read_manifest(directory / MANIFEST)
     number = manifest.integer("format", 0, 2**31)
@@ -205,7 +218,25 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     arrays = read_arrays(directory / tables)
     coding = _causal_coding if number == CAUSAL else _hyperprior_coding
     bundle = _bundle(directory, manifest, graphs, files, coding(manifest, graphs, files, arrays))
-    return dataclasses.replace(bundle, precision=precision)
+    return with_look(dataclasses.replace(bundle, precision=precision), look)
+
+
+def with_look(bundle: Bundle, look: Look) -> Bundle:
+    """The bundle with the fusion of a look in the place of its own, for the same packets.
+
+    Raises BundleError for a look that it lacks.
+    """
+    if look == bundle.look:
+        return bundle
+    if bundle.look != FAITHFUL or look not in bundle.looks:
+        known = ", ".join([bundle.look, *bundle.looks]) if bundle.look == FAITHFUL else bundle.look
+        raise BundleError(f"bundle {bundle.path.name} has no look {look}: it has {known}")
+    files = bundle.looks[look]
+    int8 = bundle.int8 and {
+        **bundle.int8, "graphs": {**bundle.int8["graphs"], "fusion": files["int8"]}
+    }  # fmt: skip
+    graphs = {**bundle.graphs, "fusion": files["fusion"]}
+    return dataclasses.replace(bundle, graphs=graphs, int8=int8, looks={}, look=look)
 
 
 def codec_id(
@@ -296,6 +327,7 @@ def _bundle(
         entropy=coding.entropy,
         codec_id=codec_id(model_id, coding.digest, channels, coding.kinds, stride, multiple),
         int8=_int8(manifest, files),
+        looks=_looks(manifest, files),
     )
 
 
@@ -312,15 +344,32 @@ def _int8(manifest: Table, files: dict[str, _Entry]) -> dict[str, Any]:
     }
 
 
-def _named_precision(path: Path | str) -> tuple[Path | str, Precision]:
-    """A bundle's name without the precision behind it."""
-    if isinstance(path, str | os.PathLike):
+def _looks(manifest: Table, files: dict[str, _Entry]) -> dict[str, dict[str, str]]:
+    """The manifest's part of that name, checked."""
+    if "looks" not in manifest.data:
+        return {}
+    table, wanted = manifest.table("looks"), ["fusion"] + ["int8"] * ("int8" in manifest.data)
+    if unknown := sorted(set(table.data) - set(OTHER_LOOKS)):
+        raise BundleError(f"{table.where}: {unknown[0]!r} is none of {', '.join(OTHER_LOOKS)}")
+    return {
+        look: {name: table.table(look).file(name, files) for name in wanted} for look in table.data
+    }
+
+
+def _named_choices(path: Path | str) -> tuple[Path | str, Precision, Look]:
+    """A bundle's name without precision and look behind it, and these."""
+    precision: Precision = "auto"
+    look: Look = FAITHFUL
+    while isinstance(path, str | os.PathLike):
         name, at, wanted = os.fspath(path).rpartition("@")
-        if at and wanted == "float":
-            return name, "float"
-        if at and wanted == "int8":
-            return name, "int8"
-    return path, "auto"
+        if at and wanted in ("float", "int8"):
+            precision = "float" if wanted == "float" else "int8"
+        elif at and wanted in OTHER_LOOKS:
+            look = OTHER_LOOKS[OTHER_LOOKS.index(wanted)]
+        else:
+            break
+        path = name
+    return path, precision, look
 
 
 def _exact_graphs(graphs: Mapping[str, str]) -> tuple[str, ...]:

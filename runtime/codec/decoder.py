@@ -31,11 +31,10 @@ from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.pictures import (
     Image,
     check_frame,
-    from_planes,
     pad,
     padded_size,
+    picture_of,
     to_planes,
-    to_uint8,
 )
 from dsin.runtime.stopwatch import Stopwatch
 
@@ -233,5 +232,4 @@ class Decoder:
         return self._halves
 
     def _picture(self, planes: Tensor, size: tuple[int, int]) -> Image:
-        image = from_planes(on_host(planes))
-        return to_uint8(image, size, truncate=self.bundle.truncate_to_uint8)
+        return picture_of(on_host(planes), size, truncate=self.bundle.truncate_to_uint8)

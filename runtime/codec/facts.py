@@ -39,6 +39,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
                    "stretched_patches": search.stretched, "off_centre_prior": search.off_centre,
                    "flow": search.flow},
         "precision": precision_of(bundle),
+        "looks": [bundle.look, *bundle.looks],
         "truncate_to_uint8": bundle.truncate_to_uint8,
         "target_bpp": [point.target_bpp for point in bundle.rate_points],
         "default_rate": bundle.default_rate,
@@ -49,7 +50,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def bundle_summary(bundle: Bundle) -> dict[str, Any]:
-    """The same for a person who wants to use it, in ten lines."""
+    """The same for a person who wants to use it, in eleven lines."""
     last = len(bundle.rate_points) - 1
     rates = ", ".join(f"{point.target_bpp:g}" for point in bundle.rate_points)
     rows, columns = bundle.frame_multiple
@@ -62,6 +63,7 @@ def bundle_summary(bundle: Bundle) -> dict[str, Any]:
         "default_rate": f"{bundle.default_rate}, of 0 to {last}",
         "frames": f"any size, padded to multiples of {columns}x{rows}",
         "networks": f"{precision_of(bundle)}, {sum(bundle.file_bytes.values()) / 1e6:.1f} MB",
+        "looks": ", ".join([bundle.look, *bundle.looks]),
         "codec_id": bundle.codec_id.hex(),
         "weights_licence": bundle.weights_licence,
     }

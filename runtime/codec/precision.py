@@ -8,7 +8,7 @@ import dataclasses
 import platform
 
 from dsin.runtime.backends.session import Backend
-from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.bundle import FAITHFUL, Bundle
 from dsin.runtime.codec.int8_support import VNNI, check_int8, cpu_flags
 from dsin.runtime.errors import BackendError, BundleError
 
@@ -70,6 +70,8 @@ def precision_of(bundle: Bundle) -> str:
 
 
 def exact_name(bundle: Bundle) -> str:
-    """What `open_bundle` opens as this bundle in another process, at the same precision."""
-    path = str(bundle.path.resolve())
-    return path if bundle.precision == "auto" else f"{path}@{bundle.precision}"
+    """What `open_bundle` opens as this bundle in another process, with the same choices."""
+    choices: list[str] = [bundle.precision] if bundle.precision != "auto" else []
+    if bundle.look != FAITHFUL:
+        choices.append(bundle.look)
+    return "@".join([str(bundle.path.resolve()), *choices])

@@ -22,7 +22,7 @@ from dsin.runtime.patch_correlation.definition import (
 )
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.side_flow import FlowSide, find_side_views, prepare_flow_side
-from dsin.runtime.pictures import from_planes, to_planes, to_uint8
+from dsin.runtime.pictures import from_planes, picture_of, to_planes
 
 
 class Found(NamedTuple):
@@ -113,8 +113,8 @@ class FlowSearch:
 
 
 def _levels(planes: Tensor) -> Image:
-    image = from_planes(on_host(planes))
-    return to_uint8(image, (image.shape[0], image.shape[1]), truncate=False)
+    rows, columns = planes.shape[2:]
+    return picture_of(on_host(planes), (rows, columns), truncate=False)
 
 
 def open_patch_search(search: SearchOptions, backend: Backend, threads: int | None) -> SideSearch:

@@ -7,6 +7,7 @@ Only typer is imported here; each command imports what it needs when it runs.
 import enum
 import importlib
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -14,12 +15,17 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
+from dsin.runtime.commands.cli_machine import benchmark, doctor, selftest, try_pictures
 from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    JsonOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
+    RateOption,
     bundle_at,
 )
 from dsin.runtime.commands.cli_replay import replay
@@ -32,23 +38,14 @@ app = command_app(
     "dsin", "Compress images for a receiver that sees the same scene with a camera of its own."
 )
 
-RateOption = Annotated[
-    int | None,
-    typer.Option(
-        "--rate",
-        metavar="R",
-        min=0,
-        help="Rate point; 0 is the lowest rate [the bundle's default].",
-    ),
-]
 PairsOption = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--pairs", metavar="LIST", help="List of pairs: the paths of x and y on alternate lines."
     ),
 ]
 RootOption = Annotated[
-    Path,
+    Path | None,
     typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
 SourceOption = Annotated[
@@ -58,9 +55,6 @@ SourceOption = Annotated[
 SideOption = Annotated[
     str | None,
     typer.Option("--side", metavar="SOURCE", help="The side camera's, where it is another one."),
-]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]
 
 
@@ -117,9 +111,10 @@ def decode(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Decode a packet with the help of the receiver's own view."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     if (side is None) != no_side:
         raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
     from dsin.runtime.codec.decoder import Decoder
@@ -213,15 +208,24 @@ def demo(
             help="Serve a live page on PORT, and repeat the frames until Ctrl-C.",
         ),
     ] = None,
+    foxglove: Annotated[
+        int | None,
+        typer.Option(
+            "--foxglove",
+            metavar="PORT",
+            help="Serve a live view for Foxglove on PORT, and repeat the frames until Ctrl-C.",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
     ] = Path("dsin-demo"),
     json_path: JsonOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Stream stereo frames between two processes and compare the results."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     from dsin.runtime.commands.demo import run_demo
 
     run_demo(
@@ -236,6 +240,7 @@ def demo(
         fps=fps,
         web=web,
         side=side,
+        foxglove=foxglove,
     )
 
 
@@ -305,8 +310,14 @@ def profile(
 
 @command(app)
 def evaluate(
-    pairs: PairsOption,
-    root: RootOption,
+    pairs: PairsOption = None,
+    root: RootOption = None,
+    source: SourceOption = None,
+    side: SideOption = None,
+    frames: Annotated[
+        int | None,
+        typer.Option("--frames", metavar="N", min=1, help="With --source, the first N frames."),
+    ] = None,
     bundle: BundleOption = None,
     json_path: JsonOption = None,
     rate: RateOption = None,
@@ -339,15 +350,23 @@ def evaluate(
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
-    """Measure bits, PSNR and MS-SSIM on a list of pairs."""
+    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on a recording."""
     bundle = bundle_at(bundle, precision)
     size = None if crop is None else parse_size(crop, "--crop")
-    module = _load("dsin.training.evaluate", "train", "evaluate")
-    module.evaluate_list(
-        pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
-        save_images=save_images, backend=backend.value,
-        against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
-    )  # fmt: skip
+    if (source is None) == (pairs is None) or (pairs is None) != (root is None):
+        raise typer.BadParameter("give --pairs LIST and --root DIR, or --source SOURCE")
+    from dsin.runtime.evaluation.evaluate import evaluate_list
+
+    with ExitStack() as stack:
+        if source is not None:
+            from dsin.runtime.sources.pair_list import pair_list_of
+
+            pairs, root = stack.enter_context(pair_list_of(source, side, frames))
+        evaluate_list(
+            pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
+            save_images=save_images, backend=backend.value,
+            against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
+        )  # fmt: skip
 
 
 @command(app)
@@ -447,8 +466,9 @@ def calibrate(
         Path,
         typer.Option(
             "--frames",
-            metavar="DIR|LIST",
-            help="Folder or list of pictures to calibrate on, in pairs.",
+            metavar="DIR|LIST|BAG",
+            help="Folder or list of pictures to calibrate on, in pairs, or topics of a ROS bag, "
+            "as dsin stream takes them.",
         ),
     ],
     output: Annotated[
@@ -483,11 +503,12 @@ def calibrate(
     size = None if crop is None else parse_size(crop, "--crop")
     module = _load("dsin.export.int8_bundle", "export,evaluate", "calibrate")
     source = _load("dsin.export.calibration_frames", "export", "calibrate")
-    data = _load("dsin.training.data", "train", "calibrate")
+    from dsin.runtime.evaluation.pairs import read_pair_list
+
     start = None if validation is not None and is_folder(frames) else root
     done = module.calibrate_bundle(
         bundle, source.read_frames(frames, start), output, target=target.value, crop=size,
-        validation=data.read_pair_list(validation, root or Path()) if validation else (),
+        validation=read_pair_list(validation, root or Path()) if validation else (),
     )  # fmt: skip
     for name, ratio in done.report["speed_ratio"].items():
         error = done.report["graphs"][name]["relative_error"]
@@ -522,6 +543,10 @@ def import_tf(
 command(app)(serve)
 command(app)(stream)
 command(app)(replay)
+command(app, "try")(try_pictures)
+command(app)(benchmark)
+command(app)(selftest)
+command(app)(doctor)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ def command_app(name: str, summary: str) -> typer.Typer:
         name=name,
         help=summary,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )

@@ -10,6 +10,8 @@ from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
     bundle_at,
@@ -49,6 +51,10 @@ def replay(
         Path | None,
         typer.Option("--rerun", metavar="FILE", help="Record to FILE for Rerun (.rrd)."),
     ] = None,
+    bag: Annotated[
+        Path | None,
+        typer.Option("--bag", metavar="DIR", help="Write the results to DIR as a ROS 2 bag."),
+    ] = None,
     rig: Annotated[
         str | None, typer.Option("--rig", metavar="R", help="Decode this rig only [all rigs].")
     ] = None,
@@ -64,16 +70,17 @@ def replay(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Decode a recording again, with other settings if you like."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.outputs.decoded_frame import DecodedFrame
     from dsin.runtime.outputs.outputs import Outputs
     from dsin.runtime.replay.replay import replay_recordings
 
     outputs = Outputs(
-        pictures=output, panels=panels, video=video, fps=fps, mcap=mcap, rerun=rerun
+        pictures=output, panels=panels, video=video, fps=fps, mcap=mcap, rerun=rerun, bag=bag
     )  # fmt: skip
     with ExitStack() as stack:
         decoder = stack.enter_context(Decoder(bundle, backend.value))

@@ -12,6 +12,8 @@ from dsin.runtime.commands.cli_options import (
     BackendName,
     BackendOption,
     BundleOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
     bundle_at,
@@ -72,6 +74,7 @@ def serve(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
     workers: Annotated[
         int,
         typer.Option(
@@ -149,10 +152,20 @@ def serve(
             "--metrics", metavar="PORT", help="Serve metrics and health on PORT, without a page."
         ),
     ] = None,
+    foxglove: Annotated[
+        int | None,
+        typer.Option(
+            "--foxglove",
+            metavar="PORT",
+            help="Serve a live view for Foxglove on PORT; 0 picks a free one.",
+        ),
+    ] = None,
     web_host: Annotated[
         str,
         typer.Option(
-            "--web-host", metavar="HOST", help="Address at which --web and --metrics listen."
+            "--web-host",
+            metavar="HOST",
+            help="Address at which --web, --metrics and --foxglove listen.",
         ),
     ] = "127.0.0.1",
     ray: Annotated[
@@ -199,7 +212,7 @@ def serve(
 
     Runs until Ctrl-C or SIGTERM. The README explains how to make certificates.
     """
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     _set_up_logs(verbose)
     from dsin.runtime.commands.serve import ServeOptions
     from dsin.runtime.commands.serve import serve as run
@@ -219,6 +232,7 @@ def serve(
         outputs=Outputs(pictures, jpeg, panels, video, mcap=mcap, rerun=rerun),
         web=web,
         metrics=metrics,
+        foxglove=foxglove,
         web_host=web_host,
         fleet=FleetOptions(
             ray_address, replicas, replica_cpus, replica_gpus,
@@ -237,8 +251,8 @@ def stream(
         typer.Option(
             "--source",
             metavar="SOURCE",
-            help="What to send: a KITTI folder, a folder of pictures, a video file, camera:N, "
-            "gst:PIPELINE or synthetic.",
+            help="What to send: a KITTI folder, a folder of pictures, a video file, a topic of a "
+            "ROS bag (bag:PATH,x=/topic), camera:N, gst:PIPELINE, a network stream or synthetic.",
         ),
     ] = "synthetic",
     rig: Annotated[

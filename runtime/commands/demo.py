@@ -38,7 +38,7 @@ from dsin.runtime.commands.demo_processes import (
     run_server,
 )
 from dsin.runtime.errors import DsinError, StreamError
-from dsin.runtime.files import is_folder, write_json
+from dsin.runtime.files import check_target, write_json
 from dsin.runtime.progress import ProgressLine
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import open_stereo
@@ -122,6 +122,7 @@ def run_demo(
     fps: float | None = None,
     web: int | None = None,
     side: str | None = None,
+    foxglove: int | None = None,
 ) -> DemoReport:
     """Stream a stereo recording, or the synthetic rig, from a device to a server process.
 
@@ -130,13 +131,16 @@ def run_demo(
     Writes a side-by-side picture of every frame into `out`, the figures to `json_path`, and shows
     progress and a table. Every frame is sent, as fast as both sides keep up; with `fps` frames come
     at that pace and those that nobody has time for are dropped. With `kbps` the rate is chosen
-    frame by frame, in place of `rate`. `web` is the port of a page: then the frames come at the
+    frame by frame, in place of `rate`. `web` is the port of a page, `foxglove` that of a live view
+    for Foxglove: then the frames come at the
     recorded pace (or `fps`), again and again until SIGINT, and are drawn into `out` once. The
     processes are spawned, so a script that calls this needs the usual
     `if __name__ == "__main__"`. Raises FrameError, BundleError or DsinError for what cannot be
     used or written, StreamError if a process fails.
     """
-    settings = _checked(source, side, frames, bundle, rate, kbps, out, json_path, backend, fps, web)
+    settings = _checked(
+        source, side, frames, bundle, rate, kbps, out, json_path, backend, fps, web, foxglove
+    )
     with ProgressLine(settings.frames) as progress, _started(settings) as children:
         results = _Results(settings, progress)
         device, server = children
@@ -172,17 +176,19 @@ def _checked(
     backend: Backend,
     fps: float | None,
     web: int | None,
+    foxglove: int | None,
 ) -> Settings:
     """Find a user's mistakes before any process starts."""
     source = open_stereo(spec, frames, side)
     opened = open_bundle(bundle)
     opened.rate_index(rate)
-    if web is not None and fps is None:
+    if (web is not None or foxglove is not None) and fps is None:
         fps = frames_per_second(source)
-    settings = Settings(spec, side, len(source), bundle, rate, kbps, out, backend, fps, web)
+    settings = Settings(
+        spec, side, len(source), bundle, rate, kbps, out, backend, fps, web, foxglove
+    )  # fmt: skip
     settings.controller(opened, source)
-    if json_path is not None and not is_folder(json_path.absolute().parent):
-        raise DsinError(f"cannot write {json_path}: its folder does not exist")
+    check_target(json_path)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

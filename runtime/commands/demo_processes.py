@@ -46,6 +46,7 @@ class Settings:
     fps: float | None
     """None: every frame, as fast as both sides keep up."""
     web: int | None
+    foxglove: int | None = None
 
     @property
     def spec(self) -> str:
@@ -54,8 +55,8 @@ class Settings:
 
     @property
     def repeats(self) -> bool:
-        """Whether the frames come again and again, to be looked at in a browser."""
-        return self.web is not None
+        """Whether the frames come again and again, to be looked at."""
+        return self.web is not None or self.foxglove is not None
 
     def source(self) -> StereoRecording:
         """The frames; both processes open them for themselves."""
@@ -163,12 +164,16 @@ def run_server(pipe: Connection, settings: Settings) -> None:
     """Receive and decode beside the right views; measure and draw against the left ones. Ends when
     told to in `pipe`."""
     with _reporting(pipe), _Gallery(pipe, settings.out, settings.source()) as gallery:
+        originals = settings.source()  # of its own: a recording is read by one thread at a time
         options = ServeOptions(
             "127.0.0.1:0", settings.bundle, settings.backend,
             sides=[settings.side or settings.spec], web=settings.web, health=False,
+            foxglove=settings.foxglove,
+            original=lambda frame: originals.view(frame.number % len(originals), "left"),
         )  # fmt: skip
         with running_server(options, on_frame=gallery.show) as server:
-            pipe.send(Listening(server.address, tuple(server.urls)))
+            foxglove = [f"{server.foxglove_url} in Foxglove"] if server.foxglove_url else []
+            pipe.send(Listening(server.address, (*server.urls, *foxglove)))
             pipe.recv()
         gallery.finish()
         pipe.send(Finished())

@@ -32,7 +32,12 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(["--source", "--side"], not_with=["--kitti"]),
     ),
     "profile": (Rule(["--source", "--side"], not_with=["--kitti"]),),
-    "evaluate": (Rule(["--plot"], goes_with=["--against"]),),
+    "evaluate": (
+        Rule(["--plot"], goes_with=["--against"]),
+        Rule(["--source"], not_with=["--pairs", "--root"]),
+        Rule(["--side", "--frames"], goes_with=["--source"]),
+    ),
+    "benchmark": (Rule(["--root", "--crop"], goes_with=["--pairs"]),),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),
     "replay": (
         Rule(["--panels"], goes_with=["--output"]),
@@ -41,7 +46,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "serve": (
         Rule(["--jpeg", "--panels"], goes_with=["--pictures"]),
-        Rule(["--web-host"], goes_with=["--web", "--metrics"]),
+        Rule(["--web-host"], goes_with=["--web", "--metrics", "--foxglove"]),
         Rule(
             ["--ray-address", "--replicas", "--replica-cpus", "--replica-gpus"],
             goes_with=["--ray"],

@@ -31,6 +31,7 @@ from dsin.runtime.signals import on_ending
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet.decoders import FleetOptions
+    from dsin.runtime.outputs.foxglove_sink import Original
 
 LOG = logging.getLogger(__name__)
 
@@ -40,8 +41,10 @@ class ServeOptions:
     """What `dsin serve` was asked for.
 
     `address` is HOST:PORT of the gRPC server; `web` and `metrics` are ports of HTTP servers at
-    `web_host`, the first one with the page. `budget_mib` limits the memory of all rigs together
-    (None: half of the machine's). `sides` are the server's own side cameras
+    `web_host`, the first one with the page; `foxglove` is the port of a live view for Foxglove
+    there, to which `original` gives what a frame was coded from, if that is known. `budget_mib`
+    limits the memory of all rigs together (None: half of the machine's). `sides` are the server's
+    own side cameras
     (dsin.runtime.server.side_cameras).
     """
 
@@ -56,6 +59,8 @@ class ServeOptions:
     outputs: Outputs = field(default_factory=Outputs)
     web: int | None = None
     metrics: int | None = None
+    foxglove: int | None = None
+    original: "Original | None" = None
     web_host: str = "127.0.0.1"
     health: bool = True
     fleet: "FleetOptions | None" = None
@@ -70,6 +75,7 @@ class RunningServer(Serving):
     metrics_urls: Sequence[str]
     files: Sequence[FileSink]
     """The outputs; each tells which files it has begun."""
+    foxglove_url: str | None = None
 
 
 @contextmanager
@@ -84,7 +90,7 @@ def running_server(
     ports = [("--web", options.web), ("--metrics", options.metrics)]
     http = any(number is not None for _, number in ports)
     check_packages(health=options.health, http=http)
-    check_http_ports(options.web_host, ports)
+    check_http_ports(options.web_host, [*ports, ("--foxglove", options.foxglove)])
     opened = bundle or open_bundle(options.bundle)
     with ExitStack() as stack:
         sides = SideCameras(options.sides)
@@ -93,6 +99,7 @@ def running_server(
             decoding(workers, options.policy, on_frame, options.budget_mib)
         )
         urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks)
+        foxglove_url = _serve_foxglove(options, opened, pool.status, sinks)
         # After whatever may still fail, so that nothing is begun in vain.
         files = options.outputs.open()
         sinks.add(files)
@@ -103,7 +110,7 @@ def running_server(
                 certificates=options.certificates, sides=sides, health=options.health,
             )
         )  # fmt: skip
-        yield RunningServer(host, server.port, pool.status, urls, metrics_urls, files)
+        yield RunningServer(host, server.port, pool.status, urls, metrics_urls, files, foxglove_url)
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -119,6 +126,8 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
             announce(f"open {url}")
         for url in server.metrics_urls:
             announce(f"metrics at {url}metrics")
+        if server.foxglove_url is not None:
+            announce(f"open {server.foxglove_url} in Foxglove")
         stop.wait()
         announce("stopping")
     for line in _summary(server):
@@ -174,6 +183,25 @@ def _serve_http(
     sinks.add(own)
     stack.callback(health.stop)
     return urls, metrics_urls
+
+
+def _serve_foxglove(
+    options: ServeOptions,
+    bundle: Bundle,
+    status: Callable[[], list[RigStatus]],
+    sinks: SinkRunners,
+) -> str | None:
+    """Start the live view, if it is wanted; its URL."""
+    if options.foxglove is None:
+        return None
+    from dsin.runtime.outputs.foxglove_sink import FoxgloveSink
+
+    sink = FoxgloveSink(
+        options.web_host, options.foxglove, status, patch=bundle.search.patch,
+        original=options.original,
+    )  # fmt: skip
+    sinks.add([sink])
+    return sink.url
 
 
 def _open_workers(

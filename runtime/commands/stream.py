@@ -22,6 +22,7 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
 from dsin.runtime.signals import on_ending
 from dsin.runtime.sources.cameras import Camera, open_camera
+from dsin.runtime.sources.capture_device import shown_name
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.warm_up import warm_up
 
@@ -108,7 +109,7 @@ def _run(
     height, width = camera.size
     announce(
         f"connecting to {options.address} as camera {options.camera} of rig {options.rig}: "
-        f"{options.source}, {width}x{height}"
+        f"{shown_name(options.source)}, {width}x{height}"
     )
     counts = device.run()
     announce(report.line(counts))

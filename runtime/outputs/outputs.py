@@ -21,7 +21,7 @@ class Outputs:
 
     `pictures` is a folder, `jpeg` writes smaller, lossy files, `panels` adds a sheet of
     four pictures for each frame; `video` names the files (dsin.runtime.outputs.video_sink) that
-    play at `fps`; `mcap` and `rerun` are recordings.
+    play at `fps`; `mcap` and `rerun` are recordings, `bag` is a ROS 2 bag.
     """
 
     pictures: Path | None = None
@@ -31,6 +31,7 @@ class Outputs:
     fps: float = 10.0
     mcap: Path | None = None
     rerun: Path | None = None
+    bag: Path | None = None
 
     def open(self) -> list[FileSink]:
         """The sinks, in that order. Raises DsinError for one that cannot be opened; the others are
@@ -54,6 +55,10 @@ class Outputs:
                 from dsin.runtime.outputs.rerun_sink import RerunSink
 
                 sinks.append(RerunSink(self.rerun))
+            if self.bag is not None:
+                from dsin.runtime.outputs.bag_sink import BagSink
+
+                sinks.append(BagSink(self.bag))
         except BaseException:
             for sink in sinks:
                 sink.close()

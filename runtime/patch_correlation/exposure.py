@@ -45,14 +45,21 @@ class Exposure(NamedTuple):
 def exposure_of(x_dec: Image, y: Image, matches: Matches, search: SearchOptions) -> Exposure:
     """From the better half of the matches of x_dec's patches in y, both uint8 H×W×3."""
     rows, columns = search.patch
-    good = matches.score >= np.median(matches.score)
+    good = np.asarray(matches.score >= np.median(matches.score), np.uint8)
     chosen = np.repeat(np.repeat(good, rows, 0), columns, 1)[: x_dec.shape[0], : x_dec.shape[1]]
-    mine, theirs = x_dec[chosen], search.synthesise(y, matches)[chosen]
-    mean_x, mean_y = mine.mean(0), theirs.mean(0)
-    spread_y = theirs.std(0)
-    ratio = np.where(spread_y > LEAST_SPREAD, mine.std(0) / np.maximum(spread_y, 1e-6), 1.0)
+    mean_x, spread_x = _statistics(x_dec, chosen)
+    mean_y, spread_y = _statistics(search.synthesise(y, matches), chosen)
+    ratio = np.where(spread_y > LEAST_SPREAD, spread_x / np.maximum(spread_y, 1e-6), 1.0)
     gain = 1 + _beyond(np.clip(ratio, LOWEST, HIGHEST) - 1, SLIGHT_GAIN)
     return Exposure(gain, _beyond(mean_x - gain * mean_y, SLIGHT_OFFSET))
+
+
+def _statistics(
+    image: Image, chosen: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of each colour over the pixels that are chosen."""
+    mean, spread = cv2.meanStdDev(image, mask=np.ascontiguousarray(chosen))
+    return np.asarray(mean[:, 0], np.float64), np.asarray(spread[:, 0], np.float64)
 
 
 def _beyond(deviation: npt.NDArray[np.float64], slight: float) -> npt.NDArray[np.float64]:

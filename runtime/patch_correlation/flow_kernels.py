@@ -49,6 +49,8 @@ JUMP = 0.05
 """Pixels: differences between neighbours far above it are taken for edges, and cost linearly."""
 SWEEPS = 6
 RELAXATION = 1.6
+MIDDLE = 128
+"""Grey level taken from values before they are squared, so that float32 is precise enough."""
 MOST = 2.0
 """Pixels that one solution may change a displacement by, each way."""
 
@@ -98,23 +100,32 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
     and of the differences between neighbours: successive over-relaxation in a chequered order."""
     down, right = field
     rows, columns = down.shape
-    below, beside = np.zeros_like(down), np.zeros_like(down)
-    for i in range(rows):
-        for j in range(columns):
-            if i + 1 < rows:
-                below[i, j] = smoothness * _bond(down, right, i, j, i + 1, j)
-            if j + 1 < columns:
-                beside[i, j] = smoothness * _bond(down, right, i, j, i, j + 1)
-    new_down, new_right = down.copy(), right.copy()
+    below, beside = _bonds(down, right, np.float32(smoothness))
+    steps = _relaxations(down, right, systems, below, beside)
+    # With a border, which bonds of 0 keep out.
+    new_down = np.zeros((rows + 2, columns + 2), np.float32)
+    new_right = np.zeros((rows + 2, columns + 2), np.float32)
+    new_down[1:-1, 1:-1], new_right[1:-1, 1:-1] = down, right
+    turn = np.zeros((2, columns), np.float32)
+    turn[0, ::2], turn[1, 1::2] = 1, 1
+    to_down, to_right = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for _ in range(SWEEPS):
         for colour in range(2):
             for i in range(rows):
-                for j in range((i + colour) % 2, columns, 2):
-                    _relax(field, (new_down, new_right), systems, below, beside, i, j)
+                _relax_row(
+                    new_down, steps[:3, i], steps[3, i], below, beside, new_right, i, to_down
+                )
+                _relax_row(
+                    new_right, steps[2::-1, i], steps[4, i], below, beside, new_down, i, to_right
+                )
+                # All of the row was computed, of which this colour counts: so it is vectorised.
+                now = turn[(i + colour) % 2]
+                _take_turn(new_down[i + 1], to_down, now)
+                _take_turn(new_right[i + 1], to_right, now)
     for i in range(rows):
         for j in range(columns):
-            down[i, j] += min(max(new_down[i, j] - down[i, j], -MOST), MOST)
-            right[i, j] += min(max(new_right[i, j] - right[i, j], -MOST), MOST)
+            down[i, j] += min(max(new_down[i + 1, j + 1] - down[i, j], -MOST), MOST)
+            right[i, j] += min(max(new_right[i + 1, j + 1] - right[i, j], -MOST), MOST)
 
 
 @entry_point(parallel=True, fastmath=True)
@@ -127,22 +138,18 @@ def doubts(
     rows, columns = doubt.shape
     height, width = x.shape
     margin = STRIDE // 2
+    differences = np.empty_like(x)
+    for i in numba.prange(height):
+        for j in range(width):
+            down, right = _displacement(field, i, j, 1)
+            differences[i, j] = _between(y, i + down, j + right) - x[i, j]
     for i in numba.prange(rows):
         top, bottom = max(i * STRIDE - margin, 0), min((i + 1) * STRIDE + margin, height)
+        sums = _sums_of_columns(differences, x, top, bottom)
         for j in range(columns):
             left, end = max(j * STRIDE - margin, 0), min((j + 1) * STRIDE + margin, width)
-            linear, square = np.float32(0), np.float32(0)
-            total, squares = np.float32(0), np.float32(0)
-            middle = x[i * STRIDE, j * STRIDE]
-            for row in range(top, bottom):
-                for column in range(left, end):
-                    down, right = _displacement(field, row, column, 1)
-                    d = _between(y, row + down, column + right) - x[row, column]
-                    linear += d
-                    square += d * d
-                    v = x[row, column] - middle
-                    total += v
-                    squares += v * v
+            linear, square = sums[0, left:end].sum(), sums[1, left:end].sum()
+            total, squares = sums[2, left:end].sum(), sums[3, left:end].sum()
             n = np.float32((bottom - top) * (end - left))
             doubt[i, j] = max(square - np.float32(FORGIVEN) * linear * linear / n, 0) / n
             variance[i, j] = max(squares - total * total / n, 0) / n
@@ -189,6 +196,12 @@ def _refine_block(
     for k, m in NEIGHBOURS:
         a, b = pi + k, pj + m
         if a < 0 or b < 0 or a >= shifts[0].shape[0] or b >= shifts[0].shape[1]:
+            continue
+        if shifts[0][a, b] == down and shifts[1][a, b] == right:
+            continue
+        if (a != pi or b != pj) and (
+            shifts[0][a, b] == shifts[0][pi, pj] and shifts[1][a, b] == shifts[1][pi, pj]
+        ):
             continue
         cost = block_cost(x, y, i * BLOCK, j * BLOCK, shifts[0][a, b], shifts[1][a, b], best)
         cost *= 1 + (FOREIGN_PATCH if k != 0 or m != 0 else 0.0)
@@ -366,37 +379,86 @@ def _local_system(
 
 
 @kernel(fastmath=True)
-def _bond(down: Floats, right: Floats, i: int, j: int, k: int, m: int) -> Any:
-    """How strongly two neighbours hold together."""
-    a, b = down[k, m] - down[i, j], right[k, m] - right[i, j]
-    return np.float32(1) / np.sqrt(a * a + b * b + np.float32(JUMP * JUMP))
+def _bonds(down: Floats, right: Floats, smoothness: float) -> tuple[Floats, Floats]:
+    """How strongly neighbours hold together: each window with the one above it (rows + 1, columns),
+    and with the one left of it (rows, columns + 1); 0 where there is none."""
+    rows, columns = down.shape
+    below = np.zeros((rows + 1, columns), np.float32)
+    beside = np.zeros((rows, columns + 1), np.float32)
+    jump = np.float32(JUMP * JUMP)
+    for i in range(rows):
+        if i > 0:
+            for j in range(columns):
+                a, b = down[i, j] - down[i - 1, j], right[i, j] - right[i - 1, j]
+                below[i, j] = smoothness / np.sqrt(a * a + b * b + jump)
+        for j in range(1, columns):
+            a, b = down[i, j] - down[i, j - 1], right[i, j] - right[i, j - 1]
+            beside[i, j] = smoothness / np.sqrt(a * a + b * b + jump)
+    return below, beside
 
 
 @kernel(fastmath=True)
-def _relax(
-    field: Any, new: Any, systems: Floats, below: Floats, beside: Floats, i: int, j: int
-) -> None:
-    """One window's displacement from its neighbours' and its own system."""
-    down, right = field
+def _relaxations(
+    down: Floats, right: Floats, systems: Floats, below: Floats, beside: Floats
+) -> Floats:
+    """What one relaxation of each window takes, (5, rows, columns): with the sums e and f of its
+    neighbours' displacements, each times its bond, its own become RELAXATION of the way towards
+    a·e - b·f + p down and c·f - b·e + q right, if a, b, c, p and q are the five over RELAXATION."""
     rows, columns = down.shape
-    total, n_down, n_right = np.float32(1e-6), np.float32(0), np.float32(0)
-    for k, m in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        a, b = i + k, j + m
-        if a < 0 or b < 0 or a >= rows or b >= columns:
-            continue
-        bond = below[min(i, a), j] if k != 0 else beside[i, min(j, b)]
-        total += bond
-        n_down += bond * (new[0][a, b] - down[i, j])
-        n_right += bond * (new[1][a, b] - right[i, j])
-    weight = systems[5, i, j]
-    dd, rr = weight * systems[0, i, j] + total, weight * systems[2, i, j] + total
-    dr = weight * systems[1, i, j]
-    e_down, e_right = n_down - weight * systems[3, i, j], n_right - weight * systems[4, i, j]
-    determinant = dd * rr - dr * dr
-    to_down = down[i, j] + (rr * e_down - dr * e_right) / determinant
-    to_right = right[i, j] + (dd * e_right - dr * e_down) / determinant
-    new[0][i, j] += np.float32(RELAXATION) * (to_down - new[0][i, j])
-    new[1][i, j] += np.float32(RELAXATION) * (to_right - new[1][i, j])
+    steps = np.empty((5, rows, columns), np.float32)
+    for i in range(rows):
+        for j in range(columns):
+            bonds = below[i, j] + below[i + 1, j] + beside[i, j] + beside[i, j + 1]
+            total, weight = bonds + np.float32(1e-6), systems[5, i, j]
+            dd, rr = weight * systems[0, i, j] + total, weight * systems[2, i, j] + total
+            dr = weight * systems[1, i, j]
+            share = np.float32(RELAXATION) / (dd * rr - dr * dr)
+            a, b, c = rr * share, dr * share, dd * share
+            e = -weight * systems[3, i, j] - bonds * down[i, j]
+            f = -weight * systems[4, i, j] - bonds * right[i, j]
+            steps[0, i, j], steps[1, i, j], steps[2, i, j] = a, b, c
+            steps[3, i, j] = np.float32(RELAXATION) * down[i, j] + a * e - b * f
+            steps[4, i, j] = np.float32(RELAXATION) * right[i, j] + c * f - b * e
+    return steps
+
+
+@kernel(fastmath=True)
+def _relax_row(
+    own: Floats, factors: Floats, constant: Floats, below: Floats, beside: Floats,
+    other: Floats, i: int, out: Floats,
+) -> None:  # fmt: skip
+    """Where a row of windows relaxes to in one direction; `other` is the other direction."""
+    a, b = factors[0], factors[1]
+    over, under, side = below[i], below[i + 1], beside[i]
+    for j in range(len(out)):
+        k = j + 1
+        e = over[j] * own[i, k] + under[j] * own[i + 2, k]
+        e += side[j] * own[i + 1, j] + side[k] * own[i + 1, k + 1]
+        f = over[j] * other[i, k] + under[j] * other[i + 2, k]
+        f += side[j] * other[i + 1, j] + side[k] * other[i + 1, k + 1]
+        out[j] = constant[j] + a[j] * e - b[j] * f
+
+
+@kernel(fastmath=True)
+def _take_turn(row: Floats, to: Floats, now: Floats) -> None:
+    """Relax those of a row, which has a border, whose turn is 1 and not 0."""
+    for j in range(len(to)):
+        row[j + 1] += now[j] * (to[j] - np.float32(RELAXATION) * row[j + 1])
+
+
+@kernel(fastmath=True)
+def _sums_of_columns(differences: Floats, x: Floats, top: int, bottom: int) -> Floats:
+    """Of the rows from `top`: differences, their squares, x without MIDDLE, and the squares of
+    that, (4, W)."""
+    sums = np.zeros((4, x.shape[1]), np.float32)
+    for i in range(top, bottom):
+        for j in range(x.shape[1]):
+            d, v = differences[i, j], x[i, j] - np.float32(MIDDLE)
+            sums[0, j] += d
+            sums[1, j] += d * d
+            sums[2, j] += v
+            sums[3, j] += v * v
+    return sums
 
 
 @kernel(fastmath=True)

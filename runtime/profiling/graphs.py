@@ -31,7 +31,9 @@ ALONE_RUNS = 20
 ALONE_SECONDS = 2.0
 _BYTES = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "int8": 1, "uint8": 1, "int32": 4}
 _NAMES = {"float": "float32", "double": "float64"}
-_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
+_PRODUCTS = (
+    "Conv", "ConvTranspose", "MatMul", "Gemm", "ConvInteger", "MatMulInteger", "QLinearConv",
+)  # fmt: skip
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -207,13 +209,14 @@ def _traced(path: Path, inputs: Inputs) -> list[dict[str, Any]]:
 def _macs(node: dict[str, Any]) -> int:
     """Of a convolution or a matrix product, from the shapes that it had."""
     inputs, kind = node["input_type_shape"], node["op_name"]
-    x, weight = _shape(inputs[0]), _shape(inputs[1])
+    # QLinearConv has scale and zero point of x in between.
+    x, weight = _shape(inputs[0]), _shape(inputs[3 if kind == "QLinearConv" else 1])
     out = _shape(node["output_type_shape"][0])
     if kind == "ConvTranspose":
         return x[0] * prod(x[2:]) * prod(weight)
     if "Conv" in kind:
-        # A weight for each output channel and input of it, at each output position.
-        return out[0] * prod(out[2:]) * prod(weight)
+        # Each value, wherever its channels are, sums over the inputs and places of one kernel.
+        return prod(out) * prod(weight[1:])
     # Gemm may transpose x: of its inner length only what the product of sizes tells is sure.
     inner = prod(x) // out[0] if kind == "Gemm" else x[-1]
     return prod(out) * inner

@@ -17,6 +17,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.pictures import Image
 from dsin.runtime.profiling.link import Loopback
+from dsin.runtime.sources.bag_spec import is_bag, parse_bag_spec
 from dsin.runtime.sources.frames import FRAME_INTERVAL_NS
 from dsin.runtime.sources.recordings import StereoRecording, open_stereo
 from dsin.runtime.stopwatch import Stopwatch
@@ -43,6 +44,15 @@ class Sample:
     packet_bytes: int
 
 
+def _shown(recording: Path | str | None) -> str:
+    """A recording's name for reports."""
+    if recording is None:
+        return "synthetic rig"
+    if is_bag(str(recording)):
+        return parse_bag_spec(str(recording)).path.resolve().name
+    return Path(recording).resolve().name
+
+
 class Frames:
     """The first frames of a stereo recording, as `open_stereo` takes it, or of the synthetic rig,
     in turn without end.
@@ -53,7 +63,7 @@ class Frames:
 
     def __init__(self, recording: Path | str | None, side: str | None = None) -> None:
         self.source: StereoRecording = open_stereo(recording, side=side)
-        self.name = "synthetic rig" if recording is None else Path(recording).resolve().name
+        self.name = _shown(recording)
         self.count = min(len(self.source), DISTINCT_FRAMES)
         self._kept: list[tuple[Image, Image]] | None = None
         if recording is None:

@@ -16,7 +16,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.errors import DsinError
-from dsin.runtime.files import is_folder, write_bytes_atomically, write_json
+from dsin.runtime.files import check_target, write_bytes_atomically, write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.profiling.chip import ChipSpeed, measure_chip
 from dsin.runtime.profiling.cold_start import cold_start_ms
@@ -90,10 +90,7 @@ def run_profile(
 
     Raises BundleError, FrameError, BackendError or DsinError for what cannot be used or written.
     """
-    for path in (json_path, html_path):
-        # Found out now, not after minutes of measuring.
-        if path is not None and not is_folder(path.absolute().parent):
-            raise DsinError(f"cannot write {path}: its folder does not exist")
+    check_target(json_path, html_path)
     with ProgressLine() as progress:
         profile = measure(options, progress.show)
     print(profile.table())

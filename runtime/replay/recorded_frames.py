@@ -28,7 +28,7 @@ from dsin.runtime.outputs.recording_messages import (
     STATUS_SCHEMA,
     STATUS_TOPIC,
 )
-from dsin.runtime.replay.mcap_reader import RecordedMessage
+from dsin.runtime.sources.mcap_reader import RecordedMessage
 
 TOLERANCE_NS = 50_000_000
 """A side image that is further from its frame is not of the same moment: half of 10 per second."""

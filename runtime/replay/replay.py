@@ -15,7 +15,6 @@ from dsin.runtime.codec.packet import Packet, check_codec
 from dsin.runtime.errors import FrameError, PacketError, RecordingError
 from dsin.runtime.link.side_pictures import decode_picture
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
-from dsin.runtime.replay.mcap_reader import McapReader
 from dsin.runtime.replay.recorded_frames import (
     Event,
     RecordedPacket,
@@ -23,6 +22,7 @@ from dsin.runtime.replay.recorded_frames import (
     RigTimeline,
     recorded_events,
 )
+from dsin.runtime.sources.mcap_reader import McapReader
 
 
 @dataclass

@@ -13,7 +13,7 @@ from types import TracebackType
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.outputs.decoded_frame import SideView
 from dsin.runtime.sources.cameras import Camera, open_camera
-from dsin.runtime.sources.capture_device import is_live
+from dsin.runtime.sources.capture_device import is_live, shown_name
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import Recording, open_recording
 from dsin.runtime.sources.resized import resized
@@ -152,7 +152,7 @@ class SideCameras:
             try:
                 frame = camera.newest(POLL_S)
             except FrameError as error:
-                LOG.warning("side camera %s: %s", spec, error)
+                LOG.warning("side camera %s: %s", shown_name(spec), error)
                 continue
             if frame is not None:
                 view = SideView(frame.image, frame.number, frame.timestamp_ns)

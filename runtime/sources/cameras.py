@@ -216,14 +216,14 @@ def open_camera(
     every: bool = False,
     start_s: float | None = None,
 ) -> Camera:
-    """A live camera (`camera:…`, `gst:…`: see live_camera) or a recording (see open_recording).
+    """A live camera (see live_camera) or a recording (see open_recording).
 
     `side` picks the camera of a stereo recording. `fps` plays a recording at another rate, or asks
     a live camera for one. `frames` ends after so many captured frames, repeated ones included.
     `loop`, `every` and `start_s` are for recordings only: see PlayedRecording. Raises FrameError
     for what cannot be opened.
     """
-    from dsin.runtime.sources.capture_device import is_live
+    from dsin.runtime.sources.capture_device import is_live, shown_name
     from dsin.runtime.sources.live_camera import LiveCamera
 
     if not is_live(spec):
@@ -233,5 +233,7 @@ def open_camera(
             recording, fps=fps, loop=loop, every=every, frames=frames, start_s=start_s
         )
     if loop or every or start_s is not None:
-        raise FrameError(f"{spec} is a live camera: only recordings can be repeated or paced")
+        raise FrameError(
+            f"{shown_name(spec)} is a live camera: only recordings can be repeated or paced"
+        )
     return LiveCamera(spec, fps=fps, frames=frames)

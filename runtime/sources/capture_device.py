@@ -1,9 +1,10 @@
-"""How cameras are named on the command line, and opened through OpenCV."""
+"""How cameras are named on the command line, and opened: by OpenCV, GStreamer or FFmpeg."""
 
 import math
 import re
+import shlex
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 
@@ -13,6 +14,7 @@ from dsin.runtime.quiet_opencv import quiet_opencv
 from dsin.runtime.sources.picture_folders import natural_order
 
 V4L2, GSTREAMER = "camera:", "gst:"
+NETWORK = ("rtsp://", "rtsps://", "http://", "https://", "udp://")
 
 
 class CameraSpec(NamedTuple):
@@ -21,8 +23,8 @@ class CameraSpec(NamedTuple):
     name: str
     """As in messages."""
     device: str
-    """A path as /dev/video0, or a GStreamer pipeline."""
-    gstreamer: bool = False
+    """A path as /dev/video0, a GStreamer pipeline or an address."""
+    kind: Literal["v4l2", "gstreamer", "network"] = "v4l2"
     width: int | None = None
     height: int | None = None
     fps: float | None = None
@@ -46,11 +48,17 @@ class CaptureDevice(Protocol):
 
 def is_live(spec: str) -> bool:
     """Whether a source's name is that of a live camera."""
-    return spec.startswith((V4L2, GSTREAMER))
+    return spec.startswith((V4L2, GSTREAMER, *NETWORK))
+
+
+def shown_name(spec: str) -> str:
+    """A source's name without a password, as `rtsp://user:password@host/` has one."""
+    return re.sub(r"(?<=://)[^/@]*@", "", spec) if spec.startswith(NETWORK) else spec
 
 
 def parse_camera_spec(spec: str, fps: float | None = None) -> CameraSpec:
-    """Parse `camera:DEVICE[,OPTION=VALUE…]` or `gst:PIPELINE`; FrameError for anything else.
+    """Parse `camera:DEVICE[,OPTION=VALUE…]`, `gst:PIPELINE` or an address of NETWORK; FrameError
+    for anything else.
 
     `fps` is as if it was among the options.
     """
@@ -58,9 +66,14 @@ def parse_camera_spec(spec: str, fps: float | None = None) -> CameraSpec:
         raise FrameError(f"{fps} frames per second: ask for more than 0")
     if spec.startswith(GSTREAMER):
         return _parse_pipeline(spec[len(GSTREAMER) :].strip(), fps)
+    if spec.startswith(NETWORK):
+        if fps is not None:
+            raise FrameError(f"{shown_name(spec)} has a rate of its own: leave --fps out")
+        return CameraSpec(shown_name(spec), spec, "network")
     if not spec.startswith(V4L2):
         raise FrameError(
-            f"{spec} is not a camera: write camera:0, camera:/dev/video0 or gst:PIPELINE"
+            f"{spec} is not a camera: write camera:0, camera:/dev/video0, gst:PIPELINE or "
+            "rtsp://HOST/PATH"
         )
     device, *options = spec[len(V4L2) :].split(",")
     if not re.fullmatch(r"[0-9]{1,3}|/.+", device):
@@ -73,9 +86,15 @@ def parse_camera_spec(spec: str, fps: float | None = None) -> CameraSpec:
 
 
 def open_device(spec: CameraSpec) -> CaptureDevice:
-    """Open a camera. Raises FrameError if it is absent, in use, or OpenCV cannot open its kind."""
-    if spec.gstreamer:
-        return _open_pipeline(spec)
+    """Open a camera. Raises FrameError if it is absent or in use, or what it needs is missing."""
+    if spec.kind == "gstreamer":
+        from dsin.runtime.sources.gst_device import open_pipeline
+
+        return open_pipeline(spec)
+    if spec.kind == "network":
+        from dsin.runtime.sources.av_device import open_network_stream
+
+        return open_network_stream(spec)
     if not exists(Path(spec.device), FrameError):
         others = [*map(str, sorted(Path("/dev").glob("video[0-9]*"), key=natural_order))]
         there = f"there are {', '.join(others)}" if others else "this machine has no camera"
@@ -96,39 +115,39 @@ def open_device(spec: CameraSpec) -> CaptureDevice:
     ):
         if value is not None:
             capture.set(option, value)
+    if spec.fourcc is not None:
+        _check_format(capture, spec)
     return capture
 
 
-def has_gstreamer(build_information: str) -> bool:
-    """Whether OpenCV was built with GStreamer, according to cv2.getBuildInformation."""
-    return re.search(r"GStreamer:\s+YES", build_information) is not None
-
-
-def _open_pipeline(spec: CameraSpec) -> CaptureDevice:
-    if not has_gstreamer(cv2.getBuildInformation()):
+def _check_format(capture: CaptureDevice, spec: CameraSpec) -> None:
+    """Raise FrameError for a camera that sends another format than was asked for: at the same size
+    it may have a third of the rate."""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)
+    if any(code) and code.decode("latin-1") != spec.fourcc:
+        capture.release()
         raise FrameError(
-            f"OpenCV {cv2.__version__} was built without GStreamer, as all its wheels are: gst: "
-            "needs one with it, such as JetPack's or Debian's python3-opencv"
+            f"{spec.name} sends {code.decode('latin-1')}, not {spec.fourcc}: ask for a format that "
+            f"it has (v4l2-ctl -d {spec.device} --list-formats-ext)"
         )
-    with quiet_opencv():
-        capture = cv2.VideoCapture(spec.device, cv2.CAP_GSTREAMER)
-    if not capture.isOpened():
-        raise FrameError(
-            f"GStreamer cannot start the pipeline {spec.device[:80]!r}: try it in gst-launch-1.0 "
-            "with fakesink in place of appsink"
-        )
-    return capture
 
 
 def _parse_pipeline(pipeline: str, fps: float | None) -> CameraSpec:
-    if "appsink" not in pipeline.rsplit("!", 1)[-1]:
-        raise FrameError(
-            f"gst:{pipeline[:80]}: end the pipeline with `! videoconvert ! video/x-raw,format=BGR "
-            "! appsink drop=true max-buffers=1`"
-        )
+    """The pipeline without an appsink at its end, where OpenCV wanted one."""
+    *before, last = pipeline.split("!")
+    if last.split()[:1] == ["appsink"]:
+        pipeline = "!".join(before).strip()
+    elif re.fullmatch(r"\w*sink", (last.split() or [""])[0]):
+        raise FrameError(f"gst:{pipeline[:80]}: leave the sink {last.split()[0]} out")
+    if not pipeline:
+        raise FrameError("gst: names no pipeline: write it as gst:v4l2src device=/dev/video0")
+    try:
+        shlex.split(pipeline)
+    except ValueError as error:
+        raise FrameError(f"gst:{pipeline[:80]}: a quotation mark is not closed") from error
     if fps is not None:
         raise FrameError("gst: cameras have their rate in the pipeline, as framerate=30/1")
-    return CameraSpec("the GStreamer camera", pipeline, gstreamer=True)
+    return CameraSpec("the GStreamer camera", pipeline, "gstreamer")
 
 
 def _with_option(spec: CameraSpec, option: str, whole: str) -> CameraSpec:

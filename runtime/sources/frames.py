@@ -1,5 +1,8 @@
 """Frames in time: how many there are, when they were taken, at which rate."""
 
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from dsin.runtime.errors import FrameError
@@ -11,6 +14,10 @@ SYNTHETIC_FRAMES = 20
 """Frames of the synthetic rig if nobody says how many."""
 FRAME_INTERVAL_NS = 100_000_000
 """Between frames of sources without timestamps: 10 per second, as KITTI's cameras."""
+
+SAME_MOMENT_NS = 50_000_000
+"""Pictures that are further apart than this, or than half the time between two frames, are not of
+the same moment."""
 
 
 class Timed(Protocol):
@@ -39,3 +46,25 @@ def limited(available: int, wanted: int | None) -> int:
 def regular_times(count: int) -> tuple[int, ...]:
     """Timestamps of frames that came without any, in nanoseconds from 0."""
     return tuple(number * FRAME_INTERVAL_NS for number in range(count))
+
+
+def tolerance_ns(times_ns: Sequence[int]) -> int:
+    """How far a picture of the other camera may be from one of these and be of its moment."""
+    gaps = [later - earlier for earlier, later in pairwise(times_ns)]
+    return min(SAME_MOMENT_NS, int(statistics.median(gaps)) // 2) if gaps else SAME_MOMENT_NS
+
+
+def paired_in_time(left_ns: Sequence[int], right_ns: Sequence[int]) -> list[tuple[int, int]]:
+    """Places of the left times that have a right one of the same moment, with the place of that.
+
+    Both are in increasing order. Of several right ones the nearest counts.
+    """
+    most_ns, place, found = tolerance_ns(left_ns), 0, []
+    for number, moment in enumerate(left_ns):
+        while place + 1 < len(right_ns) and abs(right_ns[place + 1] - moment) <= abs(
+            right_ns[place] - moment
+        ):
+            place += 1
+        if right_ns and abs(right_ns[place] - moment) <= most_ns:
+            found.append((number, place))
+    return found

@@ -13,11 +13,13 @@ from dsin.runtime.errors import FrameError
 from dsin.runtime.files import is_file, is_folder
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image, centre_crop
-from dsin.runtime.sources.frames import StereoSide, limited, regular_times
+from dsin.runtime.sources.frames import StereoSide, limited, paired_in_time, regular_times
+from dsin.runtime.sources.notices import tell
 from dsin.runtime.sources.picture_folders import (
     Pictures,
     has_images,
     image_size,
+    images_by_stem,
     numbered_pictures,
     one_side,
 )
@@ -25,17 +27,22 @@ from dsin.runtime.sources.picture_folders import (
 STEREO_MOMENT = "_10"
 """How KITTI's stereo data names the picture of each scene that both cameras' data are about."""
 
+UNSYNCHRONISED = "_extract"
+"""How KITTI's folders of raw drives end that were not synchronised."""
+
 
 @dataclass(frozen=True)
 class KittiRawDrive:
     """A drive of the KITTI raw data: image_02 is the left camera, image_03 the right one.
 
     `folder` holds them, each with data/ (PNG, JPEG or WebP) and timestamps.txt. The grey cameras
-    are image_00 and image_01.
+    are image_00 and image_01. KITTI-360 has its cameras there, with data_rect/ for `data`. Missing
+    frames are gaps in time.
     """
 
     folder: Path
     names: tuple[str, str] = ("image_02", "image_03")
+    data: str = "data"
 
     @property
     def left(self) -> Path:
@@ -52,24 +59,59 @@ class KittiRawDrive:
         if not is_folder(self.folder, FrameError):
             raise FrameError(f"there is no folder {self.folder}")
         for camera in (self.left, self.right):
-            if not is_folder(camera / "data", FrameError):
+            if not is_folder(camera / self.data, FrameError):
                 raise FrameError(
-                    f"{self.folder} has no {camera.name}/data: give the folder of one KITTI raw "
-                    "drive, with image_02 and image_03"
+                    f"{self.folder} has no {camera.name}/{self.data}: give the folder of one KITTI "
+                    "raw drive, with image_02 and image_03"
                 )
 
     def camera(self, side: StereoSide, frames: int | None = None) -> Pictures:
         """One camera; the other one may be missing. `frames` takes the first so many.
 
-        The left camera's times count where it is there, as nanoseconds since 1970, UTC. Raises
-        FrameError for what is missing or does not match.
+        The left camera's times count where it is there, as nanoseconds since 1970, UTC. Frames
+        that the other camera lacks are left out, and that is told. Raises FrameError for what is
+        missing.
         """
         for camera in (self.left, self.right):
-            if is_folder(camera, FrameError) and not is_folder(camera / "data", FrameError):
-                raise FrameError(f"{camera} has no data folder: KITTI raw drives have one")
-        paths, reference = one_side(self.left / "data", self.right / "data", side)
-        times = read_timestamps(reference[0].parents[1] / "timestamps.txt", reference)
-        return numbered_pictures(paths, times, reference, frames)
+            if is_folder(camera, FrameError) and not is_folder(camera / self.data, FrameError):
+                raise FrameError(f"{camera} has no {self.data} folder: KITTI raw drives have one")
+        if all(is_folder(camera / self.data, FrameError) for camera in (self.left, self.right)):
+            pairs = self._pairs()
+            paths = tuple(pair[side == "right"] for pair in pairs)
+            reference = tuple(left for left, _, _ in pairs)
+            return numbered_pictures(paths, tuple(time for *_, time in pairs), reference, frames)
+        paths, reference = one_side(self.left / self.data, self.right / self.data, side)
+        return numbered_pictures(paths, self._times(reference), reference, frames)
+
+    def _pairs(self) -> list[tuple[Path, Path, int]]:
+        """Left and right pictures of the same moments, and the left ones' times.
+
+        The numbers of drives that were synchronised tell; those of `_extract` drives count each
+        camera's pictures for itself, so their times do.
+        """
+        left_by_stem = images_by_stem(self.left / self.data)
+        right_by_stem = images_by_stem(self.right / self.data)
+        lefts, rights = tuple(left_by_stem.values()), tuple(right_by_stem.values())
+        times = self._times(lefts)
+        if self.folder.name.endswith(UNSYNCHRONISED):
+            places = paired_in_time(times, self._times(rights))
+            pairs = [(lefts[n], rights[m], times[n]) for n, m in places]
+        else:
+            pairs = [
+                (path, right_by_stem[path.stem], time)
+                for path, time in zip(lefts, times, strict=True)
+                if path.stem in right_by_stem
+            ]
+        if not pairs:
+            raise FrameError(f"{self.folder}: no frame of {self.names[0]} is in {self.names[1]}")
+        alone = len(lefts) + len(rights) - 2 * len(pairs)
+        if alone:
+            tell(f"{self.folder}: {alone} pictures have no partner in the other camera's folder "
+                 f"and are left out; {len(pairs)} pairs remain")  # fmt: skip
+        return pairs
+
+    def _times(self, pictures: Sequence[Path]) -> tuple[int, ...]:
+        return read_timestamps(pictures[0].parents[1] / "timestamps.txt", pictures)
 
 
 class Scenes(Pictures):

@@ -1,15 +1,16 @@
-"""USB and CSI cameras through OpenCV: V4L2 devices and GStreamer pipelines.
+"""Cameras that take pictures now: V4L2 devices, GStreamer pipelines, network streams.
 
 `camera:0` and `camera:/dev/video2` name V4L2 devices; options follow behind commas, as in
-`camera:0,width=1280,height=720,fps=30,fourcc=MJPG`. `gst:PIPELINE` is a GStreamer pipeline that
-ends in an appsink, as CSI cameras of a Jetson need it:
+`camera:0,width=1280,height=720,fps=30,fourcc=MJPG`. `gst:PIPELINE` is a GStreamer pipeline without
+its sink, as CSI cameras of a Jetson need it:
 
     gst:nvarguscamerasrc ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=30/1 !
-        nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR !
-        appsink drop=true max-buffers=1
+        nvvidconv ! video/x-raw,format=BGRx
+
+`rtsp://…`, `http://…` and `udp://…` are cameras in the network.
 """
 
-import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -30,12 +31,17 @@ from dsin.runtime.sources.capture_device import (
     parse_camera_spec,
 )
 
+LOG = logging.getLogger(__name__)
 PATIENCE_S = 5.0
 """A camera that gives no picture for so long is reported; the search for it goes on."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 2.0
 """Pauses between attempts to open a lost camera again: each twice the one before, up to this."""
 FIRST_ATTEMPTS = 3
 """Some cameras fail to give the very first picture after they were opened."""
+
+
+BAD_PICTURES = 10
+"""So many in a row that cannot be decoded, as MJPEG from a bad cable: the camera is opened anew."""
 
 
 class _Picture(NamedTuple):
@@ -95,6 +101,9 @@ class LiveCamera:
         self._seen_s = now()
         self._stop = threading.Event()
         self._backoff_s = FIRST_BACKOFF_S
+        self._bad = 0
+        self._reason = ""
+        """Why the camera is away, where that is known."""
         self._thread = threading.Thread(
             target=self._run, args=(device,), name="camera", daemon=True
         )
@@ -149,6 +158,8 @@ class LiveCamera:
                 elif not self._grab(current):
                     current.release()
                     current = None
+                    reason = self._reason or f"{self._spec.name} gives no picture any more"
+                    LOG.warning("%s: looking for it again", reason)
         except BaseException as fault:  # told by `newest`, in the thread of whoever asks
             with self._changed:
                 self._fault = fault
@@ -161,18 +172,30 @@ class LiveCamera:
         """The lost camera once it is back; None if the camera was closed meanwhile."""
         while not self._stop.wait(self._backoff_s):
             self._backoff_s = min(2 * self._backoff_s, LONGEST_BACKOFF_S)
-            with contextlib.suppress(FrameError):
-                return self._open(self._spec)
+            try:
+                device = self._open(self._spec)
+            except FrameError as error:
+                self._reason = str(error)
+                continue
+            LOG.warning("%s is back", self._spec.name)
+            return device
         return None
 
     def _grab(self, device: CaptureDevice) -> bool:
         """Wait for the next picture, in place of the one before."""
-        if not device.grab():
+        self._reason = ""
+        try:
+            if not device.grab():
+                return False
+        except FrameError as error:
+            self._reason = str(error)
             return False
         taken_s = self._now()
         read, pixels = device.retrieve()
         if not read:
-            return False
+            self._bad += 1
+            return self._bad < BAD_PICTURES
+        self._bad = 0
         retrieve_ms = 1000 * (self._now() - taken_s)
         self._backoff_s = FIRST_BACKOFF_S
         with self._changed:
@@ -186,9 +209,10 @@ class LiveCamera:
         silent_s = self._now() - self._seen_s
         over = self._stop.is_set() or self._all_captured()
         if silent_s > self._patience_s and not over:
+            usual = "check that it is plugged in and not used by another program"
             raise FrameError(
                 f"{self._spec.name} has given no picture for {silent_s:.0f} s: "
-                "check that it is plugged in and not used by another program"
+                f"{self._reason or usual}"
             )
 
     def _check_size(self, image: Image) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from dsin.runtime.errors import FrameError
 from dsin.runtime.files import exists, is_folder
 from dsin.runtime.pictures import Image
+from dsin.runtime.sources.bag_spec import EXAMPLE, is_bag, parse_bag_spec
 from dsin.runtime.sources.euroc import open_euroc
 from dsin.runtime.sources.frames import SYNTHETIC_FRAMES, StereoSide, limited, regular_times
 from dsin.runtime.sources.kitti import KittiRawDrive, open_odometry_or_stereo, open_stereo_scenes
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 LAYOUTS = (
     "`synthetic`, a video file, a KITTI raw drive (image_02, image_03), a KITTI odometry sequence "
     "(image_2, image_3, times.txt), a KITTI stereo folder (image_2, image_3 or colored_0, "
-    "colored_1, with *_10.png), KITTI's grey cameras, an EuRoC folder (mav0/cam0/data, cam1), a "
-    "folder with `left` and `right`, or a folder of pictures"
+    "colored_1, with *_10.png), KITTI's grey cameras, a KITTI-360 drive, an EuRoC folder "
+    "(mav0/cam0/data, cam1), a "
+    f"folder with `left` and `right`, a folder of pictures, or topics of a ROS bag ({EXAMPLE})"
 )
 RENDERED = 32
 """45 MB of KITTI's size, and the built-in rig's 20 frames."""
@@ -63,6 +65,10 @@ def open_recording(spec: str, side: StereoSide, frames: int | None = None) -> Re
     kind, _, count = spec.partition(":")
     if kind == "synthetic":
         return _synthetic(spec, count, side, frames)
+    if is_bag(spec):
+        from dsin.runtime.sources.bag_recording import open_bag
+
+        return open_bag(spec, side, frames)
     path = Path(spec)
     if spec and is_folder(path, FrameError):
         return _open_folder(path, side, frames)
@@ -142,8 +148,8 @@ def open_stereo(
     spec = "synthetic" if source is None else str(source)
     left = open_recording(spec, "left", frames)
     right = open_recording(side or spec, "right", frames)
-    if side is None and _is_one_camera(left, right):
-        raise FrameError(f"{spec} is one camera: name the other one with --side")
+    if side is None and _is_one_camera(spec, left, right):
+        raise FrameError(f"{spec} is one camera: name the other one {_other(spec)}")
     count = min(len(left), len(right))
     if count < max(len(left), len(right)):
         left = open_recording(spec, "left", count)
@@ -153,7 +159,13 @@ def open_stereo(
     return StereoRecording(left, right)
 
 
-def _is_one_camera(left: Recording, right: Recording) -> bool:
+def _other(spec: str) -> str:
+    return "too, as in " + EXAMPLE if is_bag(spec) else "with --side"
+
+
+def _is_one_camera(spec: str, left: Recording, right: Recording) -> bool:
+    if is_bag(spec):
+        return None in parse_bag_spec(spec)
     if isinstance(left, Pictures) and isinstance(right, Pictures):
         return left.paths == right.paths
     return isinstance(left, VideoFile)
@@ -171,18 +183,23 @@ def _synthetic(spec: str, count: str, side: StereoSide, frames: int | None) -> R
 
 def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recording:
     for names, opened in (
+        (("image_00/data_rect", "image_01/data_rect"), _kitti_360),
         (("image_02", "image_03"), _raw_drive),
         (("image_00", "image_01"), _raw_drive),
         (("image_2", "image_3"), open_odometry_or_stereo),
+        # KITTI's stereo data of 2012 has both, and colour is wanted.
+        (("colored_0", "colored_1"), open_stereo_scenes),
         (("image_0", "image_1"), open_odometry_or_stereo),
         (("mav0/cam0/data", "mav0/cam1/data"), open_euroc),
         (("cam0/data", "cam1/data"), open_euroc),
-        (("colored_0", "colored_1"), open_stereo_scenes),
         (("left", "right"), _folder_pair),
     ):
         left, right = (folder / name for name in names)
         if is_folder(left, FrameError) or is_folder(right, FrameError):
             return opened(left, right, side, frames)
+    parts = [n for n in ("training", "testing") if is_folder(folder / n, FrameError)]
+    if parts and not has_images(folder):
+        raise FrameError(f"{folder} has several parts: give {folder / parts[0]}, or another")
     if not has_images(folder):
         raise FrameError(f"{folder} is not a recording: give {LAYOUTS}")
     paths = tuple(images_by_stem(folder).values())
@@ -191,6 +208,11 @@ def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recordin
 
 def _raw_drive(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
     return KittiRawDrive(left.parent, (left.name, right.name)).camera(side, frames)
+
+
+def _kitti_360(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
+    cameras = left.parent.name, right.parent.name
+    return KittiRawDrive(left.parents[1], cameras, left.name).camera(side, frames)
 
 
 def _folder_pair(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:

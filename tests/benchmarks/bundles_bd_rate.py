@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.training.comparison import Point, bd_rates
-from dsin.training.data import Pair, read_pair_list
-from dsin.training.evaluate import evaluate
+from dsin.runtime.evaluation.comparison import Point, bd_rates
+from dsin.runtime.evaluation.evaluate import evaluate
+from dsin.runtime.evaluation.pairs import Pair, read_pair_list
 
 CROP = (320, 1224)
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dsin.runtime.evaluation.pairs import Pair, read_pair_list
 from dsin.training.checkpoint import load_edge_checkpoint
-from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
+from dsin.training.data import CentredPairs, RandomPairs
 from dsin.training.edge.fusion import EdgeFusion
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.losses import psnr_db

@@ -17,9 +17,9 @@ import numpy as np
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.evaluation.pairs import read_pair_list
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
-from dsin.training.data import read_pair_list
 
 CROP = (320, 1224)
 ROUNDS = 3

@@ -13,10 +13,10 @@ from dsin.calibration.integer_context import float_bits
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.entropy.context_model import cross_entropy_bits
+from dsin.runtime.evaluation.pairs import read_pair_list
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
 from dsin.training.checkpoint import load_checkpoint
-from dsin.training.data import read_pair_list
 
 CROP = (320, 1224)
 

@@ -16,11 +16,11 @@ import numpy as np
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.evaluation.pairs import read_pair_list
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image, centre_crop
 from dsin.runtime.sources.recordings import open_stereo
-from dsin.training.data import read_pair_list
 
 Pairs = list[tuple[Image, Image]]
 CROP = (320, 1224)

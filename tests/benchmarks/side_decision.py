@@ -15,10 +15,10 @@ from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.side_fusion import LEAST_SHOWN
+from dsin.runtime.evaluation.pairs import read_pair_list
 from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
-from dsin.training.data import read_pair_list
 
 RATES = 0, 4
 LARGEST = 320, 960

@@ -23,7 +23,8 @@ from dsin.runtime.sources.video_file import VideoFile
 
 PACKAGES = (
     "numpy", "numba", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf",
-    "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client", "grpcio-health-checking",
+    "packaging", "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client",
+    "grpcio-health-checking",
 )  # fmt: skip
 FRAMES = 3
 
@@ -51,6 +52,7 @@ def command_line(rig: Path) -> None:
     assert "256" in dsin("info", rig / "a.dsin")
     dsin("decode", rig / "a.dsin", "--side", rig / "right" / "0.png", "-o", rig / "a.png")
     assert (rig / "a.png").is_file()
+    assert "cpu" in dsin("doctor")
     for name in ("serve", "stream", "demo", "replay", "encode"):
         assert "Usage" in dsin(name, "--help")
     wrong = [sys.executable, "-m", "dsin.runtime.commands.cli", "serve", "--replicas", "2"]

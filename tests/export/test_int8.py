@@ -35,7 +35,7 @@ from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.codec import int8_support
 from dsin.runtime.commands.cli import app
 from dsin.runtime.errors import BackendError, ExportError, FrameError
-from dsin.training.data import Pair
+from dsin.runtime.evaluation.pairs import Pair
 
 Image = npt.NDArray[np.generic]
 

@@ -1,55 +1,40 @@
-"""Rebuilds the golden packets: `python tests/golden/make_packets.py`, for every shipped bundle.
+"""Rebuilds the interoperability kit of all shipped bundles: `python tests/golden/make_packets.py`.
 
-A file for each bundle: its codec id, and packets (base64) with the sha256 of the latent that they
-decode to, little-endian. They are of a picture of the built-in rig at every rate, and of numbers
-that no picture reaches, so that every clip on the way is passed. A bundle whose codec id
-is in its file already keeps that file: what decodes differently under the same codec id is a fault,
-not a new golden packet.
+See `dsin.runtime.diagnosis.kit` for what is in it. The packets of pictures are made by this
+machine; those of extremes have numbers that no picture reaches, so that every clip on the way is
+passed. A bundle whose codec id is in its file already keeps that file: what decodes differently
+under the same codec id is a fault, not a new golden packet. Folders of older formats are not
+touched.
 """
 
-import base64
-import hashlib
 import json
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from dsin.runtime import Encoder, Packet, open_bundle, shipped_bundles
+from dsin.runtime import Decoder, Encoder, Packet, open_bundle, shipped_bundles
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.edge import open_hyper_codec
-from dsin.runtime.codec.families import family_of
-from dsin.runtime.codec.packet import PacketHeader
-from dsin.runtime.codec.protocols import PictureDecoder
+from dsin.runtime.codec.exact import ExactCoder, latent_sha256
+from dsin.runtime.codec.packet import VERSION, PacketHeader
+from dsin.runtime.codec.precision import precision_of
+from dsin.runtime.diagnosis.kit import (
+    FOLDER,
+    Golden,
+    built_in_pictures,
+    kit_folder,
+)
 from dsin.runtime.entropy.context_model import encode_symbols
 from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE
+from dsin.runtime.files import write_image
+from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import padded_size
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
-FOLDER = Path(__file__).parent / "packets"
 WIDTH, HEIGHT = 150, 100
 SMALL = {"edge": (64, 64), "paper": (40, 48)}
 """Height and width of packets that hold no picture."""
-
-
-@cache
-def _decoder(name: str) -> PictureDecoder:
-    bundle = open_bundle(name)
-    return family_of(bundle).open_codecs(bundle, "cpu", 1)[1]
-
-
-def latent_of(bundle: Bundle, packet: Packet) -> np.ndarray:
-    """What a packet's payload decodes to, with a shipped bundle."""
-    header = packet.header
-    size = padded_size(header.height, header.width, bundle.frame_multiple)
-    return _decoder(bundle.path.name).latent(packet.payload, size, header.rate)
-
-
-def latent_hash(bundle: Bundle, packet: Packet) -> str:
-    """The sha256 of that."""
-    latent = latent_of(bundle, packet)
-    return hashlib.sha256(latent.astype(latent.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def extreme_packet(bundle: Bundle, rate: int) -> Packet:
@@ -70,42 +55,56 @@ def extreme_packet(bundle: Bundle, rate: int) -> Packet:
     return Packet(header, payload)
 
 
-def golden_packets(bundle: Bundle) -> dict[str, Packet]:
-    """By name."""
-    view = SyntheticRig(width=WIDTH, height=HEIGHT, frames=6).view(5, "left")
-    packets = {}
-    with Encoder(bundle, threads=1) as encoder:
-        for rate in range(len(bundle.rate_points)):
-            packets[f"picture, rate {rate}"] = encoder.encode(
-                view, rate, frame_number=rate, timestamp_ns=10**18 + rate
-            )
+def of_pictures(name: str) -> Iterator[Golden]:
+    """The built-in picture at every rate of a bundle, `name` with its precision."""
+    x, y = built_in_pictures()
+    with Encoder(name, threads=1) as encoder, Decoder(name, threads=1) as decoder:
+        networks = precision_of(encoder.bundle)
+        exact = ExactCoder(encoder.bundle, "cpu", 1)
+        for rate in range(len(encoder.bundle.rate_points)):
+            packet = encoder.encode(x, rate, frame_number=rate, timestamp_ns=10**18 + rate)
+            decoded = decoder.decode(packet, y)
+            psnr = [round(psnr_db(picture, x), 4) for picture in (decoded.image, decoded.x_dec)]
+            latent = latent_sha256(exact.decode(packet))
+            yield Golden("picture", networks, rate, bytes(packet), latent, psnr[0], psnr[1])
+
+
+def of_extremes(bundle: Bundle) -> Iterator[Golden]:
+    """At the lowest and the highest rate."""
+    exact = ExactCoder(bundle, "cpu", 1)
     for rate in sorted({0, len(bundle.rate_points) - 1}):
-        packets[f"extremes, rate {rate}"] = extreme_packet(bundle, rate)
-    return packets
+        packet = extreme_packet(bundle, rate)
+        latent = latent_sha256(exact.decode(packet))
+        yield Golden("extremes", None, rate, bytes(packet), latent, None, None)
 
 
-def case(bundle: Bundle) -> dict[str, Any]:
+def case(name: str) -> dict[str, Any]:
     """What the file of a bundle holds."""
-    packets = {
-        name: {
-            "packet": base64.b64encode(bytes(packet)).decode(),
-            "latent": latent_hash(bundle, packet),
-        }
-        for name, packet in golden_packets(bundle).items()
+    bundle = open_bundle(name)
+    precisions = ("float", "int8") if bundle.int8 else ("float",)
+    goldens = [golden for p in precisions for golden in of_pictures(f"{name}@{p}")]
+    goldens += of_extremes(bundle)
+    return {
+        "codec_id": bundle.codec_id.hex(),
+        "packets": [golden.to_json() for golden in goldens],
     }
-    return {"codec_id": bundle.codec_id.hex(), "packets": packets}
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
+    folder = kit_folder(VERSION)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (FOLDER / "x.png").is_file():
+        frame = SyntheticRig(width=WIDTH, height=HEIGHT, frames=6).frame(5)
+        write_image(FOLDER / "x.png", frame.left)
+        write_image(FOLDER / "y.png", frame.right)
     for name in shipped_bundles():
-        bundle, path = open_bundle(name), FOLDER / f"{name}.json"
+        bundle, path = open_bundle(name), folder / f"{name}.json"
         if path.is_file() and json.loads(path.read_text())["codec_id"] == bundle.codec_id.hex():
             print(f"{name}: unchanged")
             continue
-        path.write_text(json.dumps(case(bundle), indent=1) + "\n")
+        path.write_text(json.dumps(case(name), indent=1) + "\n")
         print(f"{name}: written")
-    for path in FOLDER.glob("*.json"):
+    for path in folder.glob("*.json"):
         if path.stem not in shipped_bundles():
             path.unlink()
             print(f"{path.stem}: removed")

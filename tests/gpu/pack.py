@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dsin.runtime.errors import DsinError
-from dsin.training.data import list_photos, read_pair_list
+from dsin.runtime.evaluation.pairs import read_pair_list
+from dsin.training.data import list_photos
 from dsin.training.edge.picture_pack import MIB, Entry, write_pack
 
 KITTI = "KITTI, CC BY-NC-SA 3.0 (Geiger, Lenz, Stiller, Urtasun)"

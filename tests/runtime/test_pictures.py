@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.pictures import check_frame
+from dsin.runtime.pictures import check_frame, from_planes, picture_of, to_uint8
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -33,3 +33,16 @@ def test_any_size_is_taken_up_to_sixteen_megapixels(width: int, height: int) -> 
 def test_the_reason_of_a_refusal_is_the_true_one(width: int, height: int, reason: str) -> None:
     with pytest.raises(FrameError, match=f"^{re.escape(reason)}$"):
         check_frame(picture(width, height))
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_planes_become_the_picture_that_the_slow_way_gives(truncate: bool) -> None:
+    rng = np.random.default_rng(1)
+    planes = rng.uniform(-20, 280, (1, 3, 24, 40)).astype(np.float32)
+    planes[0, 0, :4, :5] = np.arange(20).reshape(4, 5) + 0.5  # halves go to the even neighbour
+    planes[0, 0, 5, :4] = [-0.5, -1.5, 255.5, 300.0]
+    found = picture_of(planes, (21, 33), truncate=truncate)
+    np.testing.assert_array_equal(found, to_uint8(from_planes(planes), (21, 33), truncate=truncate))
+    assert found[0, :3, 0].tolist() == ([0, 1, 2] if truncate else [0, 2, 2])
+    assert found[5, :4, 0].tolist() == [0, 0, 255, 255]
+    assert found.flags.c_contiguous

@@ -2,12 +2,13 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
 
-from dsin.runtime.progress import ProgressLine
+from dsin.runtime.progress import ProgressLine, track
 
 PROGRAM = """
 import sys
@@ -56,3 +57,29 @@ def test_without_a_total_there_is_no_bar() -> None:
     assert "streaming [x] 0:00:0" in shown
     assert "━" not in shown
     assert "/" not in shown
+
+
+TRACK = """
+from dsin.runtime import progress
+progress.INTERVAL_S = 0
+print(list(progress.track("abc", "letters {total}")))
+"""
+
+
+def test_items_are_counted_on_a_terminal_and_elsewhere_nothing_is_shown(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(track("abc", "letters")) == ["a", "b", "c"]
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", TRACK)
+    shown, printed = on_terminal(total=None)
+    for count in range(3):
+        assert f"{count}/3 letters" in shown
+    assert printed == "['a', 'b', 'c']\n"
+
+
+def test_no_color_is_heeded() -> None:
+    """Movements of the cursor may be there, colours may not."""
+    shown, _ = on_terminal(total=4)
+    assert "\x1b[" in shown
+    assert re.search(r"\x1b\[[0-9;]*m", shown) is None

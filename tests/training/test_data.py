@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import CheckpointError, FrameError
+from dsin.runtime.evaluation.pairs import Pair, read_pair_list
 from dsin.runtime.files import write_image
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import centre_crop
 from dsin.training import data as data_module
-from dsin.training.data import CentredPairs, Pair, RandomPairs, read_pair_list
+from dsin.training.data import CentredPairs, RandomPairs
 from dsin.training.presets import (
     EdgePreset,
     Preset,

@@ -15,9 +15,9 @@ import torch
 from support.run_log import logged
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.checkpoint import load_checkpoint, save_checkpoint
-from dsin.training.data import Pair
 from dsin.training.paper import train as training
 from dsin.training.paper.model import Dsin, inference_mode_of
 from dsin.training.paper.train import train
@@ -145,7 +145,7 @@ KILLED_RUN = """
 import sys
 from pathlib import Path
 from dsin.training.paper import train as training
-from dsin.training.data import Pair
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.training.presets import *
 training.VALIDATION_CROP = (80, 96)
 run = PhaseConfig(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
-from dsin.training.data import Pair
 
 
 class Picture(NamedTuple):

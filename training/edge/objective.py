@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dsin.training.edge.appearance import STRUCTURE, appearance_error_of_each
 from dsin.training.edge.model import EdgeCoded, EdgeDsin
 from dsin.training.edge.rates import multipliers
 from dsin.training.losses import ms_ssim_of_each, psnr_db
@@ -19,9 +20,6 @@ from dsin.training.presets import EdgePhase
 
 VALIDATED_RATES = 3
 """Spread over all: each picture is validated at these."""
-STRUCTURE = 2400.0
-"""Squared errors that 1 - MS-SSIM counts as, so that the multipliers keep their meaning: what makes
-both terms alike at middle rates on KITTI."""
 SHOWN = ("loss", "bpp", "psnr_no_side", "psnr")
 """What a step tells of its batch, in this order; the last one for batches with side images only."""
 
@@ -117,6 +115,8 @@ class EdgeObjective(nn.Module):
         if self.phase.distortion == "mse":
             return (x - picture).square().mean((1, 2, 3))
         with torch.autocast(x.device.type, enabled=False):
+            if self.phase.distortion == "appearance":
+                return appearance_error_of_each(x, picture.float())
             return STRUCTURE * (1 - ms_ssim_of_each(x, picture))
 
     def _precision(self, x: Tensor) -> torch.autocast:

@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.training.checkpoint import load_checkpoint
-from dsin.training.data import CentredPairs, Pair, RandomPairs
+from dsin.training.data import CentredPairs, RandomPairs
 from dsin.training.losses import Loss, loss_of, psnr_db
 from dsin.training.paper.model import Coded, Dsin, inference_mode_of
 from dsin.training.paper.phase_runner import PhaseModule, is_done, run_phase

@@ -1,6 +1,7 @@
 """The command line: what it writes, its exit status, and what it must not import."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -404,3 +405,27 @@ def test_a_path_that_may_not_be_looked_at_is_one_line(
     monkeypatch.chdir(folder)
     done = dsin(*command.format("x" * 300).split())
     user_error(done._replace(out=""), "xxx")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("dsin se", {"serve", "selftest"}), ("dsin encode --ba", {"--backend"}),
+     ("dsin encode --backend tensorrt-f", {"tensorrt-fp16"})],
+)  # fmt: skip
+def test_shells_complete_commands_options_and_values(line: str, offered: set[str]) -> None:
+    environment = {
+        **os.environ, "_DSIN_COMPLETE": "complete_bash", "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }  # fmt: skip
+    program = "from dsin.runtime.commands.cli import app; app(prog_name='dsin')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) == offered
+
+
+def test_help_has_no_colours_where_they_are_not_wanted(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in command_line(monkeypatch, capfd)("--help").out

@@ -24,7 +24,7 @@ from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.commands import cli
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.replay.mcap_reader import McapReader
+from dsin.runtime.sources.mcap_reader import McapReader
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 FRAMES, WIDTH, HEIGHT = 6, 144, 90

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from dsin.export import cli as export_cli
+from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.commands import cli
 from dsin.runtime.files import write_image
 from dsin.runtime.link.rpc import Certificates
@@ -73,12 +75,12 @@ def test_serve(catch: Catch) -> None:
         "serve 0.0.0.0:7 --side camera:1 --side b=camera:2 --bundle paper --backend cuda "
         "--workers 3 --budget-mib 77 --tolerance-ms 11 --side-wait-ms 22 --side-max-age-ms 33 "
         "--pictures p --jpeg --panels --video v.mp4 --mcap m.mcap --rerun r.rrd --web 81 "
-        f"--metrics 82 --web-host 127.0.0.3 {PEMS}",
+        f"--metrics 82 --foxglove 83 --web-host 127.0.0.3 {PEMS}",
     )
     expected = {
         "address": "0.0.0.0:7", "bundle": "paper", "backend": "cuda", "workers": 3,
         "budget_mib": 77, "policy": PairingPolicy(11, 22, 33), "certificates": CERTIFICATES,
-        "web": 81, "metrics": 82, "web_host": "127.0.0.3", "fleet": None,
+        "web": 81, "metrics": 82, "foxglove": 83, "web_host": "127.0.0.3", "fleet": None,
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     assert list(calls[0].arguments[0].sides) == ["camera:1", "b=camera:2"]
@@ -94,18 +96,19 @@ def test_serve_with_ray_and_without_anything(catch: Catch) -> None:
     run(
         cli.app,
         "serve --plaintext --ray --ray-address h:9 --replicas 4 --replica-cpus 1.5 "
-        "--replica-gpus 0.25 --bundle paper --precision float --backend cuda",
+        "--replica-gpus 0.25 --bundle paper --precision float --look sharp --backend cuda",
     )
     fleet = {
-        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper@float",
+        "address": "h:9", "replicas": 4, "cpus": 1.5, "gpus": 0.25, "bundle": "paper@float@sharp",
         "backend": "cuda",
     }  # fmt: skip
     assert {n: getattr(calls[0].arguments[0].fleet, n) for n in fleet} == fleet
-    assert calls[0].fields({"bundle": 1}) == {"bundle": "paper@float"}
+    assert calls[0].fields({"bundle": 1}) == {"bundle": "paper@float@sharp"}
     run(cli.app, "serve --plaintext")
     plain = {
         "address": "127.0.0.1:7000", "workers": 1, "budget_mib": None, "web": None,
-        "metrics": None, "policy": PairingPolicy(50, 50, 300), "certificates": None,
+        "metrics": None, "foxglove": None, "policy": PairingPolicy(50, 50, 300),
+        "certificates": None,
         "outputs": Outputs(), "fleet": None, "web_host": "127.0.0.1",
     }  # fmt: skip
     assert calls[1].fields(plain) == plain
@@ -128,6 +131,8 @@ def test_a_servers_parts_get_what_it_was_asked_for(
 
         def __exit__(self, *_: object) -> None: ...
 
+        def close(self) -> None: ...
+
         def open(self) -> list[Any]:
             return []
 
@@ -137,13 +142,21 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     for name in ("SideCameras", "StreamServer"):
         monkeypatch.setattr(module, name, getattr(rig_server, name))
     http = catch("dsin.runtime.web.http_server.HttpServer", Part())
+    live = catch("dsin.runtime.outputs.foxglove_sink.FoxgloveSink", Part())
+
+    def original(frame: Any) -> Any: ...
+
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     options = module.ServeOptions(
         address="127.0.0.1:0", bundle="paper", backend="cpu", workers=3, budget_mib=77,
         sides=["b=x"], policy=PairingPolicy(1, 2, 3), web=0, metrics=0, web_host="127.0.0.1",
+        foxglove=0, original=original,
     )  # fmt: skip
     with module.running_server(options) as server:
         assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
+        assert server.foxglove_url == "http://here/"
+    assert live[0].arguments[:2] == ("127.0.0.1", 0)
+    assert live[0].options == {"patch": open_bundle("paper").search.patch, "original": original}
     assert calls["SideCameras"][0].arguments == (["b=x"],)
     assert len(calls["Decoder"]) == 3
     decoder = calls["Decoder"][0]
@@ -164,15 +177,16 @@ def test_outputs_are_opened_as_asked(catch: Catch) -> None:
     calls = {
         name: catch(here + name)
         for name in ("picture_sink.PictureSink", "video_sink.VideoSink", "mcap_sink.McapSink",
-                     "rerun_sink.RerunSink")
+                     "rerun_sink.RerunSink", "bag_sink.BagSink")
     }  # fmt: skip
-    p, v, m, r = (Path(name) for name in ("p", "v.mp4", "m.mcap", "r.rrd"))
-    assert len(Outputs(p, jpeg=True, panels=True, video=v, fps=7, mcap=m, rerun=r).open()) == 4
+    p, v, m, r, b = (Path(name) for name in ("p", "v.mp4", "m.mcap", "r.rrd", "b"))
+    everything = Outputs(p, jpeg=True, panels=True, video=v, fps=7, mcap=m, rerun=r, bag=b)
+    assert len(everything.open()) == 5
     assert len(Outputs(p).open()) == 1
     assert calls["picture_sink.PictureSink"] == [
         Call((p, ".jpg"), {"panels": True}), Call((p, ".png"), {"panels": False})
     ]  # fmt: skip
-    assert [calls[n][0].arguments for n in list(calls)[1:]] == [(v, 7), (m,), (r,)]
+    assert [calls[n][0].arguments for n in list(calls)[1:]] == [(v, 7), (m,), (r,), (b,)]
 
 
 def test_stream(catch: Catch) -> None:
@@ -262,15 +276,16 @@ def test_replay(catch: Catch) -> None:
     run(
         cli.app,
         "replay a.mcap b.mcap -o o --panels --mcap m.mcap --video v.mp4 --fps 7 --rerun r.rrd "
-        "--rig front --no-side --bundle paper --precision float --backend cuda",
+        "--bag b --rig front --no-side --bundle paper --precision float --look sharp "
+        "--backend cuda",
     )
-    assert decoders[0].arguments == ("paper@float", "cuda")
+    assert decoders[0].arguments == ("paper@float@sharp", "cuda")
     assert calls[0].arguments == ([Path("a.mcap"), Path("b.mcap")], "decoder")
     expected: dict[str, Any] = {"rig": "front", "use_side": False, "repair_side": True}
     assert subset(calls[0].options, expected) == expected
     assert made[0].options == {
         "pictures": Path("o"), "panels": True, "video": Path("v.mp4"), "fps": 7,
-        "mcap": Path("m.mcap"), "rerun": Path("r.rrd"),
+        "mcap": Path("m.mcap"), "rerun": Path("r.rrd"), "bag": Path("b"),
     }  # fmt: skip
     run(cli.app, "replay a.mcap")
     expected = {"rig": None, "use_side": True, "repair_side": True}
@@ -285,12 +300,12 @@ def test_demo(catch: Catch) -> None:
     run(
         cli.app,
         "demo --kitti d --frames 9 --bundle paper --rate 0 --out o --json j --backend cuda "
-        "--fps 7 --web 81",
+        "--fps 7 --web 81 --foxglove 82",
     )
     assert calls[0].arguments == (Path("d"), 9, "paper", 0, Path("o"), Path("j"), "cuda")
-    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81, "side": None}
-    run(cli.app, "demo --kbps 300 --source s --side t --precision int8")
-    assert calls[1].arguments[:3] == ("s", None, "edge@int8")
+    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81, "side": None, "foxglove": 82}
+    run(cli.app, "demo --kbps 300 --source s --side t --precision int8 --look structure")
+    assert calls[1].arguments[:3] == ("s", None, "edge@int8@structure")
     assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
 
 
@@ -312,8 +327,68 @@ def test_profile(catch: Catch) -> None:
     assert calls[1].fields(expected) == expected
 
 
+def test_selftest(catch: Catch) -> None:
+    calls = catch("dsin.runtime.diagnosis.selftest.run_selftest")
+    run(cli.app, "selftest --json j --backend cuda --precision float")
+    assert calls[0].arguments == ("cuda", "float", Path("j"))
+    run(cli.app, "selftest")
+    assert calls[1].arguments == ("cpu", "auto", None)
+
+
+def test_doctor(catch: Catch) -> None:
+    calls = catch("dsin.runtime.diagnosis.doctor.run_doctor")
+    run(cli.app, "doctor --json j")
+    assert calls[0].arguments == (Path("j"),)
+
+
+def test_benchmark(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.benchmark.run_benchmark")
+    run(
+        cli.app,
+        "benchmark --bundle b --bundle c --backend cpu --backend cuda --rate 1 --frames 9 "
+        "--pairs l --root r --crop 80x96 --json j --markdown m",
+    )
+    expected = {
+        "bundles": ["b", "c"], "backends": ["cpu", "cuda"], "rate": 1, "frames": 9,
+        "pairs": Path("l"), "root": Path("r"), "crop": (80, 96),
+    }  # fmt: skip
+    assert calls[0].fields(expected) == expected
+    assert calls[0].arguments[1:] == (Path("j"), Path("m"))
+    run(cli.app, "benchmark")
+    expected = {
+        "bundles": (), "backends": [], "rate": None, "frames": 3, "pairs": None, "crop": None,
+    }  # fmt: skip
+    assert calls[1].fields(expected) == expected
+    assert calls[1].arguments[1:] == (None, None)
+
+
+def test_try(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.two_pictures.run_try")
+    run(cli.app, "try l.png r.png -o p.html --bundle paper --rate 0 --backend cuda")
+    assert calls[0].arguments == (Path("l.png"), Path("r.png"), Path("p.html"))
+    assert calls[0].options == {"bundle": "paper", "rate": 0, "backend": "cuda"}
+    run(cli.app, "try l.png r.png --precision int8")
+    assert calls[1].arguments[2] == Path("dsin-try.html")
+    assert calls[1].options == {"bundle": "edge@int8", "rate": None, "backend": "cpu"}
+
+
+def test_tries_parts_get_what_they_were_asked_for(catch: Catch, tmp_path: Path) -> None:
+    from dsin.runtime.evaluation import two_pictures as module
+
+    done = SimpleNamespace(
+        result=SimpleNamespace(size=1, psnr_db=1.0), help=SimpleNamespace(gain_db=1.0)
+    )
+    tried = catch("dsin.runtime.evaluation.two_pictures.try_pictures", done)
+    catch("dsin.runtime.evaluation.two_pictures_page.to_html", "<page>")
+    module.run_try(
+        Path("l"), Path("r"), tmp_path / "p.html", bundle="paper", rate=0, backend="cuda"
+    )
+    assert tried[0].arguments[:5] == (Path("l"), Path("r"), "paper", 0, "cuda")
+    assert (tmp_path / "p.html").read_text() == "<page>"
+
+
 def test_evaluate(catch: Catch) -> None:
-    calls = catch("dsin.training.evaluate.evaluate_list")
+    calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
     run(
         cli.app,
         "evaluate --pairs l --root r --bundle paper --json j --rate 0 --crop 80x96 "
@@ -327,15 +402,25 @@ def test_evaluate(catch: Catch) -> None:
     }  # fmt: skip
 
 
+def test_evaluate_of_a_recording(catch: Catch) -> None:
+    calls = catch("dsin.runtime.evaluation.evaluate.evaluate_list")
+    pairs = catch(
+        "dsin.runtime.sources.pair_list.pair_list_of", nullcontext((Path("l"), Path("r")))
+    )
+    run(cli.app, "evaluate --source bag:b,x=/l --side bag:b,y=/r --frames 3")
+    assert pairs[0].arguments == ("bag:b,x=/l", "bag:b,y=/r", 3)
+    assert calls[0].arguments == (Path("l"), Path("r"))
+
+
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
-    from dsin.training import evaluate as module
+    from dsin.runtime.evaluation import evaluate as module
 
     report = {"images": [], "bundle": "b", "mean": {}}
     calls, printed = (
-        catch("dsin.training.evaluate.evaluate", report),
-        catch("dsin.training.evaluate.print_mean"),
+        catch("dsin.runtime.evaluation.evaluate.evaluate", report),
+        catch("dsin.runtime.evaluation.evaluate.print_mean"),
     )
-    compared = catch("dsin.training.evaluate._compare", {})
+    compared = catch("dsin.runtime.evaluation.evaluate._compare", {})
     write_image(tmp_path / "x.png", np.zeros((40, 48, 3), np.uint8))
     (tmp_path / "l").write_text("x.png\nx.png\n")
     module.evaluate_list(
@@ -412,7 +497,7 @@ def test_calibrate(catch: Catch) -> None:
     done = SimpleNamespace(report=report, bytes_before=2_000_000, bytes_after=1_000_000)
     calls = catch("dsin.export.int8_bundle.calibrate_bundle", done)
     read = catch("dsin.export.calibration_frames.read_frames", "frames")
-    listed = catch("dsin.training.data.read_pair_list", "pairs")
+    listed = catch("dsin.runtime.evaluation.pairs.read_pair_list", "pairs")
     out = run(
         cli.app,
         "calibrate b --frames f -o o --target tensorrt --val v --root r --crop 80x96",
@@ -481,6 +566,11 @@ def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> N
     ("line", "name", "given"),
     [
         ("refit b c.pt", "dsin.export.edge.refit.refit_bundle", ("b", Path("c.pt"))),
+        (
+            "look b c.pt --look sharp",
+            "dsin.export.edge.look.add_look",
+            ("b", "sharp", Path("c.pt"), []),
+        ),
         ("combine b q", "dsin.export.edge.combine.combine_bundles", ("b", "q")),
     ],
 )
@@ -529,8 +619,8 @@ def test_encode_and_decode(catch: Catch, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (tmp_path / "y.dsin").read_bytes() == bytes(packet)
     run(cli.app, "decode x.dsin --side x.png -o z.png --bundle paper --backend cuda")
     run(cli.app, "decode x.dsin --no-side -o w.png")
-    run(cli.app, "decode x.dsin --no-side -o w.png --bundle paper --precision int8")
-    expected = [("paper", "cuda"), (None, "cpu"), ("paper@int8", "cpu")]
+    run(cli.app, "decode x.dsin --no-side -o w.png --bundle paper --precision int8 --look sharp")
+    expected = [("paper", "cuda"), (None, "cpu"), ("paper@int8@sharp", "cpu")]
     assert [call.arguments for call in decoders] == expected
     assert decoded == [(bytes(packet), (40, 48, 3)), *[(bytes(packet), None)] * 2]
     assert (tmp_path / "z.png").is_file()

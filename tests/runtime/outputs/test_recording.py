@@ -31,7 +31,7 @@ from dsin.runtime.errors import RecordingError
 from dsin.runtime.outputs import mcap_sink
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.mcap_sink import McapSink
-from dsin.runtime.replay.mcap_reader import McapReader, RecordedMessage
+from dsin.runtime.sources.mcap_reader import McapReader, RecordedMessage
 
 TESTS = Path(__file__).parents[2]
 

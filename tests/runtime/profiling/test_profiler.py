@@ -150,7 +150,8 @@ class TestMeasurements:
 
     def test_a_cold_start_that_fails_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile_cold_start, "_PROGRAM", "raise OSError('disk')")
-        bundle: Any = type("Bundle", (), {"path": Path(), "precision": "auto"})
+        chosen = {"path": Path(), "precision": "auto", "look": "faithful"}
+        bundle: Any = type("Bundle", (), chosen)
         with pytest.raises(DsinError, match="could not encode a frame: OSError: disk"):
             profile_cold_start.cold_start_ms(bundle, "cpu", None, None, np.zeros((8, 8, 3), "u1"))
 

@@ -22,7 +22,6 @@ from dsin.runtime.errors import DsinError, PacketError, RecordingError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.mcap_sink import McapSink
 from dsin.runtime.picture_files import read_image
-from dsin.runtime.replay.mcap_reader import McapReader, RecordedMessage
 from dsin.runtime.replay.recorded_frames import (
     TOLERANCE_NS,
     RecordedPacket,
@@ -32,6 +31,8 @@ from dsin.runtime.replay.recorded_frames import (
 )
 from dsin.runtime.replay.replay import ReplayReport, replay_recordings
 from dsin.runtime.signals import ENDING
+from dsin.runtime.sources.mcap_reader import McapReader, RecordedMessage
+from dsin.runtime.sources.recordings import open_recording
 from dsin.runtime.sources.video_file import VideoFile
 
 
@@ -323,13 +324,16 @@ class TestCommand:
     ) -> None:
         path = record(tmp_path / "a.mcap", with_y_late(frames))
         done = dsin("replay", path, "--bundle", bundle, "-o", tmp_path / "out",
-                    "--mcap", tmp_path / "b.mcap", "--video", tmp_path / "v.mkv")  # fmt: skip
+                    "--mcap", tmp_path / "b.mcap", "--video", tmp_path / "v.mkv",
+                    "--bag", tmp_path / "bag")  # fmt: skip
         assert (done.status, done.err) == (0, "")
         assert done.out.splitlines()[1].split()[:2] == ["car", "6"]
         assert done.out.splitlines()[1].split()[3:7] == ["5", "6", "1", "0"]
         picture = read_image(tmp_path / "out" / "car" / "frame_000001.png")
         assert np.array_equal(picture, frames[1].decoded.image)
         assert (tmp_path / "v-car.mkv").is_file()
+        results = open_recording(f"bag:{tmp_path}/bag,x=/car/result/compressed", "left")
+        assert [results.timestamp_ns(n) for n in range(6)] == [f.timestamp_ns for f in frames[:6]]
         # What was repaired is so in the new recording.
         again = dsin("replay", tmp_path / "b.mcap", "--bundle", bundle, "--live-side")
         assert again.out.splitlines()[1].split()[3:7] == ["6", "6", "0", "0"]

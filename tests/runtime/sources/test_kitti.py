@@ -5,9 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.sources.frames import frames_per_second
+from dsin.runtime.sources.frames import frames_per_second, paired_in_time, tolerance_ns
 from dsin.runtime.sources.kitti import KittiRawDrive
 from dsin.runtime.sources.recordings import open_recording, open_stereo
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
@@ -105,12 +107,84 @@ def test_a_missing_camera_is_named(drive: Path) -> None:
         open_stereo(drive / "nowhere")
 
 
-@pytest.mark.parametrize(("camera", "other"), [("image_02", "image_03"), ("image_03", "image_02")])
-def test_a_missing_partner_is_named(drive: Path, camera: str, other: str) -> None:
+@pytest.mark.parametrize("camera", ["image_02", "image_03"])
+def test_a_frame_that_one_camera_lacks_is_a_gap_in_time(
+    drive: Path, camera: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (drive / camera / "data" / "0000000001.png").unlink()
-    pattern = rf"{other}.data.0000000001.png has no partner in .*{camera}"
-    with pytest.raises(FrameError, match=pattern):
+    source = open_stereo(drive)
+    assert len(source) == 2
+    assert source.timestamp_ns(1) - source.timestamp_ns(0) == 200_000_000
+    assert [int(source.view(n, "left")[0, 0, 0]) for n in range(2)] == [0, 20]
+    assert [int(source.view(n, "right")[0, 0, 0]) for n in range(2)] == [100, 120]
+    assert "1 pictures have no partner in the other camera's folder" in caplog.text
+
+
+def test_cameras_without_a_common_frame(drive: Path) -> None:
+    for number in range(COUNT):
+        data = drive / "image_03" / "data"
+        (data / f"{number:010d}.png").rename(data / f"1{number:09d}.png")
+    with pytest.raises(FrameError, match="no frame of image_02 is in image_03"):
         open_stereo(drive)
+
+
+def test_extracted_drives_pair_by_time(drive: Path) -> None:
+    """Their cameras' pictures are numbered each for itself: here the right one began earlier."""
+    extracted = drive.rename(drive.with_name("2011_09_26_drive_0001_extract"))
+    write_picture(extracted / "image_03" / "data" / "0000000003.png", 13)
+    times = ["2011-09-26 13:02:24.906000000\n"]
+    times += [f"2011-09-26 13:02:25.{n}06000000\n" for n in range(3)]
+    (extracted / "image_03" / "timestamps.txt").write_text("".join(times))
+    source = open_stereo(str(extracted))
+    assert [int(source.view(n, "left")[0, 0, 0]) for n in range(3)] == [0, 10, 20]
+    assert [int(source.view(n, "right")[0, 0, 0]) for n in range(3)] == [110, 120, 130]
+    assert source.timestamp_ns(0) == 1_317_042_145_003_400_001
+
+
+@given(
+    left=st.lists(st.integers(0, 10**10), unique=True, max_size=12).map(sorted),
+    right=st.lists(st.integers(0, 10**10), unique=True, max_size=12).map(sorted),
+)
+def test_pairs_in_time_are_near_and_the_nearest(left: list[int], right: list[int]) -> None:
+    pairs = dict(paired_in_time(left, right))
+    for place, moment in enumerate(left):
+        nearest = min((abs(other - moment) for other in right), default=None)
+        if nearest is None or nearest > tolerance_ns(left):
+            assert place not in pairs
+        else:
+            assert abs(right[pairs[place]] - moment) == nearest
+
+
+def test_kitti_360(drive: Path) -> None:
+    """Rectified pictures of image_00 and image_01; image_02 and image_03 are fisheyes there."""
+    for old, new in (("image_02", "image_00"), ("image_03", "image_01")):
+        (drive / old).rename(drive / new)
+        (drive / new / "data").rename(drive / new / "data_rect")
+        write_picture(drive / old / "data_rgb" / "0000000000.png", 9)
+    (drive / "image_00" / "data_rect" / "0000000001.png").unlink()
+    (drive / "image_01" / "data_rect" / "0000000001.png").unlink()
+    source = open_stereo(str(drive))
+    assert [int(source.view(n, "right")[0, 0, 0]) for n in range(2)] == [100, 120]
+    assert source.timestamp_ns(1) - source.timestamp_ns(0) == 200_000_000
+
+
+@pytest.mark.parametrize(
+    ("colour", "grey"),
+    [(("image_2", "image_3"), None), (("colored_0", "colored_1"), ("image_0", "image_1"))],
+)
+def test_testing_folders_of_2015_and_2012(
+    tmp_path: Path, colour: tuple[str, str], grey: tuple[str, str] | None
+) -> None:
+    for part in ("testing", "training"):
+        for camera, level in ((colour[0], 1), (colour[1], 2), *((name, 9) for name in grey or ())):
+            for scene in range(2):
+                write_picture(tmp_path / part / camera / f"{scene:06d}_10.png", level)
+                write_picture(tmp_path / part / camera / f"._{scene:06d}_10.png", level)
+    source = open_stereo(str(tmp_path / "testing"))
+    assert len(source) == 2
+    assert [int(source.view(1, side)[0, 0, 0]) for side in ("left", "right")] == [10, 20]
+    with pytest.raises(FrameError, match=r"has several parts: give .*training, or another"):
+        open_stereo(str(tmp_path))
 
 
 def test_the_same_frame_twice_is_refused(drive: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from dsin.export.calibration_frames import read_frames
 from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.evaluation.pairs import Pair, read_pair_list
 from dsin.runtime.sources.picture_folders import images_by_stem, natural_order, paired_images
 from dsin.runtime.sources.recordings import open_recording
-from dsin.training.data import Pair, list_photos, read_pair_list
+from dsin.training.data import list_photos
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
 """How the files begin that macOS leaves on other file systems."""

@@ -17,8 +17,8 @@ from conftest import SMALL, textured_pair
 from support.run_log import logged
 
 from dsin.runtime.errors import CheckpointError
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.training.checkpoint import load_edge_checkpoint, save_checkpoint
-from dsin.training.data import Pair
 from dsin.training.edge import phase as edge_phase
 from dsin.training.edge import step as edge_step
 from dsin.training.edge import train as edge_train
@@ -342,7 +342,7 @@ import sys
 from pathlib import Path
 from conftest import SMALL
 from dsin.training.edge import train as edge_train
-from dsin.training.data import Pair
+from dsin.runtime.evaluation.pairs import Pair
 from dsin.training.edge.data import pictures_of_files
 from dsin.training.presets import EdgePhase, EdgePreset
 edge_train.VALIDATION_CROP = (80, 96)
@@ -485,7 +485,10 @@ def test_shipped_presets_are_whole() -> None:
             usual, latent=192, encoder_blocks=(3, 4), decoder_blocks=(4, 4), entropy_steps=2,
             out_kernel=1,
         ),
-        "edge_flow": dataclasses.replace(usual, fusion_blocks=3, fusion_out_kernel=1),
+        **dict.fromkeys(
+            ("edge_flow", "edge_look_structure", "edge_look_sharp"),
+            dataclasses.replace(usual, fusion_blocks=3, fusion_out_kernel=1),
+        ),
     }  # fmt: skip
     edge = [load_preset(name) for name in preset_names() if name.startswith("edge")]
     assert set(sizes) < {loaded.name for loaded in edge}
@@ -493,4 +496,4 @@ def test_shipped_presets_are_whole() -> None:
         assert isinstance(loaded, EdgePreset)
         assert loaded.phases
         assert loaded.codec == sizes.get(loaded.name, usual)
-        assert loaded.search.flow == (loaded.name == "edge_flow")
+        assert loaded.search.flow == loaded.name.startswith(("edge_flow", "edge_look"))

@@ -11,15 +11,15 @@ from support.block_bundle import write_block_bundle
 from dsin.runtime import Encoder, Packet, open_bundle
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.errors import DsinError
+from dsin.runtime.evaluation import evaluate as evaluation
+from dsin.runtime.evaluation.comparison import Point
+from dsin.runtime.evaluation.evaluate import FIGURES, curve, evaluate, evaluate_list, means_of_rates
+from dsin.runtime.evaluation.pairs import Pair
+from dsin.runtime.evaluation.rivals import Rival
 from dsin.runtime.files import write_image
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
-from dsin.training import evaluate as evaluation
-from dsin.training.comparison import Point
-from dsin.training.data import Pair
-from dsin.training.evaluate import FIGURES, curve, evaluate, evaluate_list, means_of_rates
-from dsin.training.rivals import Rival
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 from conftest import textured_pair
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.evaluation import rivals as rival_codecs
+from dsin.runtime.evaluation.comparison import Point, bd_rates
+from dsin.runtime.evaluation.crops import at_bytes, busiest_place
+from dsin.runtime.evaluation.evaluate import evaluate_list
+from dsin.runtime.evaluation.rivals import Rival, rivals
 from dsin.runtime.metrics import psnr_db
-from dsin.training import rivals as rival_codecs
-from dsin.training.comparison import Point, bd_rates
-from dsin.training.crops import at_bytes, busiest_place
-from dsin.training.evaluate import evaluate_list
-from dsin.training.rivals import Rival, rivals
 
 NAMES = ["hevc", "avif", "jpeg2000", "webp", "jpeg"]
 

@@ -69,7 +69,7 @@ class McapReader:
                         return
                     try:
                         yield from tables.messages(opcode, body)
-                    except _DamagedError:
+                    except DamagedError:
                         self.lost_bytes += _HEAD.size + len(body)
                     position += _HEAD.size + len(body)
                 self.lost_bytes += size - position
@@ -77,7 +77,7 @@ class McapReader:
             raise RecordingError(f"cannot read {self.path}: {error.strerror}") from error
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """Bytes that are not such a record."""
 
 
@@ -96,11 +96,11 @@ class _Tables:
         found = []
         while position < len(inner):
             if len(inner) - position < _HEAD.size:
-                raise _DamagedError
+                raise DamagedError
             opcode, length = _HEAD.unpack_from(inner, position)
             position += _HEAD.size
             if length > len(inner) - position:
-                raise _DamagedError
+                raise DamagedError
             found += self._record(opcode, inner[position : position + length])
             position += length
         return found
@@ -118,7 +118,7 @@ class _Tables:
             number, sequence = fields.integer(2), fields.integer(4)
             log_ns, publish_ns = fields.integer(8), fields.integer(8)
             if number not in self._channels:
-                raise _DamagedError
+                raise DamagedError
             return [
                 RecordedMessage(
                     *self._channels[number], log_ns, publish_ns, sequence, bytes(fields.rest())
@@ -135,7 +135,7 @@ class _Fields:
 
     def take(self, length: int) -> memoryview:
         if length > len(self._body):
-            raise _DamagedError
+            raise DamagedError
         taken, self._body = self._body[:length], self._body[length:]
         return taken
 
@@ -146,7 +146,7 @@ class _Fields:
         try:
             return str(self.take(self.integer(4)), "utf-8")
         except UnicodeDecodeError as error:
-            raise _DamagedError from error
+            raise DamagedError from error
 
     def rest(self) -> memoryview:
         return self._body
@@ -171,10 +171,10 @@ def _chunk_records(fields: _Fields) -> memoryview:
     compression = fields.text()
     stored = fields.take(fields.integer(8))
     if size > RECORD_BYTES:
-        raise _DamagedError
+        raise DamagedError
     records = _decompressed(compression, stored, size)
     if len(records) != size or (checksum and zlib.crc32(records) != checksum):
-        raise _DamagedError
+        raise DamagedError
     return records
 
 
@@ -185,7 +185,9 @@ def _decompressed(compression: str, data: memoryview, size: int) -> memoryview:
     if compression not in ("zstd", "lz4"):
         raise RecordingError(f"chunks are compressed with {compression[:20]!r}: use zstd or lz4")
     try:
-        return memoryview(_unzstd(data, size) if compression == "zstd" else _unlz4(data, size))
+        return memoryview(
+            unpack_zstd(data, size) if compression == "zstd" else unpack_lz4(data, size)
+        )
     except ModuleNotFoundError as error:
         raise RecordingError(
             f"a compressed recording needs {error.name}, which is missing: "
@@ -193,20 +195,22 @@ def _decompressed(compression: str, data: memoryview, size: int) -> memoryview:
         ) from error
 
 
-def _unzstd(data: memoryview, size: int) -> bytes:
+def unpack_zstd(data: bytes | memoryview, size: int) -> bytes:
+    """At most size + 1 bytes. Raises DamagedError."""
     import zstandard
 
     try:
         return zstandard.ZstdDecompressor().stream_reader(data).read(size + 1)
     except zstandard.ZstdError as error:
-        raise _DamagedError from error
+        raise DamagedError from error
 
 
-def _unlz4(data: memoryview, size: int) -> bytes:
+def unpack_lz4(data: bytes | memoryview, size: int) -> bytes:
+    """At most size + 1 bytes of one frame. Raises DamagedError."""
     import lz4.frame
 
     try:
         unpacked: bytes = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1)
     except RuntimeError as error:
-        raise _DamagedError from error
+        raise DamagedError from error
     return unpacked

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.evaluation.rivals import Rival
+from dsin.runtime.evaluation.similarity import similarity
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image
-from dsin.training.rivals import Rival
+from dsin.runtime.progress import track
 
 LEAST_POINTS = 4
 """With fewer there is no curve."""
@@ -35,8 +36,6 @@ class Point(NamedTuple):
 
 def rival_curve(rival: Rival, pictures: list[Image]) -> list[Point]:
     """One point for each of the rival's settings."""
-    from dsin.training.evaluate import similarity
-
     points = []
     for setting in track(rival.settings, description=f"encoding {rival.name}"):
         bits, psnr, ssim = [], [], []

@@ -12,24 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from rich.progress import track
-
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import Packet
-from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.errors import DsinError
+from dsin.runtime.evaluation.comparison import (
+    Point,
+    bd_rates,
+    plot_comparison,
+    print_comparison,
+    rival_curve,
+)
+from dsin.runtime.evaluation.crops import beside_rivals
+from dsin.runtime.evaluation.pairs import Pair, read_pair, read_pair_list
+from dsin.runtime.evaluation.rivals import Rival, rivals
+from dsin.runtime.evaluation.similarity import similarity
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.picture_files import read_image
-from dsin.runtime.pictures import Image, centre_crop
-from dsin.training.comparison import Point, bd_rates, plot_comparison, print_comparison, rival_curve
-from dsin.training.crops import beside_rivals
-from dsin.training.data import Pair, read_pair_list, to_tensor
-from dsin.training.losses import MIN_MS_SSIM_SIDE, ms_ssim
-from dsin.training.rivals import Rival, rivals
+from dsin.runtime.pictures import Image
+from dsin.runtime.progress import track
 
 FIGURES = (
     "bytes",
@@ -74,10 +77,10 @@ def evaluate_list(
 ) -> dict[str, Any]:
     """Evaluate a pair list, print each pair and the mean, and write the report; see `evaluate`.
 
-    `against` names rival codecs (see `dsin.training.rivals`): the bundle is then measured at all
-    its rates, and the report has `rates` (see `means_of_rates`), `rivals` and `bd_rate` in percent
-    too; `plot` gets the curves as PNG. Raises DsinError where `json_path` or `plot` cannot be
-    written, before anything is computed.
+    `against` names rival codecs (see `dsin.runtime.evaluation.rivals`): the bundle is then measured
+    at all its rates, and the report has `rates` (see `means_of_rates`), `rivals` and `bd_rate` in
+    percent too; `plot` gets the curves as PNG. Raises DsinError where `json_path` or `plot` cannot
+    be written, before anything is computed.
     """
     listed = read_pair_list(pairs, root)
     others = rivals(against)
@@ -122,7 +125,7 @@ def evaluate(
         save_images.mkdir(parents=True, exist_ok=True)
     with Encoder(bundle, backend) as encoder, Decoder(bundle, backend) as decoder:
         for number, pair in enumerate(track(pairs, description=_named(bundle, rate))):
-            x, y = _read(pair, crop)
+            x, y = read_pair(pair, crop)
             coded = _code(encoder, decoder, x, y, rate)
             images.append(_figures(pair, x, coded))
             if save_images is not None:
@@ -143,7 +146,7 @@ def _compare(
     """Curves of the bundle at all rates and of the rivals, and BD-rates."""
     means = means_of_rates(bundle, pairs, crop=crop, backend=backend)
     with_side, alone = (curve(means, side=side) for side in (True, False))
-    pictures = [_read(pair, crop)[0] for pair in pairs]
+    pictures = [read_pair(pair, crop)[0] for pair in pairs]
     curves = {rival.name: rival_curve(rival, pictures) for rival in others}
     print_comparison(bundle.path.name, with_side, curves)
     if plot is not None:
@@ -208,15 +211,6 @@ def print_mean(report: dict[str, Any]) -> None:
         print(f"{label:>22}: PSNR {mean['psnr_db' + suffix]:.2f} dB{shown}")
 
 
-def _read(pair: Pair, crop: tuple[int, int] | None) -> tuple[Image, Image]:
-    x, y = read_image(pair.x), read_image(pair.y)
-    if crop is not None:
-        return centre_crop(x, crop), centre_crop(y, crop)
-    if x.shape != y.shape:
-        raise FrameError(f"{pair.x} and {pair.y} differ in size: crop both with --crop HxW")
-    return x, y
-
-
 def _code(encoder: Encoder, decoder: Decoder, x: Image, y: Image, rate: int | None) -> Coded:
     side = decoder.prepare_side(y)
     start = time.perf_counter()
@@ -244,14 +238,6 @@ def _figures(pair: Pair, x: Image, coded: Coded) -> dict[str, Any]:
         "encode_ms": coded.encode_ms,
         "decode_ms": coded.decode_ms,
     }
-
-
-def similarity(picture: Image, original: Image) -> float | None:
-    """MS-SSIM of two H×W×3 RGB pictures, None where they are too small for five scales."""
-    if min(original.shape[:2]) < MIN_MS_SSIM_SIDE:
-        return None
-    with torch.no_grad():
-        return float(ms_ssim(to_tensor(original)[None], to_tensor(picture)[None]))
 
 
 def _mean(images: list[dict[str, Any]]) -> dict[str, float | None]:

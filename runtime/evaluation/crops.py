@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 
 from dsin.runtime.codec.decoder import Decoded
+from dsin.runtime.evaluation.rivals import Rival
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.pictures import Image
-from dsin.training.rivals import Rival
 
 WINDOW = (160, 400)
 """Height and width of a cut, in pixels."""

@@ -1,0 +1,93 @@
+"""The interoperability kit: packets that every machine must decode alike, and pictures to encode.
+
+    kit/x.png, kit/y.png            the built-in pictures, 150×100: what is encoded, its side image
+    kit/format-N/BUNDLE.json        packets of format N (byte 4 of a packet), made by that bundle
+
+A file has the bundle's `codec_id` and a list of `packets`:
+
+    kind        "picture": x.png, or "extremes": numbers that no picture reaches
+    networks    "float" or "8 bits": what made the packet of a picture; null of extremes
+    rate        rate index
+    packet      the whole packet, base64
+    latent      sha256 of what it decodes to: the latent's values, little-endian, in C order
+    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null of extremes
+
+Every format has a folder of its own, and folders of older formats stay as they are: packets that
+were written once are decoded for ever. `tests/golden/make_packets.py` writes the newest one.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dsin.runtime.errors import DsinError
+from dsin.runtime.picture_files import read_image
+from dsin.runtime.pictures import Image
+
+FOLDER = Path(__file__).parent / "kit"
+Kind = Literal["picture", "extremes"]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One packet of the kit, and what it decodes to; see the module."""
+
+    kind: Kind
+    networks: str | None
+    rate: int
+    packet: bytes
+    latent: str
+    psnr_db: float | None
+    psnr_db_no_side: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file has it."""
+        return {**vars(self), "packet": base64.b64encode(self.packet).decode()}
+
+
+@dataclass(frozen=True)
+class KitFile:
+    """The packets of one format and one bundle."""
+
+    format: int
+    bundle: str
+    codec_id: str
+    packets: tuple[Golden, ...]
+
+
+def kit_folder(format_version: int) -> Path:
+    """Where packets of a format lie."""
+    return FOLDER / f"format-{format_version}"
+
+
+def read_kit() -> list[KitFile]:
+    """The whole kit, by format and name. Raises DsinError for an installation that lacks it."""
+    paths = sorted(FOLDER.glob("format-*/*.json"))
+    if not paths:
+        raise DsinError(f"{FOLDER} has no packets: install dsin again")
+    return [_read(path) for path in paths]
+
+
+def built_in_pictures() -> tuple[Image, Image]:
+    """What is encoded, and its side image: the same pixels on every machine."""
+    return read_image(FOLDER / "x.png"), read_image(FOLDER / "y.png")
+
+
+def _read(path: Path) -> KitFile:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        return KitFile(
+            int(path.parent.name.removeprefix("format-")), path.stem, data["codec_id"],
+            tuple(_goldens(data["packets"])),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise DsinError(f"{path} cannot be used ({error}): install dsin again") from error
+
+
+def _goldens(entries: list[dict[str, Any]]) -> Iterator[Golden]:
+    for entry in entries:
+        yield Golden(**{**entry, "packet": base64.b64decode(entry["packet"], validate=True)})

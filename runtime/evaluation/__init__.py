@@ -1,0 +1,1 @@
+"""How good pictures are at how many bits, beside those of other codecs."""

@@ -1,0 +1,86 @@
+"""Packets of every shipped bundle and rate, made once, decode to the same latents for ever."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsin.runtime import DsinError, Packet, open_bundle, shipped_bundles
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.exact import ExactCoder, latent_sha256
+from dsin.runtime.codec.packet import VERSION
+from dsin.runtime.diagnosis import kit
+from dsin.runtime.diagnosis.kit import KitFile, read_kit
+
+FILES = read_kit()
+REMAKE = "run tests/golden/make_packets.py"
+
+
+def test_every_bundle_has_packets_of_every_rate() -> None:
+    newest = {file.bundle: file for file in FILES if file.format == VERSION}
+    assert sorted(newest) == shipped_bundles(), REMAKE
+    for name, file in newest.items():
+        bundle = open_bundle(name)
+        last = len(bundle.rate_points) - 1
+        kinds = ["float", "8 bits"] if bundle.int8 else ["float"]
+        expected = [("picture", n, rate) for n in kinds for rate in range(last + 1)]
+        expected += [("extremes", None, rate) for rate in sorted({0, last})]
+        assert [(g.kind, g.networks, g.rate) for g in file.packets] == expected, REMAKE
+
+
+def test_every_format_that_was_ever_written_keeps_a_packet() -> None:
+    assert {file.format for file in FILES if file.packets} == set(range(1, VERSION + 1))
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda file: f"{file.bundle} {file.format}")
+def case(request: pytest.FixtureRequest) -> tuple[KitFile, Bundle]:
+    bundle = open_bundle(request.param.bundle)
+    assert request.param.codec_id == bundle.codec_id.hex(), REMAKE
+    return request.param, bundle
+
+
+def test_headers_say_what_the_frame_was(case: tuple[KitFile, Bundle]) -> None:
+    file, bundle = case
+    for golden in file.packets:
+        assert golden.packet[4] == file.format
+        header = Packet.parse(golden.packet).header
+        assert (header.codec_id, header.rate) == (bundle.codec_id, golden.rate)
+        if golden.kind == "picture":
+            assert (header.width, header.height) == (150, 100)
+            assert header.frame_number == golden.rate
+            assert header.timestamp_ns == 10**18 + golden.rate
+
+
+def test_packets_decode_to_latents_that_are_coded_to_the_same_payloads(
+    case: tuple[KitFile, Bundle],
+) -> None:
+    """So a new receiver reads old packets, and an old one reads new ones."""
+    file, bundle = case
+    coder = ExactCoder(bundle, "cpu", 1)
+    for golden in file.packets:
+        packet = Packet.parse(golden.packet)
+        latent = coder.decode(packet)
+        assert latent_sha256(latent) == golden.latent, golden
+        assert coder.encode_again(packet, latent) == packet.payload, golden
+        if golden.kind == "extremes" and bundle.family == "edge":
+            assert np.abs(coder.hyper_symbols(packet, latent)).max() > 128, "nothing to clip"
+            assert np.abs(latent).max() > 64, "nothing to clip"
+
+
+def test_a_hash_is_of_values_not_of_their_layout() -> None:
+    latent = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    assert latent_sha256(latent) == latent_sha256(np.asfortranarray(latent))
+    assert latent_sha256(latent) == latent_sha256(latent.astype(">f4"))
+    assert latent_sha256(latent) != latent_sha256(latent + 1)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"codec_id": "", "packets": [{}]}'])
+def test_a_kit_that_is_spoilt_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(kit, "FOLDER", tmp_path)
+    if content is not None:
+        (tmp_path / "format-1").mkdir()
+        (tmp_path / "format-1" / "edge.json").write_text(content)
+    with pytest.raises(DsinError, match="install dsin again"):
+        read_kit()

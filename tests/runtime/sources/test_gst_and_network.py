@@ -1,0 +1,242 @@
+"""GStreamer pipelines and network streams as live cameras; and what ends them."""
+
+import logging
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.video_sender import LONG_S, SIZE, Sender, free_port
+
+from dsin.runtime.errors import FrameError
+from dsin.runtime.sources import av_device, gst_device
+from dsin.runtime.sources.cameras import Camera, CapturedFrame, open_camera
+from dsin.runtime.sources.gst_device import gstreamer_message, launch_command
+
+has_gstreamer = pytest.mark.skipif(
+    shutil.which("gst-launch-1.0") is None, reason="gst-launch-1.0 is not installed"
+)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], Camera]]:
+    cameras: list[Camera] = []
+
+    def open_one(spec: str) -> Camera:
+        cameras.append(open_camera(spec))
+        return cameras[-1]
+
+    yield open_one
+    for camera in cameras:
+        camera.close()
+
+
+def frame_of(camera: Camera) -> CapturedFrame:
+    """The next frame, however long the camera is away meanwhile."""
+    until_s = time.monotonic() + LONG_S
+    while time.monotonic() < until_s:
+        try:
+            frame = camera.newest(1.0)
+        except FrameError:
+            continue
+        if frame is not None:
+            return frame
+    raise AssertionError("no frame came")
+
+
+# The real thing.
+
+SOURCE = "videotestsrc pattern=red ! video/x-raw,width=64,height=48,framerate=20/1"
+
+
+@has_gstreamer
+def test_a_pipeline_is_a_camera_and_is_started_again(
+    opened: Callable[[str], Camera], caplog: pytest.LogCaptureFixture
+) -> None:
+    camera = opened(f"gst:{SOURCE.replace('src', 'src num-buffers=4', 1)} ! appsink drop=true")
+    assert (camera.size, camera.fps, camera.clock) == (SIZE, 20.0, "live")
+    first = frame_of(camera)
+    assert first.image[5, 5].tolist() == [255, 0, 0]
+    while frame_of(camera).number < 6:  # of the second run
+        pass
+    told = [record.getMessage() for record in caplog.records]
+    assert "the GStreamer camera has ended: looking for it again" in told
+    assert "the GStreamer camera is back" in told
+
+
+@has_gstreamer
+@pytest.mark.parametrize(
+    ("pipeline", "complaint"),
+    [
+        ("videotestsrc ! nosuch", r'the GStreamer camera: no element "nosuch"$'),
+        ("videotestsrc ! video/x-raw,format=FOO", "could not link"),
+        ("videotestsrc !", "syntax error"),
+        ("filesrc location=/nowhere ! decodebin", r"Resource not found. \(No such file"),
+    ],
+)
+def test_gstreamer_says_what_is_wrong_with_a_pipeline(pipeline: str, complaint: str) -> None:
+    with pytest.raises(FrameError, match=complaint) as told:
+        open_camera(f"gst:{pipeline}")
+    assert "\n" not in str(told.value)
+
+
+@has_gstreamer
+def test_a_pipeline_ends_with_its_camera() -> None:
+    camera = open_camera(f"gst:{SOURCE}")
+    (child,) = gst_device._RUNNING
+    frame_of(camera)
+    camera.close()
+    assert child._process.wait(LONG_S) is not None
+    assert not gst_device._RUNNING
+
+
+# A stand-in, which behaves as gst-launch-1.0 does as seen from outside.
+
+STAND_IN = """\
+import os, sys, time
+import av, numpy as np
+descriptor = int(next(a for a in sys.argv if a.startswith("fd="))[3:])
+what = sys.argv[2]
+print("Setting pipeline to PAUSED ...", flush=True)
+if what == "broken":
+    print("WARNING: erroneous pipeline: no element \\"broken\\"", file=sys.stderr)
+    sys.exit(1)
+if what == "silent":
+    time.sleep(60)
+
+class Pipe:
+    def write(self, data):
+        os.write(descriptor, data)
+
+with av.open(Pipe(), "w", "matroska") as video:
+    track = video.add_stream("ffv1", rate=20)
+    track.width, track.height, track.pix_fmt = 64, 48, "bgr0"
+    for number in range(3 if what == "dies" else 2000):
+        picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40, np.uint8), "rgb24")
+        for packet in track.encode(picture.reformat(format="bgr0")):
+            video.mux(packet)
+        time.sleep(0.02)
+print("ERROR: from element /GstPipeline:pipeline0/x: the sensor is gone", file=sys.stderr)
+sys.exit(1)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "gst-launch-1.0"
+    program.write_text(f"#!{sys.executable}\n{STAND_IN}")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_child_that_dies_is_reported_in_its_own_words_and_started_again(
+    opened: Callable[[str], Camera], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        camera = opened("gst:dies")
+        assert camera.size == SIZE
+        while "is back" not in caplog.text:
+            assert frame_of(camera).image[0, 0].tolist() == [40, 40, 40]
+    assert "the sensor is gone: looking for it again" in caplog.text
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_child_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FrameError, match=r'^the GStreamer camera: no element "broken"$'):
+        open_camera("gst:broken")
+    monkeypatch.setattr(gst_device, "SILENCE_S", 0.5)
+    monkeypatch.setattr(gst_device, "END_S", 0.5)
+    with pytest.raises(FrameError, match=r"has given no picture for \d s"):
+        open_camera("gst:silent")
+    assert not gst_device._RUNNING
+    assert capfd.readouterr().err == ""
+
+
+def test_without_gstreamer_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FrameError, match=r"needs gst-launch-1\.0, which is missing: install"):
+        open_camera("gst:videotestsrc")
+
+
+def test_without_pyav_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    for spec in ("gst:videotestsrc", "udp://127.0.0.1:1"):
+        with pytest.raises(FrameError, match=r"needs PyAV: pip install 'dsin\[video\]'"):
+            open_camera(spec)
+
+
+def test_words_of_a_pipeline_are_as_a_shell_has_them() -> None:
+    command = launch_command("filesrc location='a b' ! decodebin", 7)
+    assert command[:6] == ["gst-launch-1.0", "-q", "filesrc", "location=a b", "!", "decodebin"]
+    assert "fd=7" in command
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["ERROR: from element a: no", "Additional debug info:", "a.c(5)", "system error: gone"],
+            "from element a: no (gone)",
+        ),
+        (["ERROR: from a: no", "Additional debug info:", "a.c(5)", "ERROR: b"], "from a: no"),
+        (['WARNING: erroneous pipeline: no element "a"'], 'no element "a"'),
+        (
+            ['WARNING: erroneous pipeline: no element "matroskamux"'],
+            'no element "matroskamux" (install gstreamer1.0-plugins-good)',
+        ),
+        (["Setting pipeline to PLAYING"], ""),
+    ],
+)
+def test_the_line_that_counts(lines: list[str], message: str) -> None:
+    assert gstreamer_message(lines) == message
+
+
+# Network streams, from senders of FFmpeg's.
+
+
+@pytest.mark.parametrize("protocol", ["http", "mjpeg", "rtsp", "udp"])
+def test_a_network_stream_is_a_camera_and_is_looked_for_again(
+    protocol: str,
+    opened: Callable[[str], Camera],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(av_device, "READ_S", 1.0)
+    port = free_port(protocol)
+    address = f"{protocol.replace('mjpeg', 'http')}://127.0.0.1:{port}"
+    sender = Sender(protocol, port, 60)
+    camera = opened_when_ready(opened, address)
+    assert (camera.size, camera.clock) == (SIZE, "live")
+    assert abs(int(frame_of(camera).image[24, 32, 1]) - 60) < 8
+    sender.stop()
+    again = Sender(protocol, port, 200)
+    while abs(int(frame_of(camera).image[24, 32, 1]) - 200) >= 8:
+        pass
+    if protocol != "udp":  # a sender of datagrams may come back without anybody noticing
+        assert f"{address} is back" in caplog.text
+    again.stop()
+
+
+def opened_when_ready(opened: Callable[[str], Camera], address: str) -> Camera:
+    for _ in range(50):
+        try:
+            return opened(address)
+        except FrameError:
+            time.sleep(0.1)
+    raise AssertionError(f"nobody sends at {address}")
+
+
+def test_a_stream_that_is_not_there() -> None:
+    port = free_port("http")
+    with pytest.raises(FrameError, match="cannot be opened: connection refused; check the add"):
+        open_camera(f"http://user:secret@127.0.0.1:{port}/live")
+    with pytest.raises(FrameError) as told:
+        open_camera(f"rtsp://user:secret@127.0.0.1:{port}/live")
+    assert "secret" not in str(told.value)

@@ -1,0 +1,116 @@
+"""Cameras in the network: MPEG-TS over HTTP, UDP and RTSP, MJPEG over HTTP.
+
+Every picture is of one level.
+"""
+
+import contextlib
+import socket
+import threading
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+LONG_S = 30.0
+SIZE = (48, 64)
+_SDP = (
+    b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    b"m=video 0 RTP/AVP 33\r\na=control:track1\r\n"
+)
+_ANSWERS = {
+    b"OPTIONS": b"Public: OPTIONS, DESCRIBE, SETUP, PLAY\r\n\r\n",
+    b"DESCRIBE": b"Content-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(_SDP), _SDP),
+    b"SETUP": b"Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n",
+    b"PLAY": b"Session: 1\r\n\r\n",
+}
+
+
+def free_port(protocol: str) -> int:
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    with socket.socket(type=kind) as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Sender:
+    """Sends to whoever asks (http, mjpeg, rtsp) or to the port (udp) until it is stopped."""
+
+    def __init__(self, protocol: str, port: int, level: int) -> None:
+        self._protocol, self._port = protocol, port
+        self._picture = np.full((*SIZE, 3), level, np.uint8)
+        self._stop = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", port)) if protocol != "udp" else None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """As a cable that is pulled."""
+        self._stop.set()
+        if self._listening is not None:
+            with contextlib.suppress(OSError):
+                self._listening.shutdown(socket.SHUT_RDWR)
+            self._listening.close()
+        self._thread.join(LONG_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError, av.error.FFmpegError):  # whoever listened is gone
+                if self._listening is None:
+                    self._send(f"udp://127.0.0.1:{self._port}?pkt_size=1316")
+                    continue
+                with self._listening.accept()[0] as peer:
+                    getattr(self, f"_{self._protocol}")(peer)
+
+    def _http(self, peer: socket.socket) -> None:
+        peer.recv(4096)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        self._send(_Writer(peer.sendall))
+
+    def _mjpeg(self, peer: socket.socket) -> None:
+        """As most cheap cameras do."""
+        peer.recv(4096)
+        kind = b"multipart/x-mixed-replace;boundary=frame"
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\n\r\n")
+        data = bytes(cv2.imencode(".jpg", self._picture)[1])
+        head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+        while not self._stop.wait(0.02):
+            peer.sendall(head + data + b"\r\n")
+
+    def _rtsp(self, peer: socket.socket) -> None:
+        """RTP within the connection."""
+        request, sequence = b"", 0
+
+        def send(data: bytes) -> None:
+            nonlocal sequence
+            for start in range(0, len(data), 1316):
+                rtp = b"\x80\x21%b\x00\x00\x00\x00\x00\x00\x00\x01%b" % (
+                    (sequence % 65536).to_bytes(2, "big"), data[start : start + 1316]
+                )  # fmt: skip
+                sequence += 1
+                peer.sendall(b"$\x00%b%b" % (len(rtp).to_bytes(2, "big"), rtp))
+
+        while not request.startswith(b"PLAY"):
+            request = peer.recv(4096)
+            if not request:
+                return
+            number = request.partition(b"CSeq: ")[2].partition(b"\r\n")[0]
+            answer = _ANSWERS[request.partition(b" ")[0]]
+            peer.sendall(b"RTSP/1.0 200 OK\r\nCSeq: %b\r\n%b" % (number, answer))
+        self._send(_Writer(send))
+
+    def _send(self, to: Any) -> None:
+        with av.open(to, "w", "mpegts") as video:
+            track: Any = video.add_stream("mpeg4", rate=25, options={"g": "5"})
+            (track.height, track.width), track.pix_fmt = SIZE, "yuv420p"
+            while not self._stop.wait(0.02):
+                for packet in track.encode(av.VideoFrame.from_ndarray(self._picture, "rgb24")):
+                    video.mux(packet)
+
+
+class _Writer:
+    """What PyAV needs of a file."""
+
+    def __init__(self, write: Any) -> None:
+        self.write = write
