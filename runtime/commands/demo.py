@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -331,6 +332,7 @@ def _started(settings: Settings) -> Iterator[list[_Child]]:
 @contextmanager
 def _blocked_interrupts() -> Iterator[None]:
     """Children inherit that Ctrl-C does not reach them: it is this process that ends them."""
+    resource_tracker.ensure_running()  # it unblocks the signal once it has started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

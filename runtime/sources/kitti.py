@@ -77,7 +77,7 @@ class KittiRawDrive:
                 raise FrameError(f"{camera} has no {self.data} folder: KITTI raw drives have one")
         if all(is_folder(camera / self.data, FrameError) for camera in (self.left, self.right)):
             pairs = self._pairs()
-            paths = tuple(pair[side == "right"] for pair in pairs)
+            paths = tuple(right if side == "right" else left for left, right, _ in pairs)
             reference = tuple(left for left, _, _ in pairs)
             return numbered_pictures(paths, tuple(time for *_, time in pairs), reference, frames)
         paths, reference = one_side(self.left / self.data, self.right / self.data, side)

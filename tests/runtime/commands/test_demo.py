@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from support.rig_drive import write_drive
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.commands.demo import _blocked_interrupts
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
@@ -214,6 +216,14 @@ def test_a_killed_process_is_reported_and_takes_the_other_with_it(
     assert errors.splitlines()[-1].startswith("dsin: the ")
     assert "was killed by signal 9" in errors.splitlines()[-1]
     wait_until_gone(children)
+
+
+def test_ctrl_c_stays_blocked_while_the_first_child_starts() -> None:
+    """Starting a process may start multiprocessing's tracker, which unblocks the signal."""
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    with _blocked_interrupts():
+        resource_tracker.ensure_running()
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @linux
