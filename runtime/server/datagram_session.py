@@ -105,6 +105,8 @@ class DatagramSession:
             self._address, self._newest_s = address, self._heard_s
         self.tally.received += 1
         self._loss.report(*self._settled.counts(self._heard_s))
+        if self.active:
+            self.tally.bursts = self._settled.bursts
         if content[0] == pieces.PIECE:
             self._take_piece(content, received_ns)
             if seen.highest > newest + 1:
@@ -160,7 +162,7 @@ class DatagramSession:
         """The session is over: its counts are kept."""
         if self.active:
             self.active = False
-            self.tally.lost += self._loss.lost
+            self.tally.lost += self._loss.lost + self._settled.bursts
             if self.tally.loss is self._loss:
                 self.tally.begin("datagram")
 
