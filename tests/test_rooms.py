@@ -1,7 +1,8 @@
 """The rooms of the package: what may import what, on every import that the code contains.
 
-    runtime   …, gpu, patch_correlation, backends, entropy, codec, link, sources, outputs, replay,
-              device, server, fleet, web, profiling, commands: each may import those before it
+    runtime   …, gpu, patch_correlation, backends, entropy, codec, link, datagrams, sources,
+              outputs, replay, device, server, fleet, web, profiling, commands: each may import
+              those before it
     training, export   `paper` and `edge` know nothing of each other; what they share lies beside
 
 Imports within functions count, and so do names of modules in strings, as the command line has them.
@@ -18,8 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("calibration", "export", "runtime", "training")
 ROOMS = (
-    "gpu", "patch_correlation", "backends", "entropy", "codec", "link", "sources", "outputs",
-    "replay", "device", "server", "fleet", "web", "profiling", "commands",
+    "gpu", "patch_correlation", "backends", "entropy", "codec", "link", "datagrams", "sources",
+    "outputs", "replay", "device", "server", "fleet", "web", "profiling", "commands",
 )  # fmt: skip
 """Of the runtime, from the bottom to the top. Below them are the modules beside them, and above
 them what `dsin.runtime` itself offers."""

@@ -21,7 +21,13 @@ from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import MAX_PAYLOAD
 from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.device.just_in_time import JustInTime
-from dsin.runtime.device.stream_client import CameraStream, ConnectionLostError, Greeting
+from dsin.runtime.device.stream_client import (
+    CameraStream,
+    ConnectionLostError,
+    Greeting,
+    NoDatagramsError,
+    Transport,
+)
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.clocks import now_ns
@@ -75,8 +81,8 @@ class _UnderWay(NamedTuple):
 @dataclass
 class DeviceCounts:
     """Since the start: frames captured, never encoded (`dropped`), sent, answered, sent but never
-    answered (`lost`); attempts to connect, and how many of these were to connect again. `statuses`
-    counts answers by status."""
+    answered (`lost`: in datagrams, or when a connection broke); attempts to connect, and how many
+    of these were to connect again. `statuses` counts answers by status."""
 
     captured: int = 0
     dropped: int = 0
@@ -262,7 +268,9 @@ class Device:
         device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
         counts = device.run()
 
-    `every` sends all frames of a recording, however long that takes. `give_up_s` limits the
+    `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
+    by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
+    takes datagrams where they get through; camera y takes gRPC. `give_up_s` limits the
     attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
     thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
     cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
@@ -279,6 +287,7 @@ class Device:
         certificates: Certificates | None = None,
         *,
         every: bool = False,
+        transport: Transport = "auto",
         give_up_s: float | None = None,
         on_frame: Callable[[AnsweredFrame], None] = lambda frame: None,
         on_news: Callable[[str], None] | None = None,
@@ -295,6 +304,8 @@ class Device:
         self._address = address
         self._certificates = certificates
         self._every = every
+        self._transport = transport
+        self._had_datagrams = False
         self._give_up_s = give_up_s
         self._on_frame = on_frame
         self._on_news = on_news
@@ -327,14 +338,16 @@ class Device:
                 try:
                     with CameraStream(
                         self._address, self._certificates, self._greeting, self._answered,
-                        clock=self._clock,
+                        transport=self._transport, on_lost=self._lost, clock=self._clock,
                     ) as stream:  # fmt: skip
-                        self._say(logging.INFO, f"connected to {self._address}")
+                        self._say(logging.INFO, f"connected to {self._address}{self._way(stream)}")
                         pause_s, told, was_connected = FIRST_PAUSE_S, "", True
                         self._pump(stream, slot)
                         return self._final(slot)
-                except ConnectionLostError as error:
+                except (ConnectionLostError, NoDatagramsError) as error:
                     self._note_loss()
+                    if isinstance(error, NoDatagramsError) and not self._had_datagrams:
+                        raise
                     if time.monotonic() - connected_s > LONGEST_PAUSE_S:
                         since_s = time.monotonic()
                     if self._gave_up(since_s):
@@ -354,6 +367,15 @@ class Device:
             LOG.log(level, "rig %s: %s", self._greeting.rig, line)
         else:
             self._on_news(line)
+
+    def _way(self, stream: CameraStream) -> str:
+        """How the frames go, where there was a choice."""
+        if stream.link is not None:
+            self._had_datagrams = True
+            return ", frames go in datagrams"
+        if self._transport == "grpc" or self._maker.letter != "x":
+            return ""
+        return ", frames go by gRPC: no datagram came back"
 
     def _gave_up(self, since_s: float) -> bool:
         return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s
@@ -427,6 +449,10 @@ class Device:
                 made, status, side_use, ack.decode_ms, ack.age_ms, round_trip_ms, ack.reason
             )
         )
+
+    def _lost(self, numbers: list[int]) -> None:
+        """Frames that never came to the server, or whose answers never came back."""
+        self.counts.lost += sum(self._under_way.pop(n, None) is not None for n in numbers)
 
     def _note_loss(self) -> None:
         """What was under way will never be answered, and is not sent again."""

@@ -17,6 +17,7 @@ from dsin.runtime.link.clocks import Offset, now_ns
 from dsin.runtime.link.rpc import CREDITS
 from dsin.runtime.outputs.decoded_frame import SideUse, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.server.link_tally import LinkTally
 from dsin.runtime.server.side_buffer import PairingPolicy, SideBuffer
 
 LOG = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Rig:
         self.side_connected = False
         self.clock: Callable[[], Offset | None] = lambda: None
         self.device: dict[str, float] = {}
+        self.link = LinkTally()
         self.last_frame: tuple[int, int] | None = None
         """Session and number of the newest frame that came."""
         self._told_s = float("-inf")
@@ -194,6 +196,7 @@ class Rig:
             clock_offset_ms=None if offset is None else offset.ns / 1e6,
             clock_error_ms=None if offset is None else offset.error_ns / 1e6,
             device=dict(self.device),
+            link=self.link.status(),
         )
 
     def _forget_old(self, now_s: float) -> None:

@@ -18,6 +18,7 @@ from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.device.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
+from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
@@ -219,13 +220,15 @@ def fake_device(
     camera: Any = None,
     certificates: Certificates | None = None,
     answers: list[AnsweredFrame] | None = None,
+    transport: Transport = "grpc",
     **options: Any,
 ) -> Running:
     """A device that streams from now on."""
     return Running(
         Device(
             camera or FakeCamera(fps, count), maker or FakeEncoder(), address, rig, certificates,
-            on_frame=(lambda frame: None) if answers is None else answers.append, **options,
+            on_frame=(lambda frame: None) if answers is None else answers.append,
+            transport=transport, **options,
         )
     )  # fmt: skip
 

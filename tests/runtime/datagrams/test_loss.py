@@ -1,0 +1,51 @@
+"""Loss as the sender learns it: none is none, some is cautious, old loss is forgotten."""
+
+import random
+
+import pytest
+
+from dsin.runtime.datagrams.loss import LEAST, MOST, REMEMBERED_S, LossMeter
+
+
+def run(
+    meter: LossMeter, count: int, loss: float, start: int = 0, came: int = 0
+) -> tuple[int, int]:
+    chance = random.Random(count)
+    for sent in range(start + 1, start + count + 1):
+        came += chance.random() >= loss
+        meter.report(sent, came, sent / 30)
+    return start + count, came
+
+
+def test_without_loss_there_is_none_to_be_prepared_for() -> None:
+    meter = LossMeter()
+    assert (meter.loss, meter.cautious) == (0, 0)
+    run(meter, 500, 0.0)
+    assert (meter.loss, meter.cautious, meter.lost) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.2])
+def test_loss_is_measured_and_forgotten(loss: float) -> None:
+    meter = LossMeter()
+    state = run(meter, 2000, loss)
+    assert loss / 2 < meter.loss < 2 * loss
+    assert meter.loss < meter.cautious
+    run(meter, MOST + LEAST + round(30 * REMEMBERED_S), 0.0, *state)
+    assert (meter.loss, meter.cautious) == (0, 0)
+
+
+def test_what_comes_late_after_all_is_no_loss() -> None:
+    meter = LossMeter()
+    meter.report(10, 9)
+    assert meter.loss == pytest.approx(0.1)
+    meter.report(10, 10)
+    assert meter.loss == 0
+
+
+def test_impossible_and_older_reports_are_ignored() -> None:
+    meter = LossMeter()
+    meter.report(100, 90)
+    for sent, came in ((50, 50), (100, 80), (110, 111)):
+        meter.report(sent, came)
+    assert meter.loss == pytest.approx(0.1)
+    assert len(meter._reports) < 10
