@@ -7,8 +7,9 @@ its bits are worth, so small changes are not lost but add up until they are code
 
     error now > error when it was coded + WORTH · bits that it cost then + FLOOR
 
-Besides, every cell of 4×4 positions is coded again once in REFRESH frames, whether or not it has
-changed. This decides what is sent, never what it decodes to.
+Besides, one frame in WHOLE_EVERY stands alone, so that nothing small stays behind, and whoever
+missed a frame, such as a recording, can go on there. This decides what is sent, never what it
+decodes to.
 """
 
 from typing import NamedTuple
@@ -24,8 +25,8 @@ WORTH = 0.1
 """Squared quantiser steps that a bit is worth: about what it buys between two rate points."""
 FLOOR = 0.05
 """Squared quantiser steps of 512 values that noise may add where next to no bits are spent."""
-REFRESH = 120
-"""Frames after which every cell was coded again."""
+WHOLE_EVERY = 120
+"""Of so many frames in a row at least one stands alone."""
 LEAST_SAVED = 0.02
 """Share of a frame's bits that must be saved, else it stands alone."""
 REFERENCE_BITS = 64
@@ -36,20 +37,18 @@ Blocks = NDArray[np.float32]
 
 class SentPicture(NamedTuple):
     """What a device keeps of a picture that it has coded. `errors` and `bits` (h / 2, w / 2) are
-    those of the last time that each block was coded, `ages` (h / 4, w / 4) how many frames ago each
-    cell was, `turn` how many frames ago a whole picture was."""
+    those of the last time that each block was coded, `since_whole` how many frames ago a whole
+    picture was."""
 
     coded: CodedLatent
     errors: Blocks
     bits: Blocks
-    ages: NDArray[np.int32]
-    turn: int
+    since_whole: int
 
 
 def sent_alone(y: NDArray[np.float32], coded: CodedLatent, bits: Blocks) -> SentPicture:
     """A picture that was coded as a whole."""
-    ages = np.zeros(coded.z.shape[1:], np.int32)
-    return SentPicture(coded, _errors(y, coded), bits, ages, 0)
+    return SentPicture(coded, _errors(y, coded), bits, 0)
 
 
 def sent_after(
@@ -61,18 +60,18 @@ def sent_after(
 ) -> SentPicture:
     """A picture of which the `changed` blocks were coded, for `bits`, and the others kept."""
     errors = np.where(changed, _errors(y, coded), before.errors)
-    ages = np.where(_cells(changed).all(-1), 0, before.ages + 1).astype(np.int32)
     return SentPicture(
-        coded, errors, np.where(changed, bits, before.bits), ages, before.turn + 1
+        coded, errors, np.where(changed, bits, before.bits), before.since_whole + 1
     )  # fmt: skip
 
 
 def changed_blocks(y: NDArray[np.float32], before: SentPicture) -> Flags | None:
-    """The blocks to be coded after that picture, (h / 2, w / 2); None where so many have changed
-    that a packet of its own is about as small."""
+    """The blocks to be coded after that picture, (h / 2, w / 2); None where the packet is to stand
+    alone: its turn has come, or so much has changed that it is about as small."""
+    if before.since_whole + 1 >= WHOLE_EVERY:
+        return None
     allowed = before.errors + WORTH * before.bits + FLOOR
-    changed = _errors(y, before.coded) > allowed
-    changed |= _due(before).repeat(2, 0).repeat(2, 1)
+    changed = np.asarray(_errors(y, before.coded) > allowed)
     whole, saved = float(before.bits.sum()), float(before.bits[~changed].sum())
     spent = REFERENCE_BITS + _map_bits(changed)
     return changed if saved - spent > LEAST_SAVED * whole else None
@@ -82,21 +81,6 @@ def _errors(y: NDArray[np.float32], coded: CodedLatent) -> Blocks:
     errors = np.zeros((y.shape[1] // 2, y.shape[2] // 2), np.float32)
     block_errors(np.ascontiguousarray(y), coded.latent, errors)
     return errors
-
-
-def _cells(blocks: Flags) -> Flags:
-    """The blocks of each cell, (h / 4, w / 4, 4)."""
-    rows, columns = blocks.shape[0] // 2, blocks.shape[1] // 2
-    return blocks.reshape(rows, 2, columns, 2).swapaxes(1, 2).reshape(rows, columns, 4)
-
-
-def _due(before: SentPicture) -> Flags:
-    """The cells whose turn it is, the oldest first: all of them in the course of REFRESH frames."""
-    cells, turn = before.ages.size, before.turn
-    count = (turn + 1) * cells // REFRESH - turn * cells // REFRESH
-    due = np.zeros(cells, np.bool_)
-    due[np.argsort(-before.ages.ravel(), kind="stable")[:count]] = True
-    return due.reshape(before.ages.shape)
 
 
 def _map_bits(changed: Flags) -> float:

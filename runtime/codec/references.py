@@ -90,6 +90,13 @@ class DecodedFrames:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def nbytes(self) -> int:
+        """What the frames take."""
+        return sum(
+            len(packet) + latent.latent.nbytes + latent.z.nbytes for packet, latent in self._frames
+        )
+
     def clear(self) -> None:
         """Forget all."""
         self._frames.clear()

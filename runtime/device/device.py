@@ -20,6 +20,7 @@ from typing import NamedTuple
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import MAX_PAYLOAD
 from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.device.just_in_time import JustInTime
 from dsin.runtime.device.stream_client import (
     CameraStream,
@@ -97,12 +98,18 @@ class DeviceCounts:
 
 class PacketMaker:
     """Sends packets, as camera x does. `controller` chooses the rates; without one every frame has
-    `rate`, by default the bundle's."""
+    `rate`, by default the bundle's. Packets refer to frames that the server has confirmed, where
+    bundle and server can do so; with `independent` each stands alone."""
 
     letter = "x"
 
     def __init__(
-        self, encoder: Encoder, rate: int | None = None, controller: RateController | None = None
+        self,
+        encoder: Encoder,
+        rate: int | None = None,
+        controller: RateController | None = None,
+        *,
+        independent: bool = False,
     ) -> None:
         self.codec_id = encoder.bundle.codec_id
         self.rate_points = len(encoder.bundle.rate_points)
@@ -110,13 +117,29 @@ class PacketMaker:
         self._encoder = encoder
         self._rate = rate
         self.controller = controller
+        self.refers = encoder.bundle.refers and not independent
+        self._sent: SentFrames | None = None
+
+    def connected(self, *, takes_references: bool) -> None:
+        """A connection was made, to a server that has decoded no frame yet."""
+        self._sent = SentFrames() if self.refers and takes_references else None
+
+    def answered(self, ack: dsin_v1.Ack) -> None:
+        """Note what the server made of a frame."""
+        if self._sent is None:
+            return
+        if ack.status == dsin_v1.DECODED:
+            self._sent.confirm(ack.frame_number)
+        elif ack.reference_missing:
+            self._sent.forget(ack.frame_number)
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a frame."""
         rate = self._rate if self.controller is None else self.controller.next_rate()
         packet = self._encoder.encode(
-            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
-        )
+            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns,
+            references=self._sent,
+        )  # fmt: skip
         index = packet.header.rate
         if self.controller is not None:
             self.controller.sent(index, len(packet))
@@ -144,11 +167,18 @@ class PictureMaker:
     letter = "y"
     codec_id, rate_points = b"", 0
     controller = None
+    refers = False
 
     def __init__(self, quality: int | None = None) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise DsinError(f"a JPEG quality must be within 1..100, not {quality}")
         self._quality = quality
+
+    def connected(self, *, takes_references: bool) -> None:
+        """Pictures never refer to others."""
+
+    def answered(self, ack: dsin_v1.Ack) -> None:
+        """An answer changes nothing for the next picture."""
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a picture. Raises DsinError for one that is too large to be sent."""
@@ -297,7 +327,7 @@ class Device:
         self._greeting = Greeting(
             rig=rig, camera=maker.letter, live=camera.clock == "live", width=width, height=height,
             session=random.getrandbits(64), codec_id=maker.codec_id, rate_points=maker.rate_points,
-            recording_start_ns=camera.start_ns,
+            recording_start_ns=camera.start_ns, references=maker.refers,
         )  # fmt: skip
         self._camera = camera
         self._maker = maker
@@ -342,6 +372,7 @@ class Device:
                     ) as stream:  # fmt: skip
                         self._say(logging.INFO, f"connected to {self._address}{self._way(stream)}")
                         pause_s, told, was_connected = FIRST_PAUSE_S, "", True
+                        self._maker.connected(takes_references=stream.takes_references)
                         self._pump(stream, slot)
                         return self._final(slot)
                 except (ConnectionLostError, NoDatagramsError) as error:
@@ -434,6 +465,7 @@ class Device:
 
     def _answered(self, ack: dsin_v1.Ack) -> None:
         now_s = time.monotonic()
+        self._maker.answered(ack)
         sent = self._under_way.pop(ack.frame_number, None)
         if sent is None:
             return

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.packet import Packet, check_codec
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.errors import FrameError, PacketError, RecordingError
 from dsin.runtime.link.side_pictures import decode_picture
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
@@ -80,7 +81,8 @@ def replay_recordings(
 
     `rig` restricts this to one rig. Without `use_side` there is only x_dec; without
     `repair_side` each frame gets the side image that it had live, if it had one. The frames' times
-    are those of the recording, their stages those of now. A packet that does not decode is counted.
+    are those of the recording, their stages those of now. A packet that does not decode is counted,
+    such as one that refers to a frame that is not in the recording.
     Raises RecordingError for a file that is not a recording or has no frames, PacketError where the
     packets are of another codec than the decoder's.
     """
@@ -138,6 +140,7 @@ class _Rig:
     ) -> None:
         self._frames = timeline.frames
         self._decoder = decoder
+        self._references = DecodedFrames()
         self._on_frame = on_frame
         live = [frame.side for frame in timeline.frames]
         chosen = timeline.repaired_sides() if repair_side else live
@@ -200,7 +203,9 @@ class _Rig:
     ) -> None:
         header = parsed.header
         view = None if side is None else _side_view(side, (header.height, header.width))
-        decoded = self._decoder.decode(parsed, None if view is None else view.image)
+        decoded = self._decoder.decode(
+            parsed, None if view is None else view.image, references=self._references
+        )
         figures, frame = self._figures, self._frames[place]
         repaired = view is not None and self._chosen[place] != frame.side
         figures.frames += 1

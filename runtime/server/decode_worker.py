@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.outputs.decoded_frame import SideView
 from dsin.runtime.server.rig import ArrivedFrame
 
@@ -39,9 +40,16 @@ class DecodeWorker(Protocol):
         """All that depends on a side image alone. Raises DsinError."""
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+        self,
+        rig: str,
+        frame: ArrivedFrame,
+        view: SideView | None,
+        prepared: SidePreparation | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Work:
-        """Decode a frame beside a side image, prepared or not. Raises DsinError."""
+        """Decode a frame beside a side image, prepared or not, after the frames that it may refer
+        to. Raises DsinError."""
 
 
 class LocalWorker:
@@ -55,9 +63,16 @@ class LocalWorker:
         return self._decoder.prepare_side(view.image, rate=rate)
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+        self,
+        rig: str,
+        frame: ArrivedFrame,
+        view: SideView | None,
+        prepared: SidePreparation | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Work:
         features = prepared if isinstance(prepared, SideFeatures) else None
         if view is not None:
             features = self._decoder.prepare_side(features or view.image, rate=frame.rate)
-        return Work(self._decoder.decode(frame.packet, features), features)
+        decoded = self._decoder.decode(frame.packet, features, references=references)
+        return Work(decoded, features)

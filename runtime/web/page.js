@@ -211,7 +211,8 @@ function showFigures() {
   put("kbps", number(rig.kbps));
   put("kbps-note", told.target_kbps ? `target ${number(told.target_kbps)} kbit/s` : "last 5 s, no target");
   put("fps", number(rig.fps, 1));
-  put("fps-note", `${number(rig.decoded)} decoded`);
+  const share = rig.referring ? `, ${number((100 * rig.referring) / rig.decoded)} % with reference` : "";
+  put("fps-note", `${number(rig.decoded)} decoded${share}`);
   const counts = [
     [told.dropped ?? 0, "device"], [rig.superseded, "server"],
     [told.lost ?? 0, "lost"], [rig.rejected, "rejected"],
