@@ -53,6 +53,14 @@ class CameraName(str, enum.Enum):
     y = "y"
 
 
+class TransportName(str, enum.Enum):
+    """How frames go to the server."""
+
+    auto = "auto"
+    grpc = "grpc"
+    datagram = "datagram"
+
+
 def serve(
     address: Annotated[
         str,
@@ -307,6 +315,14 @@ def stream(
             "--give-up-s", metavar="S", min=0, help="End after S seconds without a server [never]."
         ),
     ] = None,
+    transport: Annotated[
+        TransportName,
+        typer.Option(
+            "--transport",
+            help="How frames of camera x go: in datagrams, which lose a frame rather than wait for "
+            "it, by gRPC, or auto: in datagrams where these get through.",
+        ),
+    ] = TransportName.auto,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -340,6 +356,7 @@ def stream(
         quality=quality,
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
+        transport=transport.value,
     )
     run(options, say)
 

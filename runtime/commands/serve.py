@@ -7,6 +7,7 @@ cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -92,7 +93,8 @@ def running_server(
         pool, sinks = stack.enter_context(
             decoding(workers, options.policy, on_frame, options.budget_mib)
         )
-        urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks)
+        strangers: Counter[str] = Counter()
+        urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks, strangers)
         # After whatever may still fail, so that nothing is begun in vain.
         files = options.outputs.open()
         sinks.add(files)
@@ -101,6 +103,7 @@ def running_server(
             StreamServer(
                 pool, host, port,
                 certificates=options.certificates, sides=sides, health=options.health,
+                strangers=strangers,
             )
         )  # fmt: skip
         yield RunningServer(host, server.port, pool.status, urls, metrics_urls, files)
@@ -144,6 +147,7 @@ def _serve_http(
     bundle: Bundle,
     status: Callable[[], list[RigStatus]],
     sinks: SinkRunners,
+    strangers: Counter[str],
 ) -> tuple[list[str], list[str]]:
     """Start the HTTP servers that are wanted; URLs of the page, and of metrics alone."""
     if options.web is None and options.metrics is None:
@@ -156,6 +160,7 @@ def _serve_http(
     metrics = Metrics(
         status,
         lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks},
+        strangers,
     )
     health = Health(status)
     own: list[Sink] = [metrics]

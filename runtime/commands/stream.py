@@ -18,6 +18,7 @@ from dsin.runtime.device.device import (
     PacketMaker,
     PictureMaker,
 )
+from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
 from dsin.runtime.signals import on_ending
@@ -55,6 +56,7 @@ class StreamOptions:
     quality: int | None = None
     certificates: Certificates | None = None
     give_up_s: float | None = None
+    transport: Transport = "auto"
 
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
@@ -101,8 +103,8 @@ def _run(
     report = _Report(announce)
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
-        every=options.every, give_up_s=options.give_up_s, on_frame=report.add,
-        on_news=announce,
+        every=options.every, transport=options.transport, give_up_s=options.give_up_s,
+        on_frame=report.add, on_news=announce,
     )  # fmt: skip
     on_ending(device.stop)
     height, width = camera.size

@@ -221,11 +221,24 @@ function showFigures() {
   put("lost", number(counts.reduce((sum, [count]) => sum + count, 0)));
   put("lost-note", causes.join(", ") || "none since the start");
   $("lost-note").title = causes.join(", ");
+  showLink(rig.link);
   const sign = rig.clock_offset_ms > 0 ? "+" : "";
   put("clock", rig.clock_offset_ms === null ? "–" : sign + number(rig.clock_offset_ms, 1));
   put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to server's`);
   if (!state.frame && rig.width && rig.height) pictures.shape(rig.width, rig.height);
   if (!state.frame) clearFrame();
+}
+
+/** How frames come; of datagrams what the way loses, and the parity that makes up for it. */
+function showLink(link) {
+  const percent = (share) => `${number(100 * share, share && share < 0.1 ? 1 : 0)} %`;
+  const known = link.transport === "datagram";
+  const shares = `loss ${percent(link.loss)}, parity ${percent(link.parity)}`;
+  put("link-note", known ? `datagrams: ${shares}` : link.transport ? "by gRPC" : "");
+  $("link-note").title = known
+    ? `${number(link.incomplete)} frames incomplete, ${number(link.repaired)} repaired, ` +
+      `${number(link.lost)} of ${number(link.lost + link.received)} datagrams lost`
+    : "";
 }
 
 function clearFrame() {

@@ -50,6 +50,7 @@ class Metrics:
     """A sink of frames, and the routes of /metrics.
 
     `status` and `sinks` (counts by the output's name) are called from the HTTP server's thread.
+    `strangers` counts rejected datagrams that are of no rig, by reason.
     Raises BackendError without prometheus_client.
     """
 
@@ -57,6 +58,7 @@ class Metrics:
         self,
         status: Callable[[], Sequence[RigStatus]],
         sinks: Callable[[], Mapping[str, SinkCounts]] = dict,
+        strangers: Mapping[str, int] | None = None,
     ) -> None:
         try:
             from prometheus_client import CollectorRegistry
@@ -66,7 +68,9 @@ class Metrics:
             ) from error
         self._times = FrameTimes()
         self._registry: CollectorRegistry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(status, sinks, self._times))
+        self._registry.register(
+            _Collector(status, sinks, self._times, {} if strangers is None else strangers)
+        )
 
     @property
     def name(self) -> str:
@@ -167,7 +171,9 @@ class _Collector:
         status: Callable[[], Sequence[RigStatus]],
         sinks: Callable[[], Mapping[str, SinkCounts]],
         times: FrameTimes,
+        strangers: Mapping[str, int],
     ) -> None:
+        self._strangers = strangers
         self._status = status
         self._sinks = sinks
         self._times = times
@@ -176,6 +182,7 @@ class _Collector:
         rigs = self._status()
         yield from _counters(rigs)
         yield from _gauges(rigs)
+        yield from _link_metrics(rigs, dict(self._strangers))
         yield from self._times.metrics(rig.rig for rig in rigs)
         counter = _counter("dsin_sink_frames", "Frames at each output.", "sink", "status")
         for sink, counts in self._sinks().items():
@@ -204,6 +211,37 @@ def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
         if "reconnects" in rig.device:
             reconnects.add_metric([rig.rig], rig.device["reconnects"])
     return [frames, referring, sides, device, reconnects]
+
+
+def _link_metrics(rigs: Sequence[RigStatus], strangers: Mapping[str, int]) -> "list[Metric]":
+    """Of the way to the server. Datagrams of nobody have an empty rig."""
+    transport = _gauge("dsin_transport", "1 for how the rig's frames come.", "rig", "transport")
+    loss = _gauge("dsin_datagram_loss_ratio", "Datagrams that were lost lately.", "rig")
+    parity = _gauge("dsin_parity_ratio", "Parity for each piece of a frame lately.", "rig")
+    datagrams = _counter("dsin_datagrams", "Datagrams of the camera.", "rig", "status")
+    frames = _counter(
+        "dsin_datagram_frames", "Frames whose datagrams were not all there.", "rig", "status"
+    )
+    late = _counter("dsin_datagrams_late", "Datagrams of frames given up already.", "rig")
+    rejected = _counter("dsin_datagrams_rejected", "Datagrams not taken.", "rig", "reason")
+    for rig in rigs:
+        link = rig.link
+        if link.transport:
+            transport.add_metric([rig.rig, link.transport], 1)
+        for reason, count in link.rejected.items():
+            rejected.add_metric([rig.rig, reason], count)
+        if not link.received:
+            continue
+        loss.add_metric([rig.rig], link.loss)
+        parity.add_metric([rig.rig], link.parity)
+        late.add_metric([rig.rig], link.late)
+        for status in ("received", "lost"):
+            datagrams.add_metric([rig.rig, status], getattr(link, status))
+        for status in ("incomplete", "repaired"):
+            frames.add_metric([rig.rig, status], getattr(link, status))
+    for reason, count in strangers.items():
+        rejected.add_metric(["", reason], count)
+    return [transport, loss, parity, datagrams, frames, late, rejected]
 
 
 def _gauges(rigs: Sequence[RigStatus]) -> "list[Metric]":

@@ -180,20 +180,21 @@ def test_stream(catch: Catch) -> None:
     run(
         cli.app,
         "stream host:7 --source s.mp4 --rig front --bundle paper --backend cuda --rate 3 "
-        f"--fps 5 --frames 9 --loop --give-up-s 4 {PEMS}",
+        f"--fps 5 --frames 9 --loop --give-up-s 4 --transport grpc {PEMS}",
     )
     expected = {
         "address": "host:7", "source": "s.mp4", "rig": "front", "camera": "x", "bundle": "paper",
         "backend": "cuda", "rate": 3, "kbps": None, "fps": 5, "frames": 9, "loop": True,
         "every": False, "start": None, "quality": None, "certificates": CERTIFICATES,
-        "give_up_s": 4,
+        "give_up_s": 4, "transport": "grpc",
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     run(cli.app, "stream host:7 --camera y --quality 80 --plaintext")
     expected = {"camera": "y", "quality": 80, "certificates": None, "source": "synthetic"}
     assert calls[1].fields(expected) == expected
     run(cli.app, "stream host:7 --kbps 250 --start 12:00:00 --plaintext")
-    expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None}
+    expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None,
+                "transport": "auto"}  # fmt: skip
     assert calls[2].fields(expected) == expected
     run(cli.app, "stream host:7 --every --precision int8 --plaintext")
     assert calls[3].fields({"every": 1, "bundle": 1}) == {"every": True, "bundle": "edge@int8"}
@@ -220,7 +221,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     module.stream(
         module.StreamOptions(
             "127.0.0.1:1", "s", "front", camera="y", quality=80, fps=5, frames=9, loop=True,
-            start="12:00:00", give_up_s=4,
+            start="12:00:00", give_up_s=4, transport="datagram",
         ),
         print,
     )  # fmt: skip
@@ -228,7 +229,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert opened[0] == Call(("s", "right"), given)
     assert pictures[0].arguments == (80,)
     assert devices[0].arguments[2:] == ("127.0.0.1:1", "front", None)
-    expected: dict[str, Any] = {"every": False, "give_up_s": 4}
+    expected: dict[str, Any] = {"every": False, "give_up_s": 4, "transport": "datagram"}
     assert subset(devices[0].options, expected) == expected
     assert checked[0].arguments == ("127.0.0.1:1", None)
     module.stream(

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.errors import BackendError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
-from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.outputs.rig_status import LinkStatus, RigStatus
 from dsin.runtime.web.http_server import LOOPBACK, HttpServer
 from dsin.runtime.web.prometheus_metrics import Metrics, SinkCounts
 
@@ -80,6 +80,31 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_device_reconnects_total", rig="front") == 2
     assert samples.of("dsin_device_encode_seconds", rig="front") == pytest.approx(0.048)
     assert samples.of("dsin_device_target_bytes_per_second", rig="front") == 37500
+
+
+def test_the_way_of_datagrams_is_told_by_rig_and_what_is_of_nobody_without() -> None:
+    link = LinkStatus("datagram", 0.05, 0.5, 950, 50, 3, 20, 4, {"repeated": 7, "forged": 1})
+    samples = scrape(
+        Metrics(lambda: [replace(STATUS, link=link)], strangers={"unknown_session": 9})
+    )
+    assert samples.of("dsin_transport", rig="front", transport="datagram") == 1
+    assert samples.of("dsin_datagram_loss_ratio", rig="front") == pytest.approx(0.05)
+    assert samples.of("dsin_parity_ratio", rig="front") == pytest.approx(0.5)
+    assert samples.of("dsin_datagrams_total", rig="front", status="received") == 950
+    assert samples.of("dsin_datagrams_total", rig="front", status="lost") == 50
+    assert samples.of("dsin_datagram_frames_total", rig="front", status="incomplete") == 3
+    assert samples.of("dsin_datagram_frames_total", rig="front", status="repaired") == 20
+    assert samples.of("dsin_datagrams_late_total", rig="front") == 4
+    assert samples.of("dsin_datagrams_rejected_total", rig="front", reason="repeated") == 7
+    assert samples.of("dsin_datagrams_rejected_total", rig="front", reason="forged") == 1
+    assert samples.of("dsin_datagrams_rejected_total", rig="", reason="unknown_session") == 9
+
+
+def test_without_datagrams_nothing_is_told_of_them() -> None:
+    by_grpc = replace(STATUS, link=LinkStatus("grpc"))
+    samples = scrape(Metrics(lambda: [by_grpc]))
+    assert samples.of("dsin_transport", rig="front", transport="grpc") == 1
+    assert not {name for name, _ in samples if "datagram" in name or "parity" in name}
 
 
 def test_what_is_not_known_is_absent_rather_than_zero() -> None:
