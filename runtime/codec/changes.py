@@ -12,6 +12,7 @@ missed a frame, such as a recording, can go on there. This decides what is sent,
 decodes to.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -86,4 +87,4 @@ def _errors(y: NDArray[np.float32], coded: CodedLatent) -> Blocks:
 def _map_bits(changed: Flags) -> float:
     """What the map costs at most, about."""
     share = float(np.clip(changed.mean(), 1 / changed.size, 1 - 1 / changed.size))
-    return changed.size * -(share * np.log2(share) + (1 - share) * np.log2(1 - share))
+    return -changed.size * (share * math.log2(share) + (1 - share) * math.log2(1 - share))

@@ -323,6 +323,14 @@ def stream(
             "it, by gRPC, or auto: in datagrams where these get through.",
         ),
     ] = TransportName.auto,
+    independent: Annotated[
+        bool,
+        typer.Option(
+            "--independent",
+            help="Have every frame stand alone, even where little has changed since one that the "
+            "server has decoded.",
+        ),
+    ] = False,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -357,6 +365,7 @@ def stream(
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
         transport=transport.value,
+        independent=independent,
     )
     run(options, say)
 

@@ -53,7 +53,10 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(["--rate"], not_with=["--kbps"]),
         Rule(["--every"], not_with=["--start", "--fps"]),
         Rule(
-            ["--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport"],
+            [
+                "--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport",
+                "--independent",
+            ],
             goes_with=["--camera x"],
         ),
         Rule(["--quality"], goes_with=["--camera y"]),

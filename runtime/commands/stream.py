@@ -57,6 +57,8 @@ class StreamOptions:
     certificates: Certificates | None = None
     give_up_s: float | None = None
     transport: Transport = "auto"
+    independent: bool = False
+    """Whether every frame stands alone."""
 
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
@@ -76,7 +78,7 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
             fps = camera.fps or USUAL_FPS
             controller = RateController.for_bundle(bundle, options.kbps, fps, size=camera.size)
         with Encoder(bundle, options.backend) as encoder:
-            maker = PacketMaker(encoder, options.rate, controller)
+            maker = PacketMaker(encoder, options.rate, controller, independent=options.independent)
             warm_up(encoder, camera.size)
             return _run(options, camera, maker, announce)
     finally:

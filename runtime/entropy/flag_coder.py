@@ -34,7 +34,7 @@ def _context(flags: NDArray[Any], row: int, column: int) -> int:
 @kernel()
 def _set_frequency(seen: NDArray[Any], context: int) -> int:
     """`seen` is (CONTEXTS, 2): how many flags, and how many of them were set."""
-    share = TOTAL * (2 * seen[context, 1] + 1) // (2 * seen[context, 0] + 2)
+    share: int = TOTAL * (2 * seen[context, 1] + 1) // (2 * seen[context, 0] + 2)
     return min(max(share, 1), TOTAL - 1)
 
 
