@@ -62,13 +62,11 @@ class SentFrames:
             self._frames.extend(kept)
 
     def reference_for(self, header: PacketHeader) -> tuple[Reference, SentPicture] | None:
-        """The newest confirmed frame, if it has the size and rate of this header."""
+        """The newest confirmed frame that has the size and rate of this header, if there is one."""
         with self._using:
             for sent in reversed(self._frames):
-                if sent.confirmed:
-                    packet = sent.packet
-                    if _kind(packet.header) != _kind(header):
-                        return None
+                packet = sent.packet
+                if sent.confirmed and _kind(packet.header) == _kind(header):
                     return Reference(packet.header.frame_number, packet.checksum), sent.picture
         return None
 

@@ -136,6 +136,9 @@ def test_another_rate_or_size_stands_alone(pair: Pair, scene: Image) -> None:
     pair.send(scene, 2)
     assert pair.send(scene, 3)[0].header.reference is None
     assert pair.send(scene, 3)[0].header.reference is not None
+    again = pair.send(scene, 2)[0].header.reference
+    assert again is not None, "the one before the last of its rate"
+    assert again.frame_number == 1
     assert pair.send(scene[:, :-2], 3)[0].header.reference is None
 
 
