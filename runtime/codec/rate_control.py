@@ -16,6 +16,8 @@ from dsin.runtime.errors import DsinError
 HORIZON = 1.5
 """Frames over which an excess or a remainder is made good: longer ones leave the rate alone for
 longer, and miss the target by more over two seconds."""
+MOST_SAVED = 0.25
+"""Of a frame's budget, where the target follows a link."""
 LEARNT = 0.5
 """Share of the newest frame in the scene's factor."""
 
@@ -39,7 +41,7 @@ class RateController:
             raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
         self.target_kbps = target_kbps
         self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]
-        self._budget = 1000 * target_kbps / 8 / fps
+        self.pace(fps)
         self._saved = 0.0
         self._factors = [1.0] * len(points)
 
@@ -55,12 +57,27 @@ class RateController:
 
     def pace(self, fps: float) -> None:
         """Note how many frames per second are sent from now on."""
+        self._fps = fps
         self._budget = 1000 * self.target_kbps / 8 / fps
+
+    def aim(self, target_kbps: float) -> None:
+        """Aim at another bit rate from now on (kbit/s, above 0), and forget most of what was saved
+        or overdrawn: it was of a link that is another one now, and on a link that may narrow no
+        frame should be much larger than the others."""
+        self.target_kbps = target_kbps
+        self.pace(self._fps)
+        most = MOST_SAVED * self._budget
+        self._saved = min(most, max(-most, self._saved))
+
+    @property
+    def predicted_sizes(self) -> list[float]:
+        """Bytes that the next frame would take at each rate, by what the last ones took."""
+        return [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
 
     def next_rate(self) -> int:
         """The rate index for the next frame."""
         wanted = self._budget + self._saved / HORIZON
-        predicted = [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
+        predicted = self.predicted_sizes
         return min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
 
     def sent(self, rate: int, size: int) -> None:

@@ -2,9 +2,10 @@
 
 import enum
 import logging
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -272,11 +273,12 @@ def stream(
         ),
     ] = None,
     kbps: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--kbps",
-            metavar="K",
-            help="Choose the rate of each frame so that the stream takes K kbit/s.",
+            metavar="K|auto",
+            help="Choose the rate of each frame so that the stream takes K kbit/s; auto follows "
+            "what the link takes, and sends fewer frames where even the lowest rate is too much.",
         ),
     ] = None,
     fps: Annotated[
@@ -355,7 +357,7 @@ def stream(
         bundle=bundle,
         backend=backend.value,
         rate=rate,
-        kbps=kbps,
+        kbps=_kbps(kbps),
         fps=fps,
         frames=frames,
         loop=loop,
@@ -368,6 +370,18 @@ def stream(
         independent=independent,
     )
     run(options, say)
+
+
+def _kbps(text: str | None) -> "float | Literal['auto'] | None":
+    if text is None or text == "auto":
+        return cast("Literal['auto'] | None", text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"--kbps {text}: give a finite number of kbit/s, or auto")
+    return number
 
 
 def _certificates(

@@ -51,7 +51,9 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "stream": (
         Rule(["--rate"], not_with=["--kbps"]),
-        Rule(["--every"], not_with=["--start", "--fps"]),
+        Rule(
+            ["--every"], not_with=["--start", "--fps", "--kbps auto", "--transport datagram"]
+        ),
         Rule(
             [
                 "--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport",

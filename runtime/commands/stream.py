@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from datetime import time as time_of_day
+from typing import Literal
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import open_bundle
@@ -18,6 +19,8 @@ from dsin.runtime.device.device import (
     PacketMaker,
     PictureMaker,
 )
+from dsin.runtime.device.link_follower import LinkFollower
+from dsin.runtime.device.link_rate import FIRST_KBPS
 from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
@@ -45,7 +48,8 @@ class StreamOptions:
     bundle: str | None = None
     backend: Backend = "cpu"
     rate: int | None = None
-    kbps: float | None = None
+    kbps: "float | Literal['auto'] | None" = None
+    """kbit/s of the stream; auto follows the link."""
     fps: float | None = None
     frames: int | None = None
     loop: bool = False
@@ -73,14 +77,16 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
         if options.camera == "y":
             return _run(options, camera, PictureMaker(options.quality), announce)
         bundle = open_bundle(options.bundle)
-        controller = None
+        controller = follower = None
         if options.kbps is not None:
             fps = camera.fps or USUAL_FPS
-            controller = RateController.for_bundle(bundle, options.kbps, fps, size=camera.size)
+            kbps = FIRST_KBPS if options.kbps == "auto" else options.kbps
+            controller = RateController.for_bundle(bundle, kbps, fps, size=camera.size)
+            follower = LinkFollower(controller, fps) if options.kbps == "auto" else None
         with Encoder(bundle, options.backend) as encoder:
             maker = PacketMaker(encoder, options.rate, controller, independent=options.independent)
             warm_up(encoder, camera.size)
-            return _run(options, camera, maker, announce)
+            return _run(options, camera, maker, announce, follower)
     finally:
         camera.close()
 
@@ -101,12 +107,13 @@ def _run(
     camera: Camera,
     maker: PacketMaker | PictureMaker,
     announce: Callable[[str], None],
+    follower: LinkFollower | None = None,
 ) -> DeviceCounts:
     report = _Report(announce)
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
-        every=options.every, transport=options.transport, give_up_s=options.give_up_s,
-        on_frame=report.add, on_news=announce,
+        every=options.every, transport=options.transport, follower=follower,
+        give_up_s=options.give_up_s, on_frame=report.add, on_news=announce,
     )  # fmt: skip
     on_ending(device.stop)
     height, width = camera.size

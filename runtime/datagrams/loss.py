@@ -3,10 +3,36 @@
 import time
 from collections import deque
 
+from dsin.runtime.datagrams.sealing import WINDOW, ReplayWindow
+
+SETTLED_S = 0.15
+"""A datagram that others overtook by that is lost."""
 REMEMBERED_S = 10.0
 LEAST, MOST = 60, 400
 """Datagrams that loss is measured over: at least, so that it is no accident, and at most, so that
 it is of now."""
+
+
+class Settled:
+    """Of the datagrams that came, those which none will overtake any more: what is missing among
+    them is lost, and not late."""
+
+    def __init__(self, seen: ReplayWindow) -> None:
+        self._seen = seen
+        self._marks: deque[tuple[float, int]] = deque()
+        self._until = -1
+
+    def counts(self, now_s: float) -> tuple[int, int]:
+        """How many were sent until SETTLED_S ago, and how many of these came."""
+        if not self._marks or self._marks[-1][1] != self._seen.highest:
+            self._marks.append((now_s, self._seen.highest))
+        while self._marks and (
+            now_s - self._marks[0][0] >= SETTLED_S
+            or self._seen.highest - self._marks[0][1] >= WINDOW // 2
+        ):
+            self._until = self._marks.popleft()[1]
+        self._until = max(self._until, self._seen.highest - WINDOW // 2)
+        return self._until + 1, self._seen.received_until(self._until)
 
 
 class LossMeter:

@@ -93,7 +93,7 @@ def _encoding(data: int, parity: int) -> Matrix:
 
     _products()
     columns = [reedsolo.rs_encode_msg(_unit(data, n), parity)[data:] for n in range(data)]
-    return np.array([list(column) for column in columns], dtype=np.uint8).T
+    return _matrix([list(column) for column in columns])
 
 
 @lru_cache(maxsize=256)
@@ -108,7 +108,11 @@ def _decoding(data: int, parity: int, used: tuple[int, ...]) -> Matrix:
     for index in used:
         whole, _, _ = reedsolo.rs_correct_msg(_unit(data + parity, index), parity, erase_pos=erased)
         columns.append([whole[n] for n in missing])
-    return np.array(columns, dtype=np.uint8).T
+    return _matrix(columns)
+
+
+def _matrix(columns: Sequence[Sequence[int]]) -> Matrix:
+    return np.ascontiguousarray(np.array(columns, dtype=np.uint8).T)
 
 
 def _unit(length: int, place: int) -> bytearray:

@@ -15,9 +15,9 @@ and so is parity piece n. Every block has as much parity as the others. The cont
 
 The body is what EncodedFrame (dsin_v1.proto) says beside what the packet says itself:
 
-         0      4  held_us
-         4      8  sent_ns
-        12      n  the packet
+         0      4  held_us; the highest bit says that sent_ns follows
+         4      8  sent_ns, of a recording
+   4 or 12      n  the packet
 """
 
 import struct
@@ -30,8 +30,9 @@ from dsin.runtime.datagrams.sealing import MAX_CONTENT
 PIECE, MESSAGE = 0, 1
 """Kinds of content: a piece of a frame; a protobuf message (dsin_v1.proto)."""
 _HEADER = struct.Struct("<BIBBBB")
-_BODY_HEAD = struct.Struct("<IQ")
-BODY_HEAD_BYTES = _BODY_HEAD.size
+_HELD, _SENT = struct.Struct("<I"), struct.Struct("<Q")
+_SENT_FOLLOWS = 2**31
+BODY_HEAD_BYTES = _HELD.size + _SENT.size
 PIECE_BYTES = MAX_CONTENT - _HEADER.size
 MOST_DATA, MOST_TOTAL = 128, 255
 MAX_BODY = MOST_DATA * PIECE_BYTES
@@ -96,16 +97,23 @@ class Piece:
 
 
 def packed_body(held_us: int, sent_ns: int, packet: bytes) -> bytes:
-    """A frame's body."""
-    return _BODY_HEAD.pack(held_us, sent_ns) + packet
+    """A frame's body; more than half an hour is not told of `held_us`."""
+    held_us = min(held_us, _SENT_FOLLOWS - 1)
+    if sent_ns:
+        return _HELD.pack(held_us | _SENT_FOLLOWS) + _SENT.pack(sent_ns) + packet
+    return _HELD.pack(held_us) + packet
 
 
 def unpacked_body(body: bytes) -> tuple[int, int, bytes]:
     """`held_us`, `sent_ns` and the packet. Raises PieceError for a body that is too short."""
-    if len(body) < BODY_HEAD_BYTES:
-        raise PieceError(f"a frame of {len(body)} bytes")
-    held_us, sent_ns = _BODY_HEAD.unpack_from(body)
-    return held_us, sent_ns, body[BODY_HEAD_BYTES:]
+    try:
+        (held_us,) = _HELD.unpack_from(body)
+        if held_us < _SENT_FOLLOWS:
+            return held_us, 0, body[_HELD.size :]
+        (sent_ns,) = _SENT.unpack_from(body, _HELD.size)
+    except struct.error as error:
+        raise PieceError(f"a frame of {len(body)} bytes") from error
+    return held_us - _SENT_FOLLOWS, sent_ns, body[BODY_HEAD_BYTES:]
 
 
 def block_sizes(size: int) -> tuple[int, ...]:

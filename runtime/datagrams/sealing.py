@@ -125,6 +125,11 @@ class ReplayWindow:
         if behind >= 0 and self._bits >> behind & 1:
             raise RejectedError(REPEATED)
 
+    def received_until(self, sequence: int) -> int:
+        """How many numbers up to that one came; it is not older than the window."""
+        newer = self.highest - sequence
+        return self.received - (self._bits & (1 << newer) - 1).bit_count()
+
     def add(self, sequence: int) -> None:
         """Note a number that was checked, once its datagram has proved to be genuine."""
         ahead = sequence - self.highest

@@ -31,6 +31,9 @@ MOST_REFUSALS = 3
 """A machine that says so often that nothing listens there is believed."""
 PING_S = 0.5
 """The server hears that often at least."""
+FIRST_S = 1.0
+"""For so long the server is asked often, and asks for the time as often: first exchanges get lost
+too."""
 SILENT_S, SILENT_ALONE_S = 3.0, 1.0
 """A server that was not heard for so long is gone; sooner where the stream's connection is lost."""
 POLL_S = 0.05
@@ -46,7 +49,7 @@ class SilentError(StreamError):
 
 
 @dataclass(frozen=True)
-class LinkFigures:
+class DatagramFigures:
     """The way as the device knows it: the share of datagrams lost lately, the round trip, and the
     parity of the newest frame for each of its pieces."""
 
@@ -94,7 +97,8 @@ class DatagramLink:
         self._last: _LastFrame | None = None
         self._interval_s = 0.0
         self._heard_s = time.monotonic()
-        self._pinged_s = float("-inf")
+        self._begun_s = time.monotonic()
+        self._told_s = self._pinged_s = float("-inf")
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -112,11 +116,11 @@ class DatagramLink:
         return None if chosen is None else cls(chosen, granted, sealer, opener)
 
     @property
-    def figures(self) -> LinkFigures:
+    def figures(self) -> DatagramFigures:
         """Figures of this moment."""
         with self._lock:
             round_trip_ms = 1000 * self._flight.round_trip.smooth_s
-            return LinkFigures(self._loss.loss, round_trip_ms, self._parity)
+            return DatagramFigures(self._loss.loss, round_trip_ms, self._parity)
 
     @property
     def under_way(self) -> int:
@@ -178,7 +182,7 @@ class DatagramLink:
     def _send(self, content: bytes) -> None:
         sequence, datagram = self._sealer.seal(content)
         with self._lock:
-            self._sent_at[sequence] = time.monotonic()
+            self._sent_at[sequence] = self._told_s = time.monotonic()
             while len(self._sent_at) > REMEMBERED:
                 self._sent_at.popitem(last=False)
         # What a socket reports is of an earlier datagram; silence tells what it means.
@@ -209,7 +213,8 @@ class DatagramLink:
     def _keep_in_touch(self) -> None:
         """Raises SilentError."""
         now_s = time.monotonic()
-        if now_s - self._pinged_s >= PING_S:
+        begins = now_s - self._begun_s < FIRST_S
+        if now_s - self._told_s >= PING_S or (begins and now_s - self._pinged_s >= PROBE_EVERY_S):
             self._pinged_s = now_s
             self.send_message(_PING)
         limit_s = SILENT_ALONE_S if self.alone else SILENT_S
@@ -232,11 +237,11 @@ class DatagramLink:
     def _judged(self, report: dsin_v1.LinkReport) -> Verdict:
         now_s = time.monotonic()
         with self._lock:
-            sent_s = self._sent_at.get(report.sent - 1)
+            sent_s = self._sent_at.get(report.newest)
             if sent_s is not None:
                 way_s = now_s - sent_s - report.held_us / 1e6
                 self._flight.round_trip.add(max(0.0, way_s))
-            verdict = self._flight.report(report)
+            verdict = self._flight.report(report, now_s)
             again = self._to_send_again(report, now_s)
         self._loss.report(report.sent, report.received, now_s)
         for piece in again:

@@ -22,6 +22,7 @@ from dsin.runtime.codec.packet import MAX_PAYLOAD
 from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.device.just_in_time import JustInTime
+from dsin.runtime.device.link_follower import LinkFollower
 from dsin.runtime.device.stream_client import (
     CameraStream,
     ConnectionLostError,
@@ -300,7 +301,8 @@ class Device:
 
     `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
     by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
-    takes datagrams where they get through; camera y takes gRPC. `give_up_s` limits the
+    takes datagrams where they get through, but not with `every`, which may lose none; camera y
+    takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
     attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
     thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
     cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
@@ -318,6 +320,7 @@ class Device:
         *,
         every: bool = False,
         transport: Transport = "auto",
+        follower: LinkFollower | None = None,
         give_up_s: float | None = None,
         on_frame: Callable[[AnsweredFrame], None] = lambda frame: None,
         on_news: Callable[[str], None] | None = None,
@@ -334,8 +337,9 @@ class Device:
         self._address = address
         self._certificates = certificates
         self._every = every
-        self._transport = transport
+        self._transport: Transport = "grpc" if every and transport == "auto" else transport
         self._had_datagrams = False
+        self._follower = follower
         self._give_up_s = give_up_s
         self._on_frame = on_frame
         self._on_news = on_news
@@ -417,6 +421,7 @@ class Device:
         while not self._stop.is_set():
             stream.wait_for_room()
             self._hold(stream)
+            self._wait_for_link(stream)
             if slot.ended:
                 break
             frame = slot.take(POLL_S)
@@ -437,25 +442,39 @@ class Device:
                 return
             stream.wait_while_under_way(min(pause_s, POLL_S))
 
+    def _wait_for_link(self, stream: CameraStream) -> None:
+        """Wait as long as the link is too full for another frame."""
+        while self._follower is not None and not self._stop.is_set():
+            pause_s = self._follower.pause_s()
+            if pause_s <= 0:
+                return
+            stream.wait_while_under_way(0)  # raises what ended the stream
+            self._follower.wait(min(pause_s, POLL_S))
+
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)
         stream.send_status(self._status())
 
     def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
-        self._pace_controller()
+        self._steer()
         begun_s = time.monotonic()
         made = self._maker.make(frame)
         self._under_way[made.number] = _UnderWay(made, begun_s)
         self._recent.append(made)
         held_us = min(2**32 - 1, max(0, round(1e6 * (time.monotonic() - made.taken_s))))
         sent_ns = 0 if self._greeting.live else self._clock()
+        if self._follower is not None:
+            self._follower.sent(made.number, len(made.data))
         stream.send_frame(self._maker.message(made, held_us, sent_ns))
         self.counts.sent += 1
         self.counts.sent_bytes += len(made.data)
 
-    def _pace_controller(self) -> None:
-        """Tell the rate control how many frames a second are really sent; with `every` it goes by
-        the pace of the recording."""
+    def _steer(self) -> None:
+        """Tell the rate control what the link takes, or how many frames a second are really sent;
+        with `every` it goes by the pace of the recording."""
+        if self._follower is not None:
+            self._follower.aim()
+            return
         if self._every:
             return
         self._sent_at.append(time.monotonic())
@@ -470,6 +489,8 @@ class Device:
         if sent is None:
             return
         made = sent.made
+        if self._follower is not None:
+            self._follower.answered(ack, now_s)
         self._timing.answered(1000 * (now_s - sent.begun_s), ack.decode_ms, ack.waited_ms, now_s)
         self.counts.answered += 1
         status = dsin_v1.FrameStatus.Name(ack.status).lower()
@@ -485,11 +506,16 @@ class Device:
     def _lost(self, numbers: list[int]) -> None:
         """Frames that never came to the server, or whose answers never came back."""
         self.counts.lost += sum(self._under_way.pop(n, None) is not None for n in numbers)
+        if self._follower is not None:
+            for number in numbers:
+                self._follower.lost(number)
 
     def _note_loss(self) -> None:
         """What was under way will never be answered, and is not sent again."""
         self.counts.lost += len(self._under_way)
         self._under_way.clear()
+        if self._follower is not None:
+            self._follower.restart()
 
     def _update(self, slot: FrameSlot) -> None:
         self.counts.captured, self.counts.dropped = slot.captured, slot.dropped
@@ -502,7 +528,7 @@ class Device:
     def _status(self) -> dsin_v1.DeviceStatus:
         recent = list(self._recent)
         controller = self._maker.controller
-        return dsin_v1.DeviceStatus(
+        status = dsin_v1.DeviceStatus(
             captured=self.counts.captured,
             dropped=self.counts.dropped,
             lost=self.counts.lost,
@@ -511,6 +537,12 @@ class Device:
             encode_ms=_median([sum(m.stage_ms.values()) - m.stage_ms["capture"] for m in recent]),
             target_kbps=0.0 if controller is None else controller.target_kbps,
         )
+        if self._follower is not None:
+            figures = self._follower.figures
+            status.target_kbps, status.loss = figures.target_kbps, figures.loss
+            status.delivered_kbps = figures.delivered_kbps
+            status.queueing_ms = figures.queueing_ms
+        return status
 
 
 def _median(values: list[float]) -> float:

@@ -1,7 +1,9 @@
 """Frames under way in datagrams: how many there may be, and which never came.
 
-A frame counts until its answer comes, until a report shows that it never came, or until its answer
-is overdue; so neither a burst of losses nor a lost answer keeps the next frame waiting.
+A frame counts until its answer comes or a report shows that it never came. Where nothing at all
+gets through for a while, as in a burst of losses, frames whose answers are overdue do not count, so
+that the first frame after it is not kept waiting; where all only takes longer, they do, since more
+would make a full link fuller.
 """
 
 import math
@@ -17,6 +19,10 @@ REMEMBERED = 32
 LEAST_DECODE_MS = 5.0
 RESERVE_S = 0.1
 """An answer that the server repeats may come so much after the one that was lost."""
+GAPS = 8
+"""Of the last times without news, the longest is usual."""
+LEAST_GAP_S, STALLED = 0.1, 2.0
+"""A way is stalled that brings nothing for so many usual gaps; the least is between two reports."""
 LOST_S = 1.0
 """A frame whose answer is overdue by that is lost."""
 
@@ -65,6 +71,9 @@ class Flight:
         self._pending: set[int] = set()
         self._decode_ms: deque[float] = deque(maxlen=REMEMBERED)
         self._newest_report = 0
+        self._newest_datagram = -1
+        self._progress_s = float("-inf")
+        self._gaps: deque[float] = deque(maxlen=GAPS)
 
     def __len__(self) -> int:
         """Frames that are neither answered nor lost."""
@@ -74,11 +83,12 @@ class Flight:
         """A frame is under way from now on."""
         self._sent[number] = time.monotonic() if now_s is None else now_s
 
-    def report(self, report: dsin_v1.LinkReport) -> Verdict:
+    def report(self, report: dsin_v1.LinkReport, now_s: float | None = None) -> Verdict:
         """Take in a report; one that another has overtaken says nothing new."""
         if report.number <= self._newest_report:
             return Verdict([], [])
         self._newest_report = report.number
+        self._note_progress(report.newest, time.monotonic() if now_s is None else now_s)
         self._pending = set(report.pending)
         acks = [ack for ack in report.acks if self._sent.pop(ack.frame_number, None) is not None]
         self._decode_ms.extend(
@@ -105,11 +115,21 @@ class Flight:
     def has_room(self, now_s: float | None = None) -> bool:
         """Whether another frame may be sent."""
         now_s = time.monotonic() if now_s is None else now_s
-        limit_s = self._answer_s
+        limit_s = self._answer_s if self._is_stalled(now_s) else math.inf
         counted = sum(
             n in self._pending or now_s - at_s <= limit_s for n, at_s in self._sent.items()
         )
         return counted < self.window
+
+    def _note_progress(self, newest: int, now_s: float) -> None:
+        """The server has that datagram."""
+        if newest > self._newest_datagram:
+            self._gaps.append(min(LOST_S, now_s - self._progress_s))
+            self._newest_datagram, self._progress_s = newest, now_s
+
+    def _is_stalled(self, now_s: float) -> bool:
+        usual_s = max(LEAST_GAP_S, *self._gaps) if len(self._gaps) == GAPS else LEAST_GAP_S
+        return now_s - self._progress_s > STALLED * usual_s
 
     @property
     def window(self) -> int:

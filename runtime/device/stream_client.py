@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import grpc
 
-from dsin.runtime.device.datagram_link import DatagramLink, LinkFigures, SilentError
+from dsin.runtime.device.datagram_link import DatagramFigures, DatagramLink, SilentError
 from dsin.runtime.device.flight import Verdict
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
@@ -178,7 +178,7 @@ class CameraStream:
         return self._takes_references
 
     @property
-    def link(self) -> LinkFigures | None:
+    def link(self) -> DatagramFigures | None:
         """The way of the datagrams; None where frames go by gRPC."""
         return None if self._link is None else self._link.figures
 

@@ -202,7 +202,7 @@ class ClockReply(_message.Message):
     def __init__(self, server_send_ns: _Optional[int] = ..., camera_receive_ns: _Optional[int] = ..., camera_send_ns: _Optional[int] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("captured", "dropped", "lost", "reconnects", "capture_ms", "encode_ms", "target_kbps")
+    __slots__ = ("captured", "dropped", "lost", "reconnects", "capture_ms", "encode_ms", "target_kbps", "delivered_kbps", "queueing_ms", "loss")
     CAPTURED_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +210,9 @@ class DeviceStatus(_message.Message):
     CAPTURE_MS_FIELD_NUMBER: _ClassVar[int]
     ENCODE_MS_FIELD_NUMBER: _ClassVar[int]
     TARGET_KBPS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_KBPS_FIELD_NUMBER: _ClassVar[int]
+    QUEUEING_MS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
     captured: int
     dropped: int
     lost: int
@@ -217,7 +220,10 @@ class DeviceStatus(_message.Message):
     capture_ms: float
     encode_ms: float
     target_kbps: float
-    def __init__(self, captured: _Optional[int] = ..., dropped: _Optional[int] = ..., lost: _Optional[int] = ..., reconnects: _Optional[int] = ..., capture_ms: _Optional[float] = ..., encode_ms: _Optional[float] = ..., target_kbps: _Optional[float] = ...) -> None: ...
+    delivered_kbps: float
+    queueing_ms: float
+    loss: float
+    def __init__(self, captured: _Optional[int] = ..., dropped: _Optional[int] = ..., lost: _Optional[int] = ..., reconnects: _Optional[int] = ..., capture_ms: _Optional[float] = ..., encode_ms: _Optional[float] = ..., target_kbps: _Optional[float] = ..., delivered_kbps: _Optional[float] = ..., queueing_ms: _Optional[float] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ()
@@ -228,11 +234,12 @@ class Bye(_message.Message):
     def __init__(self) -> None: ...
 
 class LinkReport(_message.Message):
-    __slots__ = ("acks", "pending", "sent", "received", "held_us", "unfinished", "incomplete", "number")
+    __slots__ = ("acks", "pending", "sent", "received", "newest", "held_us", "unfinished", "incomplete", "number")
     ACKS_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
     HELD_US_FIELD_NUMBER: _ClassVar[int]
     UNFINISHED_FIELD_NUMBER: _ClassVar[int]
     INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
@@ -241,11 +248,12 @@ class LinkReport(_message.Message):
     pending: _containers.RepeatedScalarFieldContainer[int]
     sent: int
     received: int
+    newest: int
     held_us: int
     unfinished: Unfinished
     incomplete: int
     number: int
-    def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., pending: _Optional[_Iterable[int]] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., held_us: _Optional[int] = ..., unfinished: _Optional[_Union[Unfinished, _Mapping]] = ..., incomplete: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
+    def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., pending: _Optional[_Iterable[int]] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., newest: _Optional[int] = ..., held_us: _Optional[int] = ..., unfinished: _Optional[_Union[Unfinished, _Mapping]] = ..., incomplete: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Unfinished(_message.Message):
     __slots__ = ("frame_number", "pieces")

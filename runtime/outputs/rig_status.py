@@ -31,7 +31,8 @@ class RigStatus:
     one. `kbps` (packets of x, 1000 bit/s) and `fps` are of the last five seconds; `newest_age_ms`
     is how old the newest decoded picture is by now, None before the first. `device` is what the
     camera reported about itself (captured, dropped, lost, reconnects, capture_ms, encode_ms,
-    target_kbps), empty before that.
+    target_kbps, and delivered_kbps, queueing_ms, loss (0..1) of a link that it follows), empty
+    before that.
     """
 
     rig: str

@@ -45,7 +45,7 @@ class DatagramEndpoint:
         try:
             for family, _, _, _, address in dict.fromkeys(found):
                 transport, _ = await loop.create_datagram_endpoint(
-                    lambda: _Port(self), family=family, local_addr=address[:2]
+                    lambda: _Port(self), family=family, local_addr=(str(address[0]), port)
                 )
                 self._transports.append(transport)
                 _enlarge(transport)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from dsin.runtime.datagrams import pieces
 from dsin.runtime.datagrams.assembly import MOST_IN_A_ROW, Assembly
-from dsin.runtime.datagrams.loss import LossMeter
+from dsin.runtime.datagrams.loss import LossMeter, Settled
 from dsin.runtime.datagrams.sealing import Opener, RejectedError, Sealer, new_key
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.server.link_tally import LinkTally
@@ -70,6 +70,7 @@ class DatagramSession:
         self._sealer = Sealer(number, self._keys[1])
         self._assembly = Assembly()
         self._loss = LossMeter()
+        self._settled = Settled(self._opener.seen)
         self._address: Address | None = None
         self._acks: deque[dsin_v1.Ack] = deque(maxlen=REMEMBERED)
         self._pending: list[int] = []
@@ -103,7 +104,7 @@ class DatagramSession:
         if seen.highest > newest:  # an older one may have come another way
             self._address, self._newest_s = address, self._heard_s
         self.tally.received += 1
-        self._loss.report(seen.highest + 1, seen.received)
+        self._loss.report(*self._settled.counts(self._heard_s))
         if content[0] == pieces.PIECE:
             self._take_piece(content, received_ns)
         elif content[0] == pieces.MESSAGE:
@@ -130,12 +131,13 @@ class DatagramSession:
         """Send the newest state."""
         self._told_s = time.monotonic()
         self._reports += 1
-        seen = self._opener.seen
+        sent, received = self._settled.counts(self._told_s)
         report = dsin_v1.LinkReport(
             acks=self._acks,
             pending=self._pending,
-            sent=seen.highest + 1,
-            received=seen.received,
+            newest=max(0, self._opener.seen.highest),
+            sent=sent,
+            received=received,
             held_us=round(1e6 * max(0.0, self._told_s - self._newest_s)),
             incomplete=self._assembly.incomplete,
             number=self._reports,

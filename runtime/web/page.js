@@ -209,7 +209,8 @@ function showFigures() {
   if (!rig) return;
   const told = rig.device;
   put("kbps", number(rig.kbps));
-  put("kbps-note", told.target_kbps ? `target ${number(told.target_kbps)} kbit/s` : "last 5 s, no target");
+  put("kbps-note", target(told));
+  $("kbps-note").title = target(told);
   put("fps", number(rig.fps, 1));
   const share = rig.referring ? `, ${number((100 * rig.referring) / rig.decoded)} % with reference` : "";
   put("fps-note", `${number(rig.decoded)} decoded${share}`);
@@ -239,6 +240,15 @@ function showLink(link) {
     ? `${number(link.incomplete)} frames incomplete, ${number(link.repaired)} repaired, ` +
       `${number(link.lost)} of ${number(link.lost + link.received)} datagrams lost`
     : "";
+}
+
+/** What the device aims at, and where it follows the link, what that does. */
+function target(told) {
+  if (!told.target_kbps) return "last 5 s, no target";
+  if ((told.queueing_ms ?? null) === null) return `target ${number(told.target_kbps)} kbit/s`;
+  const loss = told.loss ? `, lost ${number(100 * told.loss)} %` : "";
+  const link = `queued ${number(told.queueing_ms)} ms${loss}, delivered ${number(told.delivered_kbps ?? 0)} kbit/s`;
+  return `target ${number(told.target_kbps)}, ${link}`;
 }
 
 function clearFrame() {

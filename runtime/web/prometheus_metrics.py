@@ -34,6 +34,13 @@ _GAUGES_OF_DEVICE = {
     "target_kbps": (
         "target_bytes_per_second", _KILOBITS, "What rate control aims at, 0 without.",
     ),
+    "delivered_kbps": (
+        "delivered_bytes_per_second", _KILOBITS, "What the link delivered in the last second.",
+    ),
+    "queueing_ms": (
+        "queueing_seconds", _MILLISECONDS, "Delay of frames on the link beyond its quickest way.",
+    ),
+    "loss": ("loss_ratio", 1.0, "Share of frames that the link loses."),
 }  # fmt: skip
 """What a device tells of itself: the metric's name after dsin_device_, its unit, its meaning."""
 

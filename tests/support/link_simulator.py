@@ -58,6 +58,8 @@ class LinkSimulator:
         self.conditions = conditions or Conditions()
         self.back = back or self.conditions
         self.port = port
+        self.payload_bytes = 0
+        """What came to be sent to the server so far: TCP's and UDP's content, without headers."""
         self._target = LOOPBACK, target_port
         self._seed = seed
         self._tap = tap
@@ -163,6 +165,7 @@ class LinkSimulator:
             while not way.has_room(len(segment)) or way.under_way > WINDOW_BYTES:
                 await asyncio.sleep(FULL_S)
             way.send(segment)
+            self.payload_bytes += len(segment) * (wire is self._forth)
         while way.under_way and not writer.is_closing():
             await asyncio.sleep(FULL_S)
         with contextlib.suppress(OSError):
@@ -173,6 +176,7 @@ class LinkSimulator:
     def _read_near(self) -> None:
         for data, sender in _received(self._near):
             self._tap(data)
+            self.payload_bytes += len(data)
             self._forth.send(len(data) + IP_UDP_BYTES, _sending(self._far(sender), data))
 
     def _far(self, sender: tuple[str, int]) -> socket.socket:

@@ -16,7 +16,8 @@ import numpy as np
 
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
-from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.codec.packet import PACKET_HEADER_BYTES, Packet, PacketHeader
+from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.device.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
 from dsin.runtime.device.stream_client import Transport
@@ -130,7 +131,8 @@ class FakeEncoder:
     """Makes packets of `size` bytes; their payload means nothing."""
 
     letter = "x"
-    codec_id, rate_points, controller, refers = CODEC, 3, None, False
+    codec_id, rate_points, refers = CODEC, 3, False
+    controller: Any = None
 
     def __init__(self, size: int = 1000) -> None:
         self.size = size
@@ -149,6 +151,23 @@ class FakeEncoder:
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, packet, 0, stages)
 
     message = PacketMaker.message
+
+
+class SizedEncoder(FakeEncoder):
+    """Makes packets as large as those of a bundle with these rate points (bits per pixel) and
+    frames of so many pixels, at the rates that its controller chooses."""
+
+    def __init__(self, points: Sequence[float], pixels: int, kbps: float, fps: float) -> None:
+        super().__init__()
+        self._sizes = [round(bpp * pixels / 8) for bpp in points]
+        self.controller = RateController(points, pixels=pixels, target_kbps=kbps, fps=fps)
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        rate = self.controller.next_rate()
+        self.size = self._sizes[rate] - PACKET_HEADER_BYTES
+        made = super().make(frame)
+        self.controller.sent(rate, len(made.data))
+        return made
 
 
 class Running:

@@ -231,6 +231,13 @@ class TestTwoCommands:
         assert decoded(lines[-1])
         assert metric(url, 'dsin_frames_total{rig="two",status="decoded"}') == decoded(lines[-1])
         assert metric(url, 'dsin_side_total{rig="two",use="paired"}')
+        assert lines[1].endswith(", frames go in datagrams")
+        assert metric(url, 'dsin_transport{rig="two",transport="datagram"}') == 1
+        assert metric(url, 'dsin_datagrams_total{rig="two",status="received"}')
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(bytes(50), ("127.0.0.1", plain_server.port))
+        unknown = 'dsin_datagrams_rejected_total{reason="unknown_session",rig=""}'
+        wait_until(lambda: metric(url, unknown))
         assert y.end(signal.SIGTERM) == 0
         assert "stored" in y.lines[-1]
 
@@ -401,6 +408,7 @@ class TestMistakes:
             ([*THERE, "--source", "none"], "there is no 'none'"),
             ([*THERE, "--fps", "0"], "ask for more than 0"),
             ([*THERE, "--kbps", "-1"], "above 0"),
+            ([*THERE, "--kbps", "0"], "above 0"),
             ([*THERE, "--start", "noon"], "give a time of day, HH:MM:SS"),
         ],
     )

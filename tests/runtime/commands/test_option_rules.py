@@ -34,6 +34,12 @@ def commands() -> Iterator[tuple[str, Any]]:
     [
         (f"{STREAM} --every --start 10:00:00", "either --every or --start"),
         (f"{STREAM} --every --fps 5", "either --every or --fps"),
+        (f"{STREAM} --every --transport datagram", "either --every or --transport datagram"),
+        (f"{STREAM} --camera y --transport grpc", "--camera x"),
+        (f"{STREAM} --every --kbps auto", "either --every or --kbps auto"),
+        (f"{STREAM} --kbps fast", "give a finite number of kbit/s, or auto"),
+        (f"{STREAM} --kbps nan", "give a finite number of kbit/s, or auto"),
+        (f"{STREAM} --rate 0 --kbps auto", "either --rate or --kbps"),
         (f"{STREAM} --rate 0 --kbps 100", "either --rate or --kbps"),
         (f"{STREAM} --camera y --backend cpu", "--backend goes with --camera x"),
         (f"{STREAM} --camera y --bundle edge", "--bundle goes with --camera x"),

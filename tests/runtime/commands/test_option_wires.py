@@ -197,8 +197,10 @@ def test_stream(catch: Catch) -> None:
     expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None,
                 "transport": "auto", "independent": False}  # fmt: skip
     assert calls[2].fields(expected) == expected
+    run(cli.app, "stream host:7 --kbps auto --plaintext")
+    assert calls[3].fields({"kbps": 1}) == {"kbps": "auto"}
     run(cli.app, "stream host:7 --every --precision int8 --plaintext")
-    assert calls[3].fields({"every": 1, "bundle": 1}) == {"every": True, "bundle": "edge@int8"}
+    assert calls[4].fields({"every": 1, "bundle": 1}) == {"every": True, "bundle": "edge@int8"}
 
 
 def test_a_devices_parts_get_what_it_was_asked_for(
@@ -212,6 +214,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     monkeypatch.setattr(module, "_start_s", lambda start: {"12:00:00": 77.0, None: None}[start])
     pictures, packets = catch(here + "PictureMaker"), catch(here + "PacketMaker", "maker")
     paced = catch(here + "RateController.for_bundle", "controller")
+    followers = catch(here + "LinkFollower", "follower")
     catch(here + "warm_up")
     checked = catch(here + "check_camera")
     counts = SimpleNamespace(
@@ -249,6 +252,12 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert packets[1].options == {"independent": True}
     assert paced[0].arguments[1:] == (250, 12.0)
     assert paced[0].options == {"size": (32, 48)}
+    assert devices[2].options["follower"] is None
+    module.stream(module.StreamOptions("127.0.0.1:1", bundle="paper", kbps="auto"), print)
+    assert packets[2].arguments[1:] == (None, "controller")
+    assert paced[1].arguments[1:] == (200, 12.0)
+    assert followers[0].arguments == ("controller", 12.0)
+    assert devices[3].options["follower"] == "follower"
 
 
 def test_replay(catch: Catch) -> None:

@@ -4,7 +4,15 @@ import random
 
 import pytest
 
-from dsin.runtime.datagrams.loss import LEAST, MOST, REMEMBERED_S, LossMeter
+from dsin.runtime.datagrams.loss import (
+    LEAST,
+    MOST,
+    REMEMBERED_S,
+    SETTLED_S,
+    LossMeter,
+    Settled,
+)
+from dsin.runtime.datagrams.sealing import WINDOW, ReplayWindow
 
 
 def run(
@@ -49,3 +57,31 @@ def test_impossible_and_older_reports_are_ignored() -> None:
         meter.report(sent, came)
     assert meter.loss == pytest.approx(0.1)
     assert len(meter._reports) < 10
+
+
+def test_what_is_only_late_is_not_lost() -> None:
+    window = ReplayWindow()
+    settled = Settled(window)
+    for sequence in (0, 1, 3):
+        window.add(sequence)
+    assert settled.counts(0.0) == (0, 0)
+    window.add(2)
+    assert settled.counts(SETTLED_S) == (4, 4)
+    window.add(6)
+    settled.counts(1.0)
+    assert settled.counts(1.0 + 2 * SETTLED_S) == (7, 5)
+
+
+def test_a_flood_of_datagrams_settles_before_the_window_forgets() -> None:
+    window = ReplayWindow()
+    settled = Settled(window)
+    for sequence in range(5 * WINDOW):
+        if sequence % 4:
+            window.add(sequence)
+            sent, came = settled.counts(0.0)
+    assert sent >= 4 * WINDOW
+    assert came / sent == pytest.approx(0.75, abs=0.001)
+    window.add(100 * WINDOW)
+    sent, came = settled.counts(0.0)
+    assert sent > 99 * WINDOW
+    assert came < sent

@@ -18,7 +18,9 @@ from dsin.runtime.datagrams.pieces import (
     cut,
     enough,
     joined,
+    packed_body,
     parsed,
+    unpacked_body,
     wanting,
 )
 from dsin.runtime.datagrams.sealing import MAX_CONTENT
@@ -49,6 +51,19 @@ def test_a_frame_comes_back_once_enough_pieces_of_each_block_came(
     else:
         raise AssertionError("never enough")
     assert len(came) >= pieces[0].shape.data
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=20))
+def test_a_body_keeps_what_it_holds(held_us: int, sent_ns: int, packet: bytes) -> None:
+    body = packed_body(held_us, sent_ns, packet)
+    assert unpacked_body(body) == (held_us, sent_ns, packet)
+    assert len(body) == len(packet) + (12 if sent_ns else 4)
+
+
+@pytest.mark.parametrize("body", [b"", bytes(3), bytes([0, 0, 0, 128]) + bytes(7)])
+def test_a_body_that_is_too_short_is_refused(body: bytes) -> None:
+    with pytest.raises(PieceError, match="a frame of"):
+        unpacked_body(body)
 
 
 @pytest.mark.parametrize("parity", [0, MAX_PARITY])

@@ -64,11 +64,24 @@ def test_neither_losses_nor_lost_answers_keep_frames_waiting_but_a_busy_server_d
     flight.round_trip.add(0.0)
     flight.sent(0, 0.0)
     flight.sent(1, 0.0)
+    assert flight.report(dsin_v1.LinkReport(number=1, newest=1), 0.0) == ([], [])
     assert not flight.has_room(0.01)
     assert flight.has_room(0.3), "their answers are overdue"
     assert flight.overdue(LOST_S + 0.1) == [0, 1]
     flight.sent(2, 2.0)
     flight.sent(3, 2.0)
-    flight.report(report(1, [], [2, 3]))
+    flight.report(report(2, [], [2, 3]))
     assert not flight.has_room(9.0)
     assert flight.overdue(9.0) == []
+
+
+def test_a_link_that_only_takes_longer_gets_no_more_frames() -> None:
+    flight = Flight(8)
+    flight.round_trip.add(0.0)
+    flight.sent(0, 0.0)
+    flight.sent(1, 0.0)
+    for number in range(1, 20):
+        now_s = number / 20
+        flight.report(dsin_v1.LinkReport(number=number, newest=number), now_s)
+        assert not flight.has_room(now_s + 0.02)
+    assert flight.has_room(1.5), "nothing gets through any more"

@@ -216,3 +216,11 @@ def test_a_camera_that_breaks_the_rules_in_datagrams_is_told_and_ended(
         with pytest.raises(StreamError, match="contradict each other"):
             device.finish()
     assert caplog.text.count("contradict each other") == 1
+
+
+def test_a_port_that_another_program_has_for_udp_is_named() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(StreamError, match=rf"127.0.0.1:{port} for datagrams \(UDP\)"):
+            fake_server(port=port).__enter__()

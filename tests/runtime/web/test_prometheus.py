@@ -27,7 +27,7 @@ STATUS = RigStatus(
     referring=25,
     newest_age_ms=212.0, clock_offset_ms=-1.5, clock_error_ms=0.25,
     device={"captured": 50.0, "dropped": 4.0, "lost": 1.0, "reconnects": 2.0, "encode_ms": 48.0,
-            "target_kbps": 300.0},
+            "target_kbps": 300.0, "delivered_kbps": 280.0, "queueing_ms": 20.0, "loss": 0.25},
 )  # fmt: skip
 
 
@@ -80,6 +80,9 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_device_reconnects_total", rig="front") == 2
     assert samples.of("dsin_device_encode_seconds", rig="front") == pytest.approx(0.048)
     assert samples.of("dsin_device_target_bytes_per_second", rig="front") == 37500
+    assert samples.of("dsin_device_delivered_bytes_per_second", rig="front") == 35000
+    assert samples.of("dsin_device_queueing_seconds", rig="front") == pytest.approx(0.02)
+    assert samples.of("dsin_device_loss_ratio", rig="front") == 0.25
 
 
 def test_the_way_of_datagrams_is_told_by_rig_and_what_is_of_nobody_without() -> None:
