@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.codec.packet import MAX_PAYLOAD
+from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet
 from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.device.just_in_time import JustInTime
@@ -120,6 +120,7 @@ class PacketMaker:
         self.controller = controller
         self.refers = encoder.bundle.refers and not independent
         self._sent: SentFrames | None = None
+        self._held: int | None = None
 
     def connected(self, *, takes_references: bool) -> None:
         """A connection was made, to a server that has decoded no frame yet."""
@@ -136,18 +137,35 @@ class PacketMaker:
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a frame."""
-        rate = self._rate if self.controller is None else self.controller.next_rate()
+        controller = self.controller
+        rate = self._rate if controller is None else controller.next_rate(self._held)
         packet = self._encoder.encode(
             frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns,
             references=self._sent,
         )  # fmt: skip
-        index = packet.header.rate
-        if self.controller is not None:
-            self.controller.sent(index, len(packet))
+        self._account(packet)
         stages = {"capture": frame.capture_ms, **packet.stage_ms}
         return MadeFrame(
-            frame.number, frame.timestamp_ns, frame.taken_s, bytes(packet), index, stages
+            frame.number,
+            frame.timestamp_ns,
+            frame.taken_s,
+            bytes(packet),
+            packet.header.rate,
+            stages,
         )
+
+    def _account(self, packet: Packet) -> None:
+        """Tell the controller what a packet took."""
+        controller, rate = self.controller, packet.header.rate
+        if controller is None:
+            return
+        whole = controller.predicted_sizes[rate]
+        if packet.header.reference is not None and len(packet) < whole / 2:
+            self._held = rate
+            controller.spared(len(packet))
+        else:
+            self._held = None
+            controller.sent(rate, len(packet))
 
     def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
         """The message that carries it."""

@@ -9,8 +9,10 @@ from support.rig_fakes import FakeCamera, Running, wait_until
 
 from dsin.runtime import Decoder, Encoder, Packet, open_bundle
 from dsin.runtime.codec.packet import PacketHeader, Reference
+from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.device.device import AnsweredFrame, Device, MadeFrame, PacketMaker
 from dsin.runtime.device.stream_client import Transport
+from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.pictures import Image
@@ -186,3 +188,19 @@ def test_each_connection_starts_anew(encoder: Encoder, decoder: Decoder) -> None
     for connection in (found[:5], found[5:]):
         assert connection[0] is None
         assert connection[-1] is not None
+
+
+def test_a_standing_camera_keeps_its_rate_where_a_controller_chooses(encoder: Encoder) -> None:
+    controller = RateController.for_bundle(encoder.bundle, 32, 10, size=SIZE)
+    maker, camera = PacketMaker(encoder, None, controller), StandingCamera(30)
+    maker.connected(takes_references=True)
+    made = []
+    for number in range(30):
+        frame = CapturedFrame(number, number, camera.image(0), 0.0, 0.0)
+        made.append(maker.make(frame))
+        maker.answered(dsin_v1.Ack(frame_number=number, status=dsin_v1.DECODED))
+    packets = [Packet.parse(one.data) for one in made]
+    alone = [packet for packet in packets if packet.header.reference is None]
+    assert len(alone) <= 6, "rates alternate, and each change costs a whole frame"
+    assert len({packet.header.rate for packet in packets[-15:]}) == 1
+    assert max(map(len, packets)) < 2 * 400, "a frame of two budgets"
