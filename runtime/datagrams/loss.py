@@ -7,6 +7,9 @@ from dsin.runtime.datagrams.sealing import WINDOW, ReplayWindow
 
 SETTLED_S = 0.15
 """A datagram that others overtook by that is lost."""
+BURST = 8
+"""So many datagrams lost one after the other are an outage: hardly ever an accident, even where one
+in five is lost."""
 REMEMBERED_S = 10.0
 LEAST, MOST = 60, 400
 """Datagrams that loss is measured over: at least, so that it is no accident, and at most, so that
@@ -21,18 +24,36 @@ class Settled:
         self._seen = seen
         self._marks: deque[tuple[float, int]] = deque()
         self._until = -1
+        self._run = 0
+        """Missing datagrams up to `_until`."""
+        self.bursts = 0
+        """Datagrams lost in runs of BURST and more."""
 
     def counts(self, now_s: float) -> tuple[int, int]:
-        """How many were sent until SETTLED_S ago, and how many of these came."""
+        """How many were sent until SETTLED_S ago, but for those lost in bursts, against which
+        parity is no help, and how many of these came."""
         if not self._marks or self._marks[-1][1] != self._seen.highest:
             self._marks.append((now_s, self._seen.highest))
         while self._marks and (
             now_s - self._marks[0][0] >= SETTLED_S
             or self._seen.highest - self._marks[0][1] >= WINDOW // 2
         ):
-            self._until = self._marks.popleft()[1]
-        self._until = max(self._until, self._seen.highest - WINDOW // 2)
-        return self._until + 1, self._seen.received_until(self._until)
+            self._settle(self._marks.popleft()[1])
+        self._settle(self._seen.highest - WINDOW // 2)
+        received = self._seen.received_until(self._until)
+        # What was taken for a burst may have been held up, and come after all.
+        return max(received, self._until + 1 - self._run - self.bursts), received
+
+    def _settle(self, until: int) -> None:
+        known = max(self._until, self._seen.highest - WINDOW)
+        self._run += known - self._until if until > known else 0
+        for sequence in range(known + 1, until + 1):
+            if not self._seen.came(sequence):
+                self._run += 1
+                continue
+            self.bursts += self._run if self._run >= BURST else 0
+            self._run = 0
+        self._until = max(self._until, until)
 
 
 class LossMeter:

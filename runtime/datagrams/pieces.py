@@ -165,12 +165,15 @@ def wanting(shape: Shape, indices: Sequence[int]) -> list[int]:
     return [max(0, size - count) for size, count in zip(sizes, have, strict=True)]
 
 
-def most_wanted(cut_frame: Sequence[Piece], came: Sequence[int]) -> list[Piece]:
-    """Of a frame's pieces those that complete it, where `came` are the indices of some."""
-    shape = cut_frame[0].shape
+def most_wanted(some: Sequence[Piece], came: Sequence[int]) -> list[Piece]:
+    """Of some pieces of a frame those that help to complete it, where those with the indices `came`
+    are there."""
+    if not some:
+        return []
+    shape = some[0].shape
     wanted = wanting(shape, [index for index in came if index < shape.total])
     chosen = []
-    for piece in cut_frame:
+    for piece in some:
         block = _block(shape, piece.index)
         if piece.index not in came and wanted[block]:
             wanted[block] -= 1

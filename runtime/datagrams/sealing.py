@@ -130,6 +130,10 @@ class ReplayWindow:
         newer = self.highest - sequence
         return self.received - (self._bits & (1 << newer) - 1).bit_count()
 
+    def came(self, sequence: int) -> bool:
+        """Whether that number came; it is not newer than the newest, nor older than the window."""
+        return bool(self._bits >> self.highest - sequence & 1)
+
     def add(self, sequence: int) -> None:
         """Note a number that was checked, once its datagram has proved to be genuine."""
         ahead = sequence - self.highest

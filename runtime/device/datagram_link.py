@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
@@ -64,6 +64,8 @@ class _LastFrame:
 
     cut: Sequence[pieces.Piece]
     sent_s: float
+    sequences: list[int] = field(default_factory=list)
+    """Of its pieces' datagrams, as far as they are sent."""
     resent: bool = False
 
 
@@ -160,11 +162,11 @@ class DatagramLink:
         with self._lock:
             if self._last is not None:
                 self._interval_s = now_s - self._last.sent_s
-            self._last = _LastFrame(cut, now_s)
+            self._last = last = _LastFrame(cut, now_s)
             self._flight.sent(frame.frame_number, now_s)
             self._parity = len(cut) / cut[0].shape.data - 1
         for piece in cut:
-            self._send(piece.content())
+            last.sequences.append(self._send(piece.content()))
 
     def send_message(self, message: dsin_v1.CameraMessage) -> None:
         """Send something else than a frame, once."""
@@ -179,7 +181,8 @@ class DatagramLink:
             self._thread.join()
         self._socket.close()
 
-    def _send(self, content: bytes) -> None:
+    def _send(self, content: bytes) -> int:
+        """Send a datagram; its sequence number."""
         sequence, datagram = self._sealer.seal(content)
         with self._lock:
             self._sent_at[sequence] = self._told_s = time.monotonic()
@@ -188,6 +191,7 @@ class DatagramLink:
         # What a socket reports is of an earlier datagram; silence tells what it means.
         with contextlib.suppress(OSError):
             self._socket.send(datagram)
+        return sequence
 
     def _listen(
         self,
@@ -249,7 +253,8 @@ class DatagramLink:
         return verdict
 
     def _to_send_again(self, report: dsin_v1.LinkReport, now_s: float) -> list[pieces.Piece]:
-        """Pieces of the newest frame that would still come before the next one."""
+        """Pieces of the newest frame that others have overtaken, and that would still come before
+        the next frame."""
         last, round_trip_s = self._last, self._flight.round_trip.smooth_s
         if last is None or last.resent or not report.HasField("unfinished"):
             return []
@@ -257,9 +262,14 @@ class DatagramLink:
             return []
         if round_trip_s > self._interval_s or now_s - last.sent_s > self._interval_s:
             return []
-        last.resent = True
-        have = list(report.unfinished.pieces)
-        return pieces.most_wanted(last.cut, have)
+        overtaken = [
+            piece
+            for piece, sequence in zip(last.cut, last.sequences, strict=False)
+            if sequence < report.newest
+        ]
+        again = pieces.most_wanted(overtaken, list(report.unfinished.pieces))
+        last.resent = bool(again)
+        return again
 
 
 def _connected(address: str) -> list[socket.socket]:

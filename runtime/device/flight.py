@@ -136,7 +136,7 @@ class Flight:
         """Frames that may be under way: as over a short way, one that is decoded and one that
         waits, and those that a long way holds while these are decoded."""
         on_the_way = 1000 * self.round_trip.shortest_s / max(LEAST_DECODE_MS, self._decoding_ms)
-        return min(self._granted, CREDITS + math.ceil(on_the_way - 0.1))
+        return min(self._granted, CREDITS + math.ceil(on_the_way - 0.5))
 
     @property
     def _decoding_ms(self) -> float:

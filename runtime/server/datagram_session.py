@@ -31,7 +31,7 @@ SILENT_S = 3.0
 REMEMBERED = 8
 """Answers in a report."""
 REORDERED_S = 0.01
-"""A frame whose pieces stop coming for so long is told to be unfinished."""
+"""A datagram that was overtaken and is not there after so long is missed."""
 LONGEST_REASON = 200
 MOST_FRAMES_S = 240
 """Frames in a second that no camera makes."""
@@ -105,8 +105,12 @@ class DatagramSession:
             self._address, self._newest_s = address, self._heard_s
         self.tally.received += 1
         self._loss.report(*self._settled.counts(self._heard_s))
+        if self.active:
+            self.tally.bursts = self._settled.bursts
         if content[0] == pieces.PIECE:
             self._take_piece(content, received_ns)
+            if seen.highest > newest + 1:
+                self._miss()
         elif content[0] == pieces.MESSAGE:
             self._take_message(content[1:], received_ns)
         else:
@@ -158,7 +162,7 @@ class DatagramSession:
         """The session is over: its counts are kept."""
         if self.active:
             self.active = False
-            self.tally.lost += self._loss.lost
+            self.tally.lost += self._loss.lost + self._settled.bursts
             if self.tally.loss is self._loss:
                 self.tally.begin("datagram")
 
@@ -199,9 +203,6 @@ class DatagramSession:
             )
         if body is not None:
             self._take_body(piece, body, received_ns)
-        elif (half := assembly.half_done) is not None and len(half[2]) == 1:
-            loop = asyncio.get_running_loop()
-            loop.call_later(REORDERED_S, self._tell_unfinished, half[0])
 
     def _take_body(self, piece: pieces.Piece, body: bytes, received_ns: int) -> None:
         now_s = time.monotonic()
@@ -213,8 +214,14 @@ class DatagramSession:
         self._pending.append(piece.number)
         self._taker.take_body(piece.number, body, received_ns)
 
+    def _miss(self) -> None:
+        """Something was overtaken: unless it comes soon, a camera on a short way may send again
+        what its frame needs."""
+        if (half := self._assembly.half_done) is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(REORDERED_S, self._tell_unfinished, half[0])
+
     def _tell_unfinished(self, number: int) -> None:
-        """So that a camera on a short way can send again what is missing."""
         half = self._assembly.half_done
         if self.alive and half is not None and half[0] == number:
             self.report()

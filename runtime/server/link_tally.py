@@ -16,6 +16,8 @@ class LinkTally:
     def __init__(self) -> None:
         self.transport = ""
         self.loss = LossMeter()
+        self.bursts = 0
+        """Datagrams of this connection that were lost in bursts, which `loss` leaves out."""
         self.lost = self.received = self.incomplete = self.repaired = self.late = 0
         self.rejected: Counter[str] = Counter()
         self._shapes: deque[tuple[int, int]] = deque(maxlen=FRAMES)
@@ -24,6 +26,7 @@ class LinkTally:
         """From now on frames come that way, `grpc` or `datagram`, and `loss` measures its loss."""
         self.transport = transport
         self.loss = loss or LossMeter()
+        self.bursts = 0
         self._shapes.clear()
 
     def frame(self, shape: Shape) -> None:
@@ -39,7 +42,7 @@ class LinkTally:
             loss=self.loss.loss,
             parity=sum(total for _, total in shapes) / data - 1 if data else 0.0,
             received=self.received,
-            lost=self.lost + self.loss.lost,
+            lost=self.lost + self.loss.lost + self.bursts,
             incomplete=self.incomplete,
             repaired=self.repaired,
             late=self.late,

@@ -91,6 +91,8 @@ class Run:
     """Their age's 99th percentile."""
     grpc_bytes: float = 0.0
     """For each frame, of the same row over gRPC."""
+    foreign_bytes: int = 0
+    """Sent over the link by others than the device."""
 
     @property
     def decoded(self) -> list[AnsweredFrame]:
@@ -226,7 +228,7 @@ def measured(
     figures = {
         "decoded_share": round(len(decoded) / (last - first + 1), 4),
         "age_p99_ms": round(run.ages_ms(99), 1),
-        "bytes_per_frame": round(payload_bytes / sent, 1),
+        "bytes_per_frame": round(max(0, payload_bytes - run.foreign_bytes) / sent, 1),
         "bytes_ratio": 1.0 if row.pictures == "none" else round(size / independent(run), 4),
     }
     return figures, row.judge(run, figures)
@@ -306,12 +308,13 @@ def attack(run: Run, seconds: float) -> None:
     run.let_pass(seconds / 2)
     run.baseline_ms = run.ages_ms(99)
     run.begun = len(run.answers)
+    own = list(run.tapped)  # not what is sent below
     chance, end_s = random.Random(2), time.monotonic() + seconds / 2
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         while time.monotonic() < end_s or len(run.decoded) < LEAST_FRAMES:
             for _ in range(10):
                 kind = chance.randrange(3)
-                data = chance.choice(run.tapped) if run.tapped else b""
+                data = chance.choice(own) if own else b""
                 if kind == 0 or not data:
                     data = chance.randbytes(chance.randrange(1, 1200))
                 elif kind == 1:
@@ -319,6 +322,7 @@ def attack(run: Run, seconds: float) -> None:
                     changed = data[place] ^ (1 + chance.randrange(255))
                     data = data[:place] + bytes([changed]) + data[place + 1 :]
                 one.sendto(data, ("127.0.0.1", run.link.port))
+                run.foreign_bytes += len(data)
             time.sleep(0.01)
 
 

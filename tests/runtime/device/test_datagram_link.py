@@ -82,6 +82,16 @@ def test_no_piece_is_sent_again_of_an_old_frame_or_over_a_long_way(played: Playe
     assert played.indices() == []
 
 
+def test_a_piece_that_may_still_be_on_its_way_is_not_sent_again(played: Played) -> None:
+    played.frame(1)
+    played.frame(2)
+    played.link._interval_s = 60.0
+    played.link._judged(unfinished(1, 2, [0], 4))
+    assert played.indices() == [], "the newest that came is the first of the frame"
+    played.link._judged(unfinished(2, 2, [0, 2], 6))
+    assert played.indices() == [1]
+
+
 def test_parity_follows_what_reports_tell(played: Played) -> None:
     assert played.frame(1) == [0, 1, 2]
     assert played.link.figures.parity == 0

@@ -47,7 +47,15 @@ def test_an_answer_is_handed_on_once_however_often_it_is_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("round_trip_s", "decode_ms", "window"),
-    [(0.0, 100, 2), (0.005, 100, 2), (0.2, 50, 6), (0.2, 400, 3), (0.2, 5, 8)],
+    [
+        (0.0, 100, 2),
+        (0.005, 100, 2),
+        (0.2, 50, 6),
+        (0.2, 150, 3),
+        (0.2, 400, 2),
+        (0.01, 30, 2),
+        (0.2, 5, 8),
+    ],
 )
 def test_a_long_way_holds_more_frames_and_a_slow_server_no_more_than_it_can_use(
     round_trip_s: float, decode_ms: float, window: int
