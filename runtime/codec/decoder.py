@@ -23,7 +23,13 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import Bytes, Packet, PacketHeader, check_codec
 from dsin.runtime.codec.precision import at_precision
-from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder
+from dsin.runtime.codec.protocols import (
+    Latent,
+    PictureDecoder,
+    PictureEncoder,
+    ReferringDecoder,
+)
+from dsin.runtime.codec.references import DecodedFrames, reference_missing
 from dsin.runtime.codec.side_fusion import Side, SideFusion
 from dsin.runtime.errors import DsinError, FrameError, PacketError
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
@@ -158,12 +164,18 @@ class Decoder:
         return SideFeatures(side, prepared_for, prepared, watch.ms)
 
     def decode(
-        self, packet: Packet | Bytes, side: npt.NDArray[Any] | SideFeatures | None
+        self,
+        packet: Packet | Bytes,
+        side: npt.NDArray[Any] | SideFeatures | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Decoded:
         """The picture of a packet beside the side image, H×W×3 RGB uint8 or prepared; with None,
         what can be decoded alone.
 
-        Raises PacketError for bytes that are not a packet of this bundle, FrameError for a side
+        `references` are the frames of its stream that were decoded before; this one is added.
+        Raises ReferenceMissingError for a packet that refers to a frame that is not among them,
+        PacketError for bytes that are not a packet of this bundle, FrameError for a side
         image that is not 8-bit colour or not of the packet's size, DsinError for a closed decoder.
         """
         halves = self._open_halves()
@@ -178,7 +190,7 @@ class Decoder:
         watch = Stopwatch()
         with watch.stage("entropy"):
             padded = padded_size(*size, self.bundle.frame_multiple)
-            latent = halves.decoder.latent(packet.payload, padded, header.rate)
+            latent = _latent(halves.decoder, packet, padded, references)
         return self._decode(latent, features, size, header.rate, header, watch)
 
     def decode_latent(
@@ -240,3 +252,18 @@ class Decoder:
 
     def _picture(self, planes: Tensor, size: tuple[int, int]) -> Image:
         return picture_of(on_host(planes), size, truncate=self.bundle.truncate_to_uint8)
+
+
+def _latent(
+    decoder: PictureDecoder, packet: Packet, size: tuple[int, int], references: DecodedFrames | None
+) -> Latent:
+    """The latent of a packet of that padded size, which becomes one of the references."""
+    header = packet.header
+    if references is None or not isinstance(decoder, ReferringDecoder):
+        if header.reference is not None:
+            raise reference_missing(header.reference)
+        return decoder.latent(packet.payload, size, header.rate)
+    before = references.latent_for(header)
+    coded = decoder.coded_latent(packet.payload, size, header.rate, before)
+    references.add(packet, coded)
+    return coded.latent

@@ -18,6 +18,11 @@ HORIZON = 1.5
 longer, and miss the target by more over two seconds."""
 MOST_SAVED = 0.25
 """Of a frame's budget, where the target follows a link."""
+MOST_SPARED = 0.5
+"""Of a frame's budget, where frames take over most of earlier ones."""
+MOST_HELD = 2.5
+"""Frames that refer to each other keep their rate until one that stands alone would take so many
+budgets."""
 LEARNT = 0.5
 """Share of the newest frame in the scene's factor."""
 
@@ -74,11 +79,21 @@ class RateController:
         """Bytes that the next frame would take at each rate, by what the last ones took."""
         return [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
 
-    def next_rate(self) -> int:
-        """The rate index for the next frame."""
+    def next_rate(self, held: int | None = None) -> int:
+        """The rate index for the next frame. `held` is that of the frames before it, if they took
+        over most of each other (`spared`): a frame of another rate would have to start anew, so
+        only a higher one is taken, or a lower one where the budget has shrunk."""
         wanted = self._budget + self._saved / HORIZON
         predicted = self.predicted_sizes
-        return min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
+        best = min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
+        if held is None or best > held or predicted[held] > MOST_HELD * self._budget:
+            return best
+        return held
+
+    def spared(self, size: int) -> None:
+        """Note that a frame of `size` bytes was sent that took over most of an earlier one: it
+        tells nothing of its rate, and what it saves is no reason for a large one later."""
+        self._saved = min(MOST_SPARED * self._budget, self._saved + self._budget - size)
 
     def sent(self, rate: int, size: int) -> None:
         """Note that a frame of `size` bytes was sent at that rate."""

@@ -625,11 +625,11 @@ def _load(module: str, extra: str, command: str) -> ModuleType:
 
 def _read_packet(path: Path) -> bytes:
     """A packet's bytes, and no more than a packet can have. Raises DsinError."""
-    from dsin.runtime.codec.packet import MAX_PAYLOAD, PACKET_HEADER_BYTES
+    from dsin.runtime.codec.packet import MAX_PACKET_BYTES
 
     try:
         with path.open("rb") as file:
-            return file.read(PACKET_HEADER_BYTES + MAX_PAYLOAD + 1)
+            return file.read(MAX_PACKET_BYTES + 1)
     except OSError as error:
         raise DsinError(f"cannot read {path}: {error.strerror}") from error
 

@@ -342,6 +342,14 @@ def stream(
             "it, by gRPC, or auto: in datagrams where these get through.",
         ),
     ] = TransportName.auto,
+    independent: Annotated[
+        bool,
+        typer.Option(
+            "--independent",
+            help="Have every frame stand alone, even where little has changed since one that the "
+            "server has decoded.",
+        ),
+    ] = False,
     trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -378,6 +386,7 @@ def stream(
         give_up_s=give_up_s,
         trace=trace,
         transport=transport.value,
+        independent=independent,
     )
     run(options, say)
 

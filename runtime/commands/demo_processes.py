@@ -137,7 +137,9 @@ def run_device(pipe: Connection, settings: Settings) -> None:
     """Encode and send the left views. Waits in `pipe` for the server's address."""
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
-        maker = PacketMaker(encoder, settings.rate, settings.controller(encoder.bundle, source))
+        # What a frame may refer to depends on when answers come; the demo's figures do not.
+        controller = settings.controller(encoder.bundle, source)
+        maker = PacketMaker(encoder, settings.rate, controller, independent=True)
         warm_up(encoder, source.size)
         address: str = pipe.recv()
         if settings.traced:

@@ -64,7 +64,10 @@ RULES: Mapping[str, Sequence[Rule]] = {
             ["--every"], not_with=["--start", "--fps", "--kbps auto", "--transport datagram"]
         ),
         Rule(
-            ["--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport"],
+            [
+                "--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport",
+                "--independent",
+            ],
             goes_with=["--camera x"],
         ),
         Rule(["--quality"], goes_with=["--camera y"]),

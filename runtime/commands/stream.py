@@ -66,6 +66,8 @@ class StreamOptions:
     transport: Transport = "auto"
     trace: Path | None = None
     """Gets a time line of this process."""
+    independent: bool = False
+    """Whether every frame stands alone."""
 
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
@@ -88,7 +90,7 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
             controller = RateController.for_bundle(bundle, kbps, fps, size=camera.size)
             follower = LinkFollower(controller, fps) if options.kbps == "auto" else None
         with Encoder(bundle, options.backend) as encoder:
-            maker = PacketMaker(encoder, options.rate, controller)
+            maker = PacketMaker(encoder, options.rate, controller, independent=options.independent)
             warm_up(encoder, camera.size)
             return _run(options, camera, maker, announce, follower)
     finally:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.codec.packet import MAX_PAYLOAD
+from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet
 from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.device.just_in_time import JustInTime
 from dsin.runtime.device.link_follower import LinkFollower
 from dsin.runtime.device.stream_client import (
@@ -99,12 +100,18 @@ class DeviceCounts:
 
 class PacketMaker:
     """Sends packets, as camera x does. `controller` chooses the rates; without one every frame has
-    `rate`, by default the bundle's."""
+    `rate`, by default the bundle's. Packets refer to frames that the server has confirmed, where
+    bundle and server can do so; with `independent` each stands alone."""
 
     letter = "x"
 
     def __init__(
-        self, encoder: Encoder, rate: int | None = None, controller: RateController | None = None
+        self,
+        encoder: Encoder,
+        rate: int | None = None,
+        controller: RateController | None = None,
+        *,
+        independent: bool = False,
     ) -> None:
         self.codec_id = encoder.bundle.codec_id
         self.rate_points = len(encoder.bundle.rate_points)
@@ -112,20 +119,54 @@ class PacketMaker:
         self._encoder = encoder
         self._rate = rate
         self.controller = controller
+        self.refers = encoder.bundle.refers and not independent
+        self._sent: SentFrames | None = None
+        self._held: int | None = None
+
+    def connected(self, *, takes_references: bool) -> None:
+        """A connection was made, to a server that has decoded no frame yet."""
+        self._sent = SentFrames() if self.refers and takes_references else None
+
+    def answered(self, ack: dsin_v1.Ack) -> None:
+        """Note what the server made of a frame."""
+        if self._sent is None:
+            return
+        if ack.status == dsin_v1.DECODED:
+            self._sent.confirm(ack.frame_number)
+        elif ack.reference_missing:
+            self._sent.forget(ack.frame_number)
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a frame."""
-        rate = self._rate if self.controller is None else self.controller.next_rate()
+        controller = self.controller
+        rate = self._rate if controller is None else controller.next_rate(self._held)
         packet = self._encoder.encode(
-            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
-        )
-        index = packet.header.rate
-        if self.controller is not None:
-            self.controller.sent(index, len(packet))
+            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns,
+            references=self._sent,
+        )  # fmt: skip
+        self._account(packet)
         stages = {"capture": frame.capture_ms, **packet.stage_ms}
         return MadeFrame(
-            frame.number, frame.timestamp_ns, frame.taken_s, bytes(packet), index, stages
+            frame.number,
+            frame.timestamp_ns,
+            frame.taken_s,
+            bytes(packet),
+            packet.header.rate,
+            stages,
         )
+
+    def _account(self, packet: Packet) -> None:
+        """Tell the controller what a packet took."""
+        controller, rate = self.controller, packet.header.rate
+        if controller is None:
+            return
+        whole = controller.predicted_sizes[rate]
+        if packet.header.reference is not None and len(packet) < whole / 2:
+            self._held = rate
+            controller.spared(len(packet))
+        else:
+            self._held = None
+            controller.sent(rate, len(packet))
 
     def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
         """The message that carries it."""
@@ -146,11 +187,18 @@ class PictureMaker:
     letter = "y"
     codec_id, rate_points = b"", 0
     controller = None
+    refers = False
 
     def __init__(self, quality: int | None = None) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise DsinError(f"a JPEG quality must be within 1..100, not {quality}")
         self._quality = quality
+
+    def connected(self, *, takes_references: bool) -> None:
+        """Pictures never refer to others."""
+
+    def answered(self, ack: dsin_v1.Ack) -> None:
+        """An answer changes nothing for the next picture."""
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a picture. Raises DsinError for one that is too large to be sent."""
@@ -309,7 +357,7 @@ class Device:
         self._greeting = Greeting(
             rig=rig, camera=maker.letter, live=camera.clock == "live", width=width, height=height,
             session=random.getrandbits(64), codec_id=maker.codec_id, rate_points=maker.rate_points,
-            recording_start_ns=camera.start_ns,
+            recording_start_ns=camera.start_ns, references=maker.refers,
         )  # fmt: skip
         self._camera = camera
         self._maker = maker
@@ -355,6 +403,7 @@ class Device:
                     ) as stream:  # fmt: skip
                         self._say(logging.INFO, f"connected to {self._address}{self._way(stream)}")
                         pause_s, told, was_connected = FIRST_PAUSE_S, "", True
+                        self._maker.connected(takes_references=stream.takes_references)
                         self._pump(stream, slot)
                         return self._final(slot)
                 except (ConnectionLostError, NoDatagramsError) as error:
@@ -466,6 +515,7 @@ class Device:
 
     def _answered(self, ack: dsin_v1.Ack) -> None:
         now_s = time.monotonic()
+        self._maker.answered(ack)
         sent = self._under_way.pop(ack.frame_number, None)
         if sent is None:
             return

@@ -74,6 +74,8 @@ class Greeting:
     codec_id: bytes = b""
     rate_points: int = 0
     recording_start_ns: int | None = None
+    references: bool = False
+    """Whether packets would refer to earlier ones."""
 
     def message(self, datagrams: bool = False) -> dsin_v1.Hello:
         """`datagrams`: whether these are wanted."""
@@ -89,6 +91,7 @@ class Greeting:
             session=self.session,
             recording_start_ns=self.recording_start_ns or 0,
             datagrams=datagrams,
+            references=self.references,
         )
 
 
@@ -130,6 +133,7 @@ class CameraStream:
         self._outgoing: queue.SimpleQueue[dsin_v1.CameraMessage | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._credits = 0
+        self._takes_references = False
         self._under_way = 0
         self._fault: Exception | None = None
         self._closing = False
@@ -167,6 +171,11 @@ class CameraStream:
     def under_way(self) -> int:
         """Frames sent and not answered."""
         return self._under_way if self._link is None else self._link.under_way
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether packets may refer to frames that this connection has confirmed."""
+        return self._takes_references
 
     @property
     def link(self) -> DatagramFigures | None:
@@ -296,6 +305,7 @@ class CameraStream:
             if kind == "welcome":
                 if message.welcome.HasField("datagrams"):
                     self._granted = message.welcome.datagrams
+                self._takes_references = message.welcome.references
                 self._credits = message.welcome.credits
             elif kind == "ack":
                 self._under_way = max(0, self._under_way - 1)

@@ -84,7 +84,7 @@ class ServerMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., probe: _Optional[_Union[ClockProbe, _Mapping]] = ..., report: _Optional[_Union[LinkReport, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "rig", "camera", "clock", "width", "height", "codec_id", "rate_points", "session", "recording_start_ns", "datagrams")
+    __slots__ = ("protocol", "rig", "camera", "clock", "width", "height", "codec_id", "rate_points", "session", "recording_start_ns", "datagrams", "references")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RIG_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class Hello(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RECORDING_START_NS_FIELD_NUMBER: _ClassVar[int]
     DATAGRAMS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     rig: str
     camera: Camera
@@ -107,17 +108,20 @@ class Hello(_message.Message):
     session: int
     recording_start_ns: int
     datagrams: bool
-    def __init__(self, protocol: _Optional[int] = ..., rig: _Optional[str] = ..., camera: _Optional[_Union[Camera, str]] = ..., clock: _Optional[_Union[Clock, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., codec_id: _Optional[bytes] = ..., rate_points: _Optional[int] = ..., session: _Optional[int] = ..., recording_start_ns: _Optional[int] = ..., datagrams: _Optional[bool] = ...) -> None: ...
+    references: bool
+    def __init__(self, protocol: _Optional[int] = ..., rig: _Optional[str] = ..., camera: _Optional[_Union[Camera, str]] = ..., clock: _Optional[_Union[Clock, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., codec_id: _Optional[bytes] = ..., rate_points: _Optional[int] = ..., session: _Optional[int] = ..., recording_start_ns: _Optional[int] = ..., datagrams: _Optional[bool] = ..., references: _Optional[bool] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("credits", "server_version", "datagrams")
+    __slots__ = ("credits", "server_version", "datagrams", "references")
     CREDITS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     DATAGRAMS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
     credits: int
     server_version: str
     datagrams: DatagramSession
-    def __init__(self, credits: _Optional[int] = ..., server_version: _Optional[str] = ..., datagrams: _Optional[_Union[DatagramSession, _Mapping]] = ...) -> None: ...
+    references: bool
+    def __init__(self, credits: _Optional[int] = ..., server_version: _Optional[str] = ..., datagrams: _Optional[_Union[DatagramSession, _Mapping]] = ..., references: _Optional[bool] = ...) -> None: ...
 
 class DatagramSession(_message.Message):
     __slots__ = ("session", "camera_key", "server_key", "credits")
@@ -160,7 +164,7 @@ class SideFrame(_message.Message):
     def __init__(self, picture: _Optional[bytes] = ..., timestamp_ns: _Optional[int] = ..., frame_number: _Optional[int] = ..., held_us: _Optional[int] = ..., sent_ns: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("frame_number", "status", "side_use", "server_time_ns", "decode_ms", "age_ms", "reason", "waited_ms")
+    __slots__ = ("frame_number", "status", "side_use", "server_time_ns", "decode_ms", "age_ms", "reason", "waited_ms", "reference_missing")
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SIDE_USE_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +173,7 @@ class Ack(_message.Message):
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WAITED_MS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_MISSING_FIELD_NUMBER: _ClassVar[int]
     frame_number: int
     status: FrameStatus
     side_use: SideUse
@@ -177,7 +182,8 @@ class Ack(_message.Message):
     age_ms: float
     reason: str
     waited_ms: float
-    def __init__(self, frame_number: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., side_use: _Optional[_Union[SideUse, str]] = ..., server_time_ns: _Optional[int] = ..., decode_ms: _Optional[float] = ..., age_ms: _Optional[float] = ..., reason: _Optional[str] = ..., waited_ms: _Optional[float] = ...) -> None: ...
+    reference_missing: bool
+    def __init__(self, frame_number: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., side_use: _Optional[_Union[SideUse, str]] = ..., server_time_ns: _Optional[int] = ..., decode_ms: _Optional[float] = ..., age_ms: _Optional[float] = ..., reason: _Optional[str] = ..., waited_ms: _Optional[float] = ..., reference_missing: _Optional[bool] = ...) -> None: ...
 
 class ClockProbe(_message.Message):
     __slots__ = ("server_send_ns",)

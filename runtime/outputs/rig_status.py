@@ -27,11 +27,12 @@ class LinkStatus:
 class RigStatus:
     """One rig at a moment.
 
-    Counts are since the server's start. `kbps` (packets of x, 1000 bit/s) and `fps` are of the
-    last five seconds; `newest_age_ms` is how old the newest decoded picture is by now, None before
-    the first. `device` is what the camera reported about itself (captured, dropped, lost,
-    reconnects, capture_ms, encode_ms, target_kbps, and delivered_kbps, queueing_ms, loss (0..1) of
-    a link that it follows), empty before that.
+    Counts are since the server's start; `referring` of the decoded frames referred to an earlier
+    one. `kbps` (packets of x, 1000 bit/s) and `fps` are of the last five seconds; `newest_age_ms`
+    is how old the newest decoded picture is by now, None before the first. `device` is what the
+    camera reported about itself (captured, dropped, lost, reconnects, capture_ms, encode_ms,
+    target_kbps, and delivered_kbps, queueing_ms, loss (0..1) of a link that it follows), empty
+    before that.
     """
 
     rig: str
@@ -50,3 +51,4 @@ class RigStatus:
     clock_error_ms: float | None
     device: dict[str, float]
     link: LinkStatus = field(default_factory=LinkStatus)
+    referring: int = 0

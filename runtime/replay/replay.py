@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dsin.runtime.codec.decoder import Decoder, SideFeatures
 from dsin.runtime.codec.packet import Packet, check_codec
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.codec.scene_memory import SceneMemory
 from dsin.runtime.errors import FrameError, PacketError, RecordingError
 from dsin.runtime.link.side_pictures import decode_picture
@@ -82,7 +83,8 @@ def replay_recordings(
 
     `rig` restricts this to one rig. Without `use_side` there is only x_dec; without
     `repair_side` each frame gets the side image that it had live, if it had one. The frames' times
-    are those of the recording, their stages those of now. A packet that does not decode is counted.
+    are those of the recording, their stages those of now. A packet that does not decode is counted,
+    such as one that refers to a frame that is not in the recording.
     Raises RecordingError for a file that is not a recording or has no frames, PacketError where the
     packets are of another codec than the decoder's.
     """
@@ -140,6 +142,7 @@ class _Rig:
     ) -> None:
         self._frames = timeline.frames
         self._decoder = decoder
+        self._references = DecodedFrames()
         self._on_frame = on_frame
         live = [frame.side for frame in timeline.frames]
         chosen = timeline.repaired_sides() if repair_side else live
@@ -210,7 +213,7 @@ class _Rig:
         header = parsed.header
         view = None if side is None else _side_view(side, (header.height, header.width))
         features = None if view is None else self._prepared(view, header.rate)
-        decoded = self._decoder.decode(parsed, features)
+        decoded = self._decoder.decode(parsed, features, references=self._references)
         if view is not None:
             self._memory.note("", decoded)
         figures, frame = self._figures, self._frames[place]

@@ -73,6 +73,7 @@ class CameraSession:
         self._sides = sides
         self._loop = loop
         self._session = hello.session
+        self._wants_references = hello.references
         self._size = hello.height, hello.width
         self._clock = CameraClock()
         self._asked: dict[int, None] = {}
@@ -82,7 +83,7 @@ class CameraSession:
     def join(self) -> None:
         """Tell the pool that the camera is there; with camera x comes the server's own live y."""
         if self.letter == "x":
-            self._pool.camera_joined(self.rig, self._clock.offset)
+            self._pool.camera_joined(self.rig, self._clock.offset, references=self.takes_references)
         if self.letter == "y" or self._has_own_side:
             self._pool.side_joined(self.rig)
         if self._has_own_side:
@@ -96,6 +97,11 @@ class CameraSession:
             self._pool.side_left(self.rig)
         if self._has_own_side:
             self._sides.feed(self.rig.name, None)
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether its packets may refer to those before them."""
+        return self._wants_references and self._pool.bundle.refers
 
     @property
     def _has_own_side(self) -> bool:
@@ -304,6 +310,7 @@ class CameraSession:
                 age_ms=outcome.age_ms,
                 reason=outcome.reason,
                 waited_ms=outcome.waited_ms,
+                reference_missing=outcome.reference_missing,
             )
         )
 

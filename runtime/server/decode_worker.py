@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.codec.scene_memory import SceneMemory
 from dsin.runtime.outputs.decoded_frame import SideView
 from dsin.runtime.server.rig import ArrivedFrame
@@ -40,9 +41,16 @@ class DecodeWorker(Protocol):
         """All that depends on a side image alone. Raises DsinError."""
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+        self,
+        rig: str,
+        frame: ArrivedFrame,
+        view: SideView | None,
+        prepared: SidePreparation | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Work:
-        """Decode a frame beside a side image, prepared or not. Raises DsinError."""
+        """Decode a frame beside a side image, prepared or not, after the frames that it may refer
+        to. Raises DsinError."""
 
 
 class LocalWorker:
@@ -57,12 +65,19 @@ class LocalWorker:
         return self._decoder.prepare_side(view.image, rate=rate)
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+        self,
+        rig: str,
+        frame: ArrivedFrame,
+        view: SideView | None,
+        prepared: SidePreparation | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Work:
         if view is None:
-            return Work(self._decoder.decode(frame.packet, None), None)
+            return Work(self._decoder.decode(frame.packet, None, references=references), None)
         known = prepared if isinstance(prepared, SideFeatures) else view.image
         features = self._decoder.prepare_side(known, rate=frame.rate)
-        decoded = self._decoder.decode(frame.packet, self._memory.remind(rig, features))
+        reminded = self._memory.remind(rig, features)
+        decoded = self._decoder.decode(frame.packet, reminded, references=references)
         self._memory.note(rig, decoded)
         return Work(decoded, features)

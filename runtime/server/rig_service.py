@@ -144,6 +144,7 @@ class RigService:
             credits=CREDITS,
             server_version=__version__,
             datagrams=None if camera.datagrams is None else camera.datagrams.grant(),
+            references=camera.takes_references,
         )
         await context.write(dsin_v1.ServerMessage(welcome=welcome))
         over = asyncio.Event()

@@ -215,7 +215,8 @@ function showFigures() {
   put("kbps-note", target(told));
   $("kbps-note").title = target(told);
   put("fps", number(rig.fps, 1));
-  put("fps-note", `${number(rig.decoded)} decoded`);
+  const share = rig.referring ? `, ${number((100 * rig.referring) / rig.decoded)} % with reference` : "";
+  put("fps-note", `${number(rig.decoded)} decoded${share}`);
   const counts = [
     [told.dropped ?? 0, "device"], [rig.superseded, "server"],
     [told.lost ?? 0, "lost"], [rig.rejected, "rejected"],

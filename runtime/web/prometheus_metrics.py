@@ -212,12 +212,16 @@ def _networks(known: Mapping[str, str]) -> "Metric":
 
 def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
     frames = _counter("dsin_frames", "Frames that came from the camera.", "rig", "status")
+    referring = _counter(
+        "dsin_frames_with_reference", "Decoded frames that referred to an earlier one.", "rig"
+    )
     sides = _counter("dsin_side", "Decoded frames by their side image.", "rig", "use")
     device = _counter("dsin_device_frames", "Frames on the device, as it tells.", "rig", "status")
     reconnects = _counter("dsin_device_reconnects", "Reconnections, as the device tells.", "rig")
     for rig in rigs:
         for status in ("decoded", "superseded", "rejected"):
             frames.add_metric([rig.rig, status], getattr(rig, status))
+        referring.add_metric([rig.rig], rig.referring)
         for use, count in rig.side_uses.items():
             sides.add_metric([rig.rig, use], count)
         for status in _FRAMES_OF_DEVICE:
@@ -225,7 +229,7 @@ def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
                 device.add_metric([rig.rig, status], rig.device[status])
         if "reconnects" in rig.device:
             reconnects.add_metric([rig.rig], rig.device["reconnects"])
-    return [frames, sides, device, reconnects]
+    return [frames, referring, sides, device, reconnects]
 
 
 def _link_metrics(rigs: Sequence[RigStatus], strangers: Mapping[str, int]) -> "list[Metric]":

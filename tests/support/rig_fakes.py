@@ -18,6 +18,7 @@ from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.codec.packet import PACKET_HEADER_BYTES, Packet, PacketHeader
 from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.codec.side_fusion import Side
 from dsin.runtime.device.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
 from dsin.runtime.device.stream_client import Transport
@@ -34,7 +35,8 @@ from dsin.runtime.sources.cameras import CapturedFrame
 CODEC = b"\x01\x02\x03\x04\x05\x06"
 SIZE = (16, 24)
 BUNDLE = cast(
-    Bundle, SimpleNamespace(codec_id=CODEC, rate_points=(0, 1, 2), path=Path("fake-bundle"))
+    Bundle,
+    SimpleNamespace(codec_id=CODEC, rate_points=(0, 1, 2), path=Path("fake-bundle"), refers=False),
 )
 
 
@@ -59,7 +61,9 @@ class FakeDecoder:
             side, None, Side(side.shape[:2], None), {"compute": 1000 * self.prepare_s}
         )
 
-    def decode(self, packet: Packet, side: SideFeatures | None) -> Decoded:
+    def decode(
+        self, packet: Packet, side: SideFeatures | None, *, references: DecodedFrames | None = None
+    ) -> Decoded:
         header = packet.header
         time.sleep(self.decode_s)
         image = picture(header.frame_number, (header.height, header.width))
@@ -130,11 +134,17 @@ class FakeEncoder:
     """Makes packets of `size` bytes; their payload means nothing."""
 
     letter = "x"
-    codec_id, rate_points = CODEC, 3
+    codec_id, rate_points, refers = CODEC, 3, False
     controller: Any = None
 
     def __init__(self, size: int = 1000) -> None:
         self.size = size
+
+    def connected(self, *, takes_references: bool) -> None:
+        """Nothing is referred to."""
+
+    def answered(self, ack: object) -> None:
+        """Nothing is learnt from it."""
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         height, width = SIZE

@@ -196,13 +196,14 @@ def test_stream(catch: Catch) -> None:
     run(
         cli.app,
         "stream host:7 --source s.mp4 --rig front --bundle paper --backend cuda --rate 3 "
-        f"--fps 5 --frames 9 --loop --give-up-s 4 --trace t --transport grpc {PEMS}",
+        "--fps 5 --frames 9 --loop --give-up-s 4 --trace t --transport grpc --independent "
+        f"{PEMS}",
     )
     expected = {
         "address": "host:7", "source": "s.mp4", "rig": "front", "camera": "x", "bundle": "paper",
         "backend": "cuda", "rate": 3, "kbps": None, "fps": 5, "frames": 9, "loop": True,
         "every": False, "start": None, "quality": None, "certificates": CERTIFICATES,
-        "give_up_s": 4, "trace": Path("t"), "transport": "grpc",
+        "give_up_s": 4, "trace": Path("t"), "transport": "grpc", "independent": True,
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     run(cli.app, "stream host:7 --camera y --quality 80 --plaintext")
@@ -210,7 +211,7 @@ def test_stream(catch: Catch) -> None:
     assert calls[1].fields(expected) == expected
     run(cli.app, "stream host:7 --kbps 250 --start 12:00:00 --plaintext")
     expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None,
-                "transport": "auto"}  # fmt: skip
+                "transport": "auto", "independent": False}  # fmt: skip
     assert calls[2].fields(expected) == expected
     run(cli.app, "stream host:7 --kbps auto --plaintext")
     assert calls[3].fields({"kbps": 1}) == {"kbps": "auto"}
@@ -259,8 +260,12 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert packets[0].arguments[0].bundle.path.name == "paper"
     assert packets[0].arguments[1:] == (0, None)
     assert devices[1].options["every"] is True
-    module.stream(module.StreamOptions("127.0.0.1:1", bundle="paper", kbps=250), print)
+    assert packets[0].options == {"independent": False}
+    module.stream(
+        module.StreamOptions("127.0.0.1:1", bundle="paper", kbps=250, independent=True), print
+    )
     assert packets[1].arguments[1:] == (None, "controller")
+    assert packets[1].options == {"independent": True}
     assert paced[0].arguments[1:] == (250, 12.0)
     assert paced[0].options == {"size": (32, 48)}
     assert devices[2].options["follower"] is None

@@ -24,6 +24,7 @@ PICTURE = np.zeros((8, 8, 3), np.uint8)
 STATUS = RigStatus(
     rig="front", camera_connected=True, side_connected=False, width=8, height=8, decoded=40,
     superseded=3, rejected=2, side_uses={"paired": 30, "missing": 10}, kbps=287.5, fps=9.8,
+    referring=25,
     newest_age_ms=212.0, clock_offset_ms=-1.5, clock_error_ms=0.25,
     device={"captured": 50.0, "dropped": 4.0, "lost": 1.0, "reconnects": 2.0, "encode_ms": 48.0,
             "target_kbps": 300.0, "delivered_kbps": 280.0, "queueing_ms": 20.0, "loss": 0.25},
@@ -67,6 +68,7 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_frames_total", rig="front", status="decoded") == 40
     assert samples.of("dsin_frames_total", rig="front", status="superseded") == 3
     assert samples.of("dsin_frames_total", rig="front", status="rejected") == 2
+    assert samples.of("dsin_frames_with_reference_total", rig="front") == 25
     assert samples.of("dsin_side_total", rig="front", use="paired") == 30
     assert samples.of("dsin_side_total", rig="front", use="missing") == 10
     assert samples.of("dsin_camera_connected", rig="front", camera="x") == 1
