@@ -216,7 +216,8 @@ class _Turned:
         if not self._moves_rows(readers):
             return np.arange(channels)
         side = int(_attributes(readers[0])["blocksize"])
-        return np.arange(channels).reshape(-1, side, side).transpose(1, 2, 0).ravel()
+        order: npt.NDArray[np.intp] = np.arange(channels).reshape(-1, side, side)
+        return order.transpose(1, 2, 0).ravel()
 
     def _moves_rows(self, readers: Sequence[onnx.NodeProto]) -> bool:
         if len(readers) != 1 or readers[0].op_type != "DepthToSpace":
