@@ -222,7 +222,7 @@ class TestInfo:
         assert "weights licence    MIT" in lines
         assert len(lines) == len(facts)
 
-    def test_a_bundle_in_ten_lines(self, dsin: Run, bundle: Path) -> None:
+    def test_a_bundle_in_few_lines(self, dsin: Run, bundle: Path) -> None:
         lines = dsin("info", bundle).out.splitlines()
         assert [" ".join(line.split()) for line in lines] == [
             "bundle blocks",
@@ -233,6 +233,7 @@ class TestInfo:
             "default rate 1, of 0 to 1",
             "frames any size, padded to multiples of 24x40",
             "networks float, 0.0 MB",
+            "looks faithful",
             f"codec id {open_bundle(bundle).codec_id.hex()}",
             "weights licence MIT",
         ]
@@ -289,7 +290,9 @@ class TestOtherRooms:
         monkeypatch.setattr(
             demo,
             "run_demo",
-            lambda *a, kbps, fps, web, side: asked.append((*a, kbps, fps, web, side)),
+            lambda *a, kbps, fps, web, side, foxglove, trace: asked.append(
+                (*a, kbps, fps, web, side)
+            ),
         )
         dsin("demo")
         dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
@@ -383,7 +386,7 @@ class TestImports:
         program = (
             "import sys; sys.modules['torch'] = None\n"
             "from dsin.runtime.commands.cli import main\n"
-            "sys.argv = ['dsin', 'evaluate', '--pairs', 'l', '--root', 'r']\n"
+            "sys.argv = ['dsin', 'train', 'paper', '--pairs', 'l', '--val', 'l', '--root', 'r']\n"
             "main()"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
