@@ -47,6 +47,20 @@ def test_packets_decode_to_the_latents_they_were_made_of(bundle: Bundle) -> None
         assert make_packets.latent_hash(bundle, packet) == latent, name
 
 
+def test_packets_that_refer_to_others_decode_to_the_latents_they_were_made_of(
+    bundle: Bundle,
+) -> None:
+    stored = json.loads(make_packets.REFERRING.read_text())
+    assert (bundle.path.name in stored) == bundle.refers
+    if not bundle.refers:
+        return
+    assert stored[bundle.path.name]["codec_id"] == bundle.codec_id.hex()
+    for name, case in stored[bundle.path.name]["pairs"].items():
+        first, second = (Packet.parse(base64.b64decode(each)) for each in case["packets"])
+        assert second.header.reference == (1, first.checksum)
+        assert make_packets.referring_hash(bundle, [first, second]) == case["latent"], name
+
+
 def test_headers_say_what_the_frame_was(bundle: Bundle) -> None:
     for name, (packet, _) in packets(bundle).items():
         kind, rate = name.split(", rate ")
