@@ -160,6 +160,16 @@ def test_lossy_link(
             assert f"{name:15}{transport:10}left out" in out or not left_out
 
 
+def test_standing_still(load: Load, drive: Path, tmp_path: Path) -> None:
+    report = tmp_path / "still.json"
+    load("standing_still", "--kitti", drive, "--frames", 4, "--rates", 7, "--json", report).main()
+    rows = json.loads(report.read_text())
+    assert set(rows) == {"standing", "moving"}
+    assert rows["standing"][0]["bytes_ratio"] < 0.2
+    assert rows["standing"][0]["referring"] == 3
+    assert rows["moving"][0]["bytes_ratio"] < 1.01
+
+
 def test_lossy_link_without_the_codec(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     module = load("lossy_link", "--seconds", 1, "--only", "reordering", "--no-codec")
     with pytest.raises(SystemExit) as ended:

@@ -192,8 +192,8 @@ class HyperCodec:
         costs = scales.entry_bits(part.symbols, part.choice)
         costs = costs.reshape(len(coded.latent.z), cells.size)
         z_bits.ravel()[cells] = costs.sum(0)
-        total: NDArray[np.float32] = bits + z_bits.repeat(2, 0).repeat(2, 1) * np.float32(0.25)
-        return total
+        bits += z_bits.repeat(2, 0).repeat(2, 1) / 4
+        return bits
 
     def decode(
         self,
