@@ -89,6 +89,7 @@ WAITS: Mapping[str, str] = {
     "checkpoint": "restoring the checkpoint",
     "refit": "writing the bundle",
     "combine": "writing the bundle",
+    "look": "writing the bundle",
     "trt": "building engines",
     "decoder": "exporting",
     "verify": "running every backend",
