@@ -110,6 +110,14 @@ def test_rate_control(
     assert "100 kbit/s: mean" in capsys.readouterr().out
 
 
+def test_looks(
+    load: Load, pairs: tuple[Path, Path], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("looks", *pairs, "--bundle", bundle, SIZE=(176, 208), RATES=(0,)).main()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("faithful   0  ")
+
+
 def test_robustness(
     load: Load, pairs: tuple[Path, Path], bundle: Path, drive: Path,
     capsys: pytest.CaptureFixture[str],
