@@ -25,7 +25,7 @@ from dsin.runtime.diagnosis.extras import (
     installed_version,
 )
 from dsin.runtime.errors import DsinError
-from dsin.runtime.files import check_target, write_json
+from dsin.runtime.files import check_target, is_file, write_json
 from dsin.runtime.profiling.machine import Machine, describe_machine, versions
 from dsin.runtime.progress import ProgressLine
 from dsin.runtime.sources.picture_folders import natural_order
@@ -163,7 +163,7 @@ def _cameras(section: str) -> Iterator[Finding]:
     devices = sorted(_DEVICES.glob("video[0-9]*"), key=natural_order)
     for device in devices:
         title = _SYSFS / device.name / "name"
-        name = title.read_text(errors="replace").strip() if title.is_file() else "no name"
+        name = title.read_text(errors="replace").strip() if is_file(title) else "no name"
         if os.access(device, os.R_OK | os.W_OK):
             yield Finding(section, str(device), "there", name)
         else:

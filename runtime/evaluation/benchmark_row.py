@@ -24,6 +24,7 @@ from dsin.runtime.codec.packet import Packet
 from dsin.runtime.errors import PacketError
 from dsin.runtime.evaluation.pairs import Pair, read_pair
 from dsin.runtime.evaluation.similarity import similarity
+from dsin.runtime.files import exists
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image
 from dsin.runtime.profiling.machine import peak_memory_mib
@@ -130,7 +131,7 @@ class _Frame:
 def _compare(reference: Path, own: list[Packet], exact: ExactCoder) -> tuple[bool, float]:
     """Whether the reference's packets are read and written alike here, and the share of them that
     are ours too. Without a reference ours become it."""
-    if not reference.exists():
+    if not exists(reference):
         latents = [latent_sha256(exact.decode(packet)) for packet in own]
         entries = [[bytes(p).hex(), latent] for p, latent in zip(own, latents, strict=True)]
         reference.write_text(json.dumps(entries))
