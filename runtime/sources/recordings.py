@@ -216,5 +216,5 @@ def _kitti_360(left: Path, right: Path, side: StereoSide, frames: int | None) ->
 
 
 def _folder_pair(left: Path, right: Path, side: StereoSide, frames: int | None) -> Recording:
-    paths, reference = one_side(left, right, side)
-    return numbered_pictures(paths, regular_times(len(paths)), reference, frames)
+    paths, _ = one_side(left, right, side)
+    return numbered_pictures(paths, regular_times(len(paths)), paths, frames)

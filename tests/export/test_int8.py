@@ -28,7 +28,7 @@ from dsin.calibration.qdq import (
     quantised,
     weight_scales,
 )
-from dsin.calibration.ranges import Observed, candidates
+from dsin.calibration.ranges import SAMPLES, Observed, candidates
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_bundle import calibrate_bundle, graph_inputs
 from dsin.runtime import Decoder, Encoder, open_bundle
@@ -148,6 +148,15 @@ def test_a_layer_that_outweighs_all_hides_no_other() -> None:
     assert shares["bad"] == pytest.approx(5 / 14.01)
 
 
+@pytest.mark.parametrize(("cost", "kept"), [(11, {"dear"}), (13, set())])
+def test_layers_in_float_have_12_per_cent_of_the_arithmetic(cost: int, kept: set[str]) -> None:
+    errors = {"dear": 9.0, "rest": 0.01}
+    costs = {"dear": cost, "rest": 100 - cost}
+    assert (
+        sensitivity(lambda layers: sum(errors[n] for n in layers), list(errors), costs)[1] == kept
+    )
+
+
 def test_layers_left_out_stay_as_they_were() -> None:
     model = small_graph()
     ranges = {name: Range(-4, 4) for name in activations(model, ["a", "b"])}
@@ -156,6 +165,19 @@ def test_layers_left_out_stay_as_they_were() -> None:
     assert last.input[1] == "wc"
     assert operators(out).count("QuantizeLinear") == 3
     assert operators(model) == operators(small_graph()), "the original is left alone"
+
+
+def test_ranges_are_what_the_methods_say() -> None:
+    """Of values whose density falls as e⁻ˣ: percentiles are ln 1000 and ln 10,000."""
+    seen = Observed()
+    seen.add(-np.log((np.arange(SAMPLES) + 0.5) / SAMPLES))
+    seen.high = 16.0
+    found = {name: round(range_.high, 2) for name, range_ in candidates(seen).items()}
+    assert found == {
+        "extremes": 16, "percentile 99.9": 6.88, "percentile 99.99": 8.99,
+        "squared error": 10.24, "entropy": 10.88,
+    }  # fmt: skip
+    assert {abs(range_.low) < 0.01 for range_ in candidates(seen).values()} == {True}
 
 
 def test_candidates_leave_rare_values_out() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.pictures import check_frame, from_planes, picture_of, to_uint8
+from dsin.runtime.pictures import centre_crop, check_frame, from_planes, picture_of, to_uint8
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -33,6 +33,12 @@ def test_any_size_is_taken_up_to_sixteen_megapixels(width: int, height: int) -> 
 def test_the_reason_of_a_refusal_is_the_true_one(width: int, height: int, reason: str) -> None:
     with pytest.raises(FrameError, match=f"^{re.escape(reason)}$"):
         check_frame(picture(width, height))
+
+
+def test_crops_begin_half_a_pixel_before_the_middle_where_there_is_none() -> None:
+    rows, columns = np.indices((7, 10))
+    found = centre_crop(np.stack([rows, columns, rows], 2).astype(np.uint8), (4, 5))
+    assert found[[0, -1], [0, -1], :2].tolist() == [[1, 2], [4, 6]]
 
 
 @pytest.mark.parametrize("truncate", [False, True])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import textured_pair
 
+from dsin.export.edge import combine
 from dsin.export.edge.combine import combine_bundles
 from dsin.export.edge.decoder import edge_decoder
 from dsin.export.edge.refit import refit_bundle
@@ -161,6 +162,19 @@ def test_bundles_that_do_not_belong_together_are_refused(
     with pytest.raises(ExportError, match="already"):
         combine_bundles(both.path, flow_bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_networks_of_other_packets_are_refused(
+    flow_bundle: Path, both: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrated = open_bundle(both.path.parent / "int8")
+    other_search = dataclasses.replace(calibrated.search, patch=(8, 8))
+    for change in ({"codec_id": b"others"}, {"search": other_search}):
+        changed = dataclasses.replace(calibrated, **change)  # type: ignore[arg-type]
+        opened = {"floats": open_bundle(flow_bundle), "calibrated": changed}
+        monkeypatch.setattr(combine, "open_bundle", opened.__getitem__)
+        with pytest.raises(ExportError, match="are of different models"):
+            combine_bundles("floats", "calibrated", tmp_path / "out")
 
 
 def test_the_manifest_names_the_8_bit_graphs(both: Bundle) -> None:

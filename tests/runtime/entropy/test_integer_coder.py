@@ -20,6 +20,16 @@ def drawn(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(rng.normal(0, SCALES[choice])).astype(np.int32), choice
 
 
+def test_tables_are_gaussians_as_far_as_their_least_frequency_reaches() -> None:
+    """In 65,536ths, from -reach to reach and then what is beyond; 38.292 % within half a sigma."""
+    tables = gaussian_tables(np.array([0.3, 1.0])).to_arrays()
+    assert tables["reach"].tolist() == [1, 5]
+    assert tables["frequencies"].tolist() == [
+        *(3132, 59271, 3132, 1),
+        *(1, 15, 392, 3971, 15842, 25093, 15842, 3971, 392, 15, 1, 1),
+    ]
+
+
 def decoded(payload: bytes, *choices: np.ndarray) -> list[np.ndarray]:
     decoder = IntegerDecoder(TABLES, payload)
     parts = [decoder.take(choice) for choice in choices]

@@ -112,6 +112,10 @@ def test_the_map_is_green_where_it_helped_and_orange_where_not() -> None:
     assert shown.shape == x.shape
     assert shown[0, 0, 1] > shown[0, 0, 0]  # green
     assert shown[39, 47, 0] > shown[39, 47, 2] + 50  # orange
+    # One block of nine is beyond the 0.95 quantile of 0, 100 and 800, which is 520: full colour.
+    # Three quarters of orange (230, 110, 30), and sqrt(100 / 520) of that of green (38, 166, 91).
+    assert shown[39, 47].tolist() == [198, 108, 48]
+    assert shown[0, 0].tolist() == [80, 122, 97]
     assert shown[20, 20].tolist() == [100, 100, 100]
     assert verdict(tried)[0] == "no"
     assert "did not help: -" in verdict(tried)[1]

@@ -42,6 +42,7 @@ from dsin.runtime import (
 )
 from dsin.runtime.entropy.hyper_codec import CodedLatent
 from dsin.runtime.errors import BackendError
+from dsin.runtime.fleet import decoders
 from dsin.runtime.fleet.decoders import (
     APPLICATION,
     BlockingFleet,
@@ -210,6 +211,22 @@ def test_ray_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BackendError, match=r"pip install 'dsin\[fleet\]'"):
         start_fleet(FleetOptions())
+
+
+@pytest.mark.parametrize(
+    ("replicas", "cpus", "gpus", "lacking"),
+    [(2, 2, 0, None), (2, 2.5, 0, "2.5 CPU"), (4, 1, 0.25, None), (4, 1, 0.3, "0.3 GPU")],
+)
+def test_all_replicas_together_need_what_ray_has(
+    replicas: int, cpus: float, gpus: float, lacking: str | None
+) -> None:
+    options = FleetOptions(replicas=replicas, cpus=cpus, gpus=gpus)
+    available = {"CPU": 4.0, "GPU": 1.0}
+    if lacking is None:
+        decoders._check_resources(available, options)
+        return
+    with pytest.raises(BackendError, match=f"{replicas} replicas of {lacking} each need more"):
+        decoders._check_resources(available, options)
 
 
 # Two replicas.

@@ -21,7 +21,7 @@ from dsin.runtime.errors import DsinError, RecordingError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.outputs.outputs import Outputs
-from dsin.runtime.outputs.picture_sink import PictureSink
+from dsin.runtime.outputs.picture_sink import PictureSink, frame_panels
 from dsin.runtime.outputs.rerun_sink import RerunSink
 from dsin.runtime.outputs.sinks import SinkRunner
 from dsin.runtime.outputs.video_sink import VideoSink
@@ -170,6 +170,23 @@ class TestPictures:
         }  # fmt: skip
         picture = read_image(tmp_path / "out" / "car" / "frame_000002.png")
         assert np.array_equal(picture, frames[2].decoded.image)
+
+    def test_panels_tell_bits_per_pixel_and_age(self, frames: list[DecodedFrame]) -> None:
+        """3240 bytes for 216x120 pixels are one bit for each."""
+        side = frames[2].side
+        assert side is not None
+        panels = frame_panels(replace(frames[2], packet=bytes(3240)))
+        assert [(panel.name, panel.note) for panel in panels] == [
+            ("x_dec", "from the packet alone, 1.0000 bit per pixel"),
+            ("y", "side image: paired"),
+            ("y_syn", "patches of the side image"),
+            ("result", "frame 2, 60 ms old"),
+        ]
+        pictures = (
+            frames[2].decoded.x_dec, side.image, frames[2].decoded.y_syn,
+            frames[2].decoded.image,
+        )  # fmt: skip
+        assert all(panel.picture is p for panel, p in zip(panels, pictures, strict=True))
 
     def test_a_frame_without_side_image_has_panels_too(
         self, frames: list[DecodedFrame], tmp_path: Path

@@ -56,6 +56,11 @@ class TestUnpaddedNumbers:
         assert [path.stem for path in list_photos(unpadded)] == [str(n) for n in range(5, 15)]
         assert [int(frame[0, 0, 0]) for frame in read_frames(unpadded)] == list(range(10))
 
+    def test_sixteen_pictures_in_pairs_are_spread_over_all(self, tmp_path: Path) -> None:
+        write_pictures(tmp_path, *(f"{number}.png" for number in range(50)))
+        chosen = [int(frame[0, 0, 0]) for frame in read_frames(tmp_path)]
+        assert chosen == [0, 1, 6, 7, 12, 13, 18, 19, 24, 25, 30, 31, 36, 37, 42, 43]
+
 
 @pytest.mark.parametrize(
     "ordered",

@@ -21,6 +21,7 @@ from dsin.runtime.errors import FrameError
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.kitti import read_times
 from dsin.runtime.sources.recordings import Recording, open_recording, open_stereo
+from dsin.runtime.sources.resized import resized
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.sources.video_file import VideoFile
 
@@ -235,6 +236,21 @@ class TestAnotherSideCamera:
         assert len(source) == 3
         assert source.view(2, "right").shape == source.view(2, "left").shape
         assert int(source.view(2, "right")[3, 4, 1]) == 20
+
+    def test_in_the_folder_of_both_too(self, tmp_path: Path) -> None:
+        for camera, size in (("left", (40, 60)), ("right", (20, 30))):
+            write_picture(tmp_path / camera / "0.png", 7, size)
+        source = open_stereo(str(tmp_path))
+        assert open_recording(str(tmp_path), "right").size == (20, 30)
+        assert source.view(0, "right").shape == source.view(0, "left").shape == (40, 60, 3)
+
+    def test_a_larger_one_is_averaged_and_a_smaller_one_has_no_steps(self) -> None:
+        """Every second pixel alone would be 0 or 255 throughout."""
+        columns = np.arange(8) % 2 * 255
+        striped = np.broadcast_to(columns[None, :, None], (8, 8, 3)).astype(np.uint8)
+        assert set(resized(striped, (4, 4)).ravel().tolist()) == {128}
+        assert resized(striped, (8, 8)) is striped
+        assert len(set(resized(striped[:, :2], (8, 8))[0, :, 0].tolist())) > 4
 
     def test_one_camera_alone_is_refused(self, tmp_path: Path) -> None:
         write_picture(tmp_path / "a" / "0.png", 0)

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from dsin.runtime.errors import BackendError, DsinError
+from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.web import http_server
 from dsin.runtime.web.health import Health
 from dsin.runtime.web.http_server import LOOPBACK, HttpServer
@@ -164,7 +165,15 @@ def test_without_aiohttp_the_error_names_the_command(monkeypatch: pytest.MonkeyP
 
 
 def test_health_tells_serving_and_then_stopping() -> None:
-    health = Health(list)
+    rigs = [
+        RigStatus(
+            rig=name, camera_connected=connected, side_connected=True, width=8, height=8,
+            decoded=0, superseded=0, rejected=0, side_uses={}, kbps=0, fps=0, newest_age_ms=None,
+            clock_offset_ms=None, clock_error_ms=None, device={},
+        )
+        for name, connected in (("a", True), ("b", False), ("c", False))
+    ]  # fmt: skip
+    health = Health(lambda: rigs)
     with HttpServer(LOOPBACK, 0, [health.routes()]) as server:
         assert health_of(server) == (200, "serving")
         health.stop()
@@ -174,5 +183,5 @@ def test_health_tells_serving_and_then_stopping() -> None:
 def health_of(server: HttpServer) -> tuple[int, Any]:
     status, body, _ = get(server, "/healthz")
     told = json.loads(body)
-    assert told["rigs"] == told["rigs_connected"] == 0
+    assert (told["rigs"], told["rigs_connected"]) == (3, 1)
     return status, told["status"]

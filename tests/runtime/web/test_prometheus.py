@@ -76,7 +76,11 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_packet_bytes_per_second", rig="front") == 35937.5
     assert samples.of("dsin_newest_frame_age_seconds", rig="front") == pytest.approx(0.212)
     assert samples.of("dsin_clock_offset_seconds", rig="front") == pytest.approx(-0.0015)
-    assert samples.of("dsin_device_frames_total", rig="front", status="dropped") == 4
+    assert samples.of("dsin_clock_error_seconds", rig="front") == pytest.approx(0.00025)
+    assert samples.of("dsin_frames_per_second", rig="front") == 9.8
+    device = {s: samples.of("dsin_device_frames_total", rig="front", status=s)
+              for s in ("captured", "dropped", "lost")}  # fmt: skip
+    assert device == {"captured": 50, "dropped": 4, "lost": 1}
     assert samples.of("dsin_device_reconnects_total", rig="front") == 2
     assert samples.of("dsin_device_encode_seconds", rig="front") == pytest.approx(0.048)
     assert samples.of("dsin_device_target_bytes_per_second", rig="front") == 37500

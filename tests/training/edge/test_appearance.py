@@ -6,6 +6,7 @@ import torch
 
 from dsin.runtime.errors import FrameError
 from dsin.training.edge.appearance import appearance_error_of_each, texture_error_of_each
+from dsin.training.losses import ms_ssim_of_each
 
 
 def noise(seed: int, deviation: float) -> torch.Tensor:
@@ -41,3 +42,14 @@ def test_each_picture_of_a_batch_counts_by_itself() -> None:
 def test_small_pictures_are_refused() -> None:
     with pytest.raises(FrameError, match="161"):
         appearance_error_of_each(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
+
+
+def test_what_each_part_counts() -> None:
+    """Half of the squares, 1200 for what MS-SSIM lacks, and one and a half of the textures'."""
+    x, picture = noise(0, 10), noise(1, 8)
+    squares = float((x - picture).square().mean())
+    structure = 1 - float(ms_ssim_of_each(x, picture))
+    texture = float(texture_error_of_each(x, picture))
+    assert texture > 1
+    expected = 0.5 * squares + 1200 * structure + 1.5 * texture
+    assert float(appearance_error_of_each(x, picture)) == pytest.approx(expected, rel=1e-5)

@@ -92,6 +92,8 @@ def test_a_foreign_side_image_is_any_right_view_from_anywhere(
     x, y = drawer().pairs()
     assert y is not None
     assert set(y[:, 0].flatten().tolist()) == {1, 3, 5}
+    other_pair = x[:, 0, 0, 0] // 2 != y[:, 0, 0, 0] // 2
+    assert 0 < int(other_pair.sum()) < 16
     assert not torch.equal(x[:, 1:], y[:, 1:])
     assert torch.equal(y[:, 2, 0].diff(), torch.ones(16, 15)), "never mirrored"
 

@@ -26,7 +26,7 @@ from dsin.training.edge.data import pictures_of_files
 from dsin.training.edge.model import EdgeDsin
 from dsin.training.edge.objective import EdgeObjective
 from dsin.training.edge.phase import PhaseRun
-from dsin.training.edge.rates import multipliers, with_preset
+from dsin.training.edge.rates import fits, multipliers, with_preset
 from dsin.training.edge.side import side_input
 from dsin.training.losses import ms_ssim, ms_ssim_of_each
 from dsin.training.presets import EdgePhase, EdgePreset, load_preset, preset_names
@@ -456,6 +456,20 @@ def test_rate_points_move_along_their_ladder() -> None:
     )
     assert torch.equal(moved.encoder.stem.weight, model.encoder.stem.weight)
     torch.testing.assert_close(multipliers(wider), torch.tensor([1e-5, 1e-4, 1e-3, 1e-2, 1e-1]))
+
+
+def test_only_a_model_of_the_same_search_and_sizes_can_be_moved() -> None:
+    preset = EdgePreset(codec=SMALL)
+    flow = dataclasses.replace(preset.search, flow=not preset.search.flow)
+    others = {
+        "rates": dataclasses.replace(preset, codec=dataclasses.replace(SMALL, rates=5)),
+        "latent": dataclasses.replace(preset, codec=dataclasses.replace(SMALL, latent=16)),
+        "flow": dataclasses.replace(preset, search=flow),
+    }
+    model = EdgeDsin(preset)
+    assert {name: fits(model, other) for name, other in others.items()} == {
+        "rates": True, "latent": False, "flow": False,
+    }  # fmt: skip
 
 
 def test_a_shifted_view_is_found_block_by_block() -> None:
