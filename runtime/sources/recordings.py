@@ -13,6 +13,7 @@ from dsin.runtime.sources.bag_spec import EXAMPLE, is_bag, parse_bag_spec
 from dsin.runtime.sources.euroc import open_euroc
 from dsin.runtime.sources.frames import SYNTHETIC_FRAMES, StereoSide, limited, regular_times
 from dsin.runtime.sources.kitti import KittiRawDrive, open_odometry_or_stereo, open_stereo_scenes
+from dsin.runtime.sources.notices import tell
 from dsin.runtime.sources.picture_folders import (
     Pictures,
     has_images,
@@ -155,6 +156,9 @@ def open_stereo(
         left = open_recording(spec, "left", count)
         right = open_recording(side or spec, "right", count)
     if right.size != left.size:
+        (height, width), (own_height, own_width) = left.size, right.size
+        tell(f"{side or spec}: camera y has {own_width}x{own_height}, and is brought to camera x's "
+             f"{width}x{height}")  # fmt: skip
         right = ResizedRecording(right, left.size)
     return StereoRecording(left, right)
 

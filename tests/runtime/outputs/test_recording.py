@@ -209,6 +209,16 @@ class TestParts:
         record(tmp_path / "b.mcap", frames, part_bytes=1)
         assert len(list(tmp_path.glob("b*.mcap"))) == 4
 
+    def test_a_part_ends_at_2000_frames(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
+        sink = McapSink(tmp_path / "a.mcap")
+        assert sink._part is not None
+        sink._part.frames = 1998
+        sink.take(frames[0])
+        assert [path.name for path in sink.paths] == ["a.mcap"]
+        sink.take(frames[1])
+        assert [path.name for path in sink.paths] == ["a.mcap", "a.2.mcap"]
+        sink.close()
+
     def test_what_cannot_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(RecordingError, match="No such file or directory"):
             McapSink(tmp_path / "no" / "a.mcap")

@@ -341,6 +341,14 @@ class TestTimeline:
         timeline = self.timeline(uses, lambda n: n * drift)
         assert timeline.repaired_sides() == list(range(900))
 
+    def test_a_pair_of_other_moments_does_not_tell_how_the_clocks_differ(self) -> None:
+        """One of nine frames around was paired with a side image that is an interval too early, and
+        one with one that is too late."""
+        uses = [SideUse.PAIRED] * 4 + [SideUse.MISSING] + [SideUse.PAIRED] * 5
+        off = {1: INTERVAL_NS, 7: -INTERVAL_NS}
+        timeline = self.timeline(uses, lambda n: off.get(n, 0))
+        assert timeline.repaired_sides() == list(range(10))
+
     def test_nothing_is_guessed_without_a_paired_frame(self) -> None:
         timeline = self.timeline([SideUse.MISSING, SideUse.MISSING])
         assert timeline.repaired_sides() == [None, None]

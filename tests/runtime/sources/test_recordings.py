@@ -237,10 +237,14 @@ class TestAnotherSideCamera:
         assert source.view(2, "right").shape == source.view(2, "left").shape
         assert int(source.view(2, "right")[3, 4, 1]) == 20
 
-    def test_in_the_folder_of_both_too(self, tmp_path: Path) -> None:
+    def test_in_the_folder_of_both_too_and_that_is_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for camera, size in (("left", (40, 60)), ("right", (20, 30))):
             write_picture(tmp_path / camera / "0.png", 7, size)
         source = open_stereo(str(tmp_path))
+        told = f"{tmp_path}: camera y has 30x20, and is brought to camera x's 60x40"
+        assert caplog.messages == [told]
         assert open_recording(str(tmp_path), "right").size == (20, 30)
         assert source.view(0, "right").shape == source.view(0, "left").shape == (40, 60, 3)
 

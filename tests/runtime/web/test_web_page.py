@@ -27,7 +27,8 @@ from dsin.runtime.outputs.displacement_map import displacement_map, displacement
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.web import pictures as web_pictures
-from dsin.runtime.web.history import History
+from dsin.runtime.web import state as web_state
+from dsin.runtime.web.history import History, stages_of
 from dsin.runtime.web.http_server import LOOPBACK, HttpServer
 from dsin.runtime.web.page import FULL, MOST_VIEWERS, WebPage, describe
 from dsin.runtime.web.pictures import FramePictures
@@ -425,6 +426,24 @@ class TestHistory:
             "way.capture to arrival": 70, "server.waiting": 10, "server.search": 50,
             "side.compute": 30,
         }  # fmt: skip
+
+    def test_no_way_is_shorter_than_nothing(self, coded: list[DecodedFrame]) -> None:
+        """As where the camera's clock is known to a few milliseconds only."""
+        early = replace(coded[0], captured_ns=5_000_000, received_ns=3_000_000)
+        assert stages_of(early)["way.capture to arrival"] == 0
+
+
+def test_pictures_of_rigs_that_are_gone_are_not_kept(
+    coded: list[DecodedFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_state, "STATUS_EVERY_S", 0)
+    rigs = [FedRig("front", coded), FedRig("rear", coded)]
+    state = web_state.PageState(lambda: [rig.status() for rig in rigs], (20, 24))
+    for rig in rigs:
+        state.add(rig.next_frame())
+    del rigs[0]
+    state.rigs()
+    assert (state.newest("front") is None, state.newest("rear") is None) == (True, False)
 
 
 class TestDisplacementMap:
