@@ -116,6 +116,8 @@ def picture_of(planes: Planes, size: tuple[int, int], *, truncate: bool) -> Imag
     import cv2  # not at the top: commands start without it
 
     levels = (plane[: size[0], : size[1]] for plane in planes[0])
-    # Of negative values the next step takes the magnitude; it rounds half to even.
-    positive = (cv2.max(np.floor(plane) if truncate else plane, 0) for plane in levels)  # type: ignore[call-overload]
+    # Of negative values the last step takes the magnitude; it rounds half to even. `cv2.max` with a
+    # number takes a plane of 1×1 or 4×1 for another number.
+    whole = (np.floor(plane) if truncate else plane for plane in levels)
+    positive = (cv2.threshold(plane, 0, 0, cv2.THRESH_TOZERO)[1] for plane in whole)
     return np.asarray(cv2.merge([cv2.convertScaleAbs(plane) for plane in positive]), np.uint8)

@@ -52,3 +52,10 @@ def test_planes_become_the_picture_that_the_slow_way_gives(truncate: bool) -> No
     assert found[0, :3, 0].tolist() == ([0, 1, 2] if truncate else [0, 2, 2])
     assert found[5, :4, 0].tolist() == [0, 0, 255, 255]
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 1), (1, 4), (2, 3)])
+def test_a_picture_may_have_a_few_pixels(size: tuple[int, int]) -> None:
+    planes = np.random.default_rng(1).uniform(-20, 280, (1, 3, 8, 8)).astype(np.float32)
+    expected = to_uint8(from_planes(planes), size, truncate=False)
+    np.testing.assert_array_equal(picture_of(planes, size, truncate=False), expected)

@@ -348,7 +348,7 @@ class TestDamage:
         path = tmp_path / "cut.mcap"
         seen = set()
         # The last frame and a little of the one before, their indexes, the summary, the footer.
-        start = len(data) - 14_000
+        start = len(data) - 16_000
         for length in [*range(start, len(data), 7), *range(len(data) - 400, len(data) + 1)]:
             path.write_bytes(data[:length])
             cut = McapReader(path)

@@ -438,7 +438,7 @@ def test_pictures_of_rigs_that_are_gone_are_not_kept(
 ) -> None:
     monkeypatch.setattr(web_state, "STATUS_EVERY_S", 0)
     rigs = [FedRig("front", coded), FedRig("rear", coded)]
-    state = web_state.PageState(lambda: [rig.status() for rig in rigs], (20, 24))
+    state = web_state.PageState(lambda: [rig.status() for rig in rigs], (20, 24), "float")
     for rig in rigs:
         state.add(rig.next_frame())
     del rigs[0]
@@ -529,6 +529,6 @@ def test_nothing_of_the_runtime_reads_the_wall_clock_again() -> None:
         for path in RUNTIME.parent.rglob("*.py")
         if re.search(r"\btime\.time(_ns)?\(|datetime\.now\(|utcnow", path.read_text("utf-8"))
     }
-    # Once, when a process or a recording starts, for the date of a profile, and where a program
-    # pushes frames with times of that clock.
-    assert readers == {"clocks.py", "profiler.py", "push_source.py", "stream.py"}
+    # Once, when a process or a recording starts, for the dates of a profile and of a self-test, and
+    # where a program pushes frames with times of that clock.
+    assert readers == {"clocks.py", "profiler.py", "push_source.py", "selftest.py", "stream.py"}
