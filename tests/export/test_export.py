@@ -309,6 +309,16 @@ def test_equal_tensors_share_their_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_session(tmp_path / "m.onnx").run()["y"], 2 * tensor)
 
 
+def test_large_tensors_begin_at_multiples_of_64_bytes() -> None:
+    tensors = [np.full(257, 1, np.float32), np.ones(255, np.float32), np.full(256, 2, np.float32)]
+    model = onnx.ModelProto()
+    for number, tensor in enumerate(tensors):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(tensor, str(number)))
+    WeightsFile("w").take(model)
+    places = [[entry.value for entry in t.external_data] for t in model.graph.initializer]
+    assert places == [["w", "0", "1028"], [], ["w", "1088", "1024"]]
+
+
 def test_the_manifest_lists_every_file(bundle: Path) -> None:
     manifest = json.loads((bundle / "bundle.json").read_text())
     present = {path.name: path for path in bundle.iterdir() if path.name != "bundle.json"}

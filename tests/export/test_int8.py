@@ -148,6 +148,14 @@ def test_a_layer_that_outweighs_all_hides_no_other() -> None:
     assert shares["bad"] == pytest.approx(5 / 14.01)
 
 
+def test_errors_are_relative_to_the_variance_and_outputs_count_by_weight() -> None:
+    """Errors of 1 and 4 squared units over variances of 4 and 1."""
+    expected = [{"a": np.array([0.0, 4.0]), "b": np.array([5.0, 7.0])}]
+    got = [{"a": np.array([1.0, 3.0]), "b": np.array([7.0, 9.0])}]
+    assert relative_error(expected, got) == pytest.approx((0.25 + 4) / 2)
+    assert relative_error(expected, got, {"a": 3, "b": 1}) == pytest.approx((3 * 0.25 + 4) / 4)
+
+
 @pytest.mark.parametrize(("cost", "kept"), [(11, {"dear"}), (13, set())])
 def test_layers_in_float_have_12_per_cent_of_the_arithmetic(cost: int, kept: set[str]) -> None:
     errors = {"dear": 9.0, "rest": 0.01}

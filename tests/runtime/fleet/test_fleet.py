@@ -52,6 +52,7 @@ from dsin.runtime.fleet.decoders import (
     start_fleet,
 )
 from dsin.runtime.fleet.replica import (
+    FleetAnswer,
     ReferenceStore,
     ReplicaOptions,
     RigDecoder,
@@ -242,6 +243,31 @@ quiet = pytest.mark.filterwarnings("ignore")
 def fleet() -> Iterator[FleetDecoder]:
     with start_fleet(FleetOptions(replicas=2, cpus=0.5, timeout_s=10)) as fleet:
         yield fleet
+
+
+class NewToAll:
+    """Ray's handle of replicas that know no side image; it notes what they are asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self._method = ""
+
+    def options(self, *, method_name: str, session_id: str) -> "NewToAll":
+        self._method = f"{method_name} of {session_id}"
+        return self
+
+    async def remote(self, rig: str, packet: bytes, side_number: int | None) -> FleetAnswer:
+        self.asked.append((self._method, rig, side_number))
+        return FleetAnswer("0", 1, side_known=side_number is None)
+
+
+@needs_ray
+@quiet
+def test_without_the_picture_a_frame_is_decoded_alone_which_its_answer_tells() -> None:
+    handle = NewToAll()
+    answer = asyncio.run(FleetDecoder(handle, FleetOptions()).frame("car", b"", 7))
+    assert handle.asked == [("frame of car", "car", 7), ("frame of car", "car", None)]
+    assert not answer.side_known
 
 
 @needs_ray

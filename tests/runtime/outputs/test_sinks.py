@@ -21,6 +21,7 @@ from dsin.runtime.errors import DsinError, RecordingError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.output_names import rig_name_in_paths, unused_path
 from dsin.runtime.outputs.outputs import Outputs
+from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.outputs.picture_sink import PictureSink, frame_panels
 from dsin.runtime.outputs.rerun_sink import RerunSink
 from dsin.runtime.outputs.sinks import SinkRunner
@@ -188,6 +189,15 @@ class TestPictures:
         )  # fmt: skip
         assert all(panel.picture is p for panel, p in zip(panels, pictures, strict=True))
 
+    @pytest.mark.parametrize(
+        ("width", "sheet_width"), [(100, 2 * 500 + 4), (480, 2 * 480 + 4), (481, 2 * 481 + 4)]
+    )
+    def test_narrow_pictures_are_enlarged_by_a_whole_factor(
+        self, width: int, sheet_width: int
+    ) -> None:
+        panel = Panel(np.zeros((20, width, 3), np.uint8), "name", "note")
+        assert side_by_side([panel] * 4).shape[1] == sheet_width
+
     def test_a_frame_without_side_image_has_panels_too(
         self, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:
@@ -236,6 +246,16 @@ class TestVideo:
         ]  # fmt: skip
         assert count_frames(tmp_path / f"drive-car{suffix}") == (6, (120, 216, 3))
         assert count_frames(tmp_path / f"drive-van{suffix}")[0] == 1
+
+    def test_colours_are_not_swapped(self, frames: list[DecodedFrame], tmp_path: Path) -> None:
+        orange = np.full((64, 96, 3), (220, 110, 30), np.uint8)
+        sink = VideoSink(tmp_path / "drive.avi")
+        sink.take(replace(frames[0], decoded=replace(frames[0].decoded, image=orange)))
+        sink.close()
+        video = cv2.VideoCapture(str(tmp_path / "drive-car.avi"))
+        picture = video.read()[1]
+        video.release()
+        np.testing.assert_allclose(picture.mean((0, 1)), (30, 110, 220), atol=8)
 
     def test_odd_sizes_are_padded_and_another_size_is_another_file(
         self, frames: list[DecodedFrame], tmp_path: Path

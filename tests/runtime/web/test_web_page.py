@@ -427,6 +427,15 @@ class TestHistory:
             "side.compute": 30,
         }  # fmt: skip
 
+    def test_stages_are_medians_of_the_frames_that_have_them(
+        self, coded: list[DecodedFrame]
+    ) -> None:
+        history = History()
+        for ms in (10.0, 90.0, 20.0):
+            history.add_frame(replace(coded[0], stage_ms={"server.search": ms}), 0)
+        history.add_frame(replace(coded[0], stage_ms={}), 0)
+        assert history.stage_ms()["server.search"] == 20
+
     def test_no_way_is_shorter_than_nothing(self, coded: list[DecodedFrame]) -> None:
         """As where the camera's clock is known to a few milliseconds only."""
         early = replace(coded[0], captured_ns=5_000_000, received_ns=3_000_000)
