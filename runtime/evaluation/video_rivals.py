@@ -6,6 +6,7 @@ of H.264 and HEVC, frames of AV1; parameter sets, sequence headers and container
 have one thread: more would cost bits (slices, wavefronts) and make them depend on the machine.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class VideoRival:
             )
             seen = np.ascontiguousarray(shown.to_ndarray()[:height, :width])
             yield CodedPicture(sum(map(self.size, packets)), seen, encode_ms)
+        encoder.encode(None)
 
     def _open(self, av: Any, height: int, width: int, setting: float) -> tuple[Any, Any]:
         encoder = av.CodecContext.create(self.encoder, "w")
@@ -124,6 +126,8 @@ def frame_bytes(data: bytes) -> int:
 
 
 def _library() -> Any:
+    # SVT-AV1 writes its settings to the terminal otherwise.
+    os.environ.setdefault("SVT_LOG", "0")
     try:
         import av
     except ImportError as error:
