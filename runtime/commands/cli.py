@@ -160,9 +160,9 @@ def info(
     from dsin.runtime.codec.bundle import open_bundle
     from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
     from dsin.runtime.codec.packet import Packet
-    from dsin.runtime.files import is_file
+    from dsin.runtime.files import exists, is_folder
 
-    if is_file(Path(what)):
+    if exists(Path(what)) and not is_folder(Path(what)):  # pipes too
         facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(Path(what))))}
     else:
         bundle = open_bundle(what)

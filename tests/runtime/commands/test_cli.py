@@ -180,6 +180,16 @@ class TestEncodeAndDecode:
 
 
 class TestInfo:
+    def test_of_a_packet_from_a_pipe(self, dsin: Run, folder: Path, bundle: Path) -> None:
+        dsin("encode", folder / "left.png", "--bundle", bundle)
+        packet = folder / "left.dsin"
+        reading, writing = os.pipe()
+        os.write(writing, packet.read_bytes())
+        os.close(writing)
+        facts = json.loads(dsin("info", f"/dev/fd/{reading}", "--json").out)
+        os.close(reading)
+        assert facts["bytes"] == packet.stat().st_size
+
     def test_of_a_packet(self, dsin: Run, folder: Path, bundle: Path) -> None:
         dsin("encode", folder / "left.png", "--bundle", bundle)
         packet = folder / "left.dsin"
