@@ -216,7 +216,9 @@ class _Turned:
         if not self._moves_rows(readers):
             return np.arange(channels)
         side = int(_attributes(readers[0])["blocksize"])
-        return np.arange(channels).reshape(-1, side, side).transpose(1, 2, 0).ravel()
+        places = np.arange(channels).reshape(-1, side, side).transpose(1, 2, 0)
+        order: npt.NDArray[np.intp] = places.ravel()
+        return order
 
     def _moves_rows(self, readers: Sequence[onnx.NodeProto]) -> bool:
         if len(readers) != 1 or readers[0].op_type != "DepthToSpace":

@@ -22,6 +22,7 @@ from dsin.runtime.errors import (
     FrameError,
     PacketError,
     RecordingError,
+    ReferenceMissingError,
     StreamError,
 )
 from dsin.runtime.lazy_exports import lazy_exports
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from dsin.runtime.codec.encoder import Encoder
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.codec.rate_control import RateController
+    from dsin.runtime.codec.references import DecodedFrames, SentFrames
     from dsin.runtime.patch_correlation import match
     from dsin.runtime.version import __version__ as __version__
 
@@ -41,6 +43,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "Decoded",
+    "DecodedFrames",
     "Decoder",
     "DsinError",
     "Encoder",
@@ -50,6 +53,8 @@ __all__ = [
     "PacketError",
     "RateController",
     "RecordingError",
+    "ReferenceMissingError",
+    "SentFrames",
     "StreamError",
     "match",
     "open_bundle",
@@ -63,10 +68,12 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Decoded": "dsin.runtime.codec.decoder",
+        "DecodedFrames": "dsin.runtime.codec.references",
         "Decoder": "dsin.runtime.codec.decoder",
         "Encoder": "dsin.runtime.codec.encoder",
         "Packet": "dsin.runtime.codec.packet",
         "RateController": "dsin.runtime.codec.rate_control",
+        "SentFrames": "dsin.runtime.codec.references",
         "__version__": "dsin.runtime.version",
         "match": "dsin.runtime.patch_correlation",
         "open_bundle": "dsin.runtime.codec.bundle",

@@ -26,7 +26,7 @@ numba.config.CACHE_DIR = kernel_folder(Path(__file__).parent, numba.config.CACHE
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
     """`numba.njit` without the GIL that keeps the function's type; for use in other kernels."""
     decorate: Callable[[_Function], _Function] = numba.njit(
-        nogil=True, error_model="numpy", **options
+        nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options
     )
     return decorate
 

@@ -2,6 +2,7 @@
 
     DsinError                 one line on stderr, exit status 1
     ├── PacketError           bytes that are not a packet of this bundle
+    │   └── ReferenceMissingError  a packet that refers to a frame that is not there
     ├── BundleError           a model directory that is incomplete, altered or of another version
     ├── FrameError            an image, a folder or a pair list that cannot be used
     ├── BackendError          a backend or a device that was asked for and is not there
@@ -21,6 +22,10 @@ class DsinError(Exception):
 
 class PacketError(DsinError):
     """Bytes that are not a packet, or a packet of another bundle."""
+
+
+class ReferenceMissingError(PacketError):
+    """A packet that refers to a frame that the decoder does not have (any more)."""
 
 
 class BundleError(DsinError):

@@ -89,7 +89,7 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     import cv2
 
     try:
-        done, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(image[:, :, ::-1]))
+        done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
         raise DsinError(f"cannot write {path}: use a suffix such as .png") from error
     if not done:

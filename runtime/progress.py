@@ -1,8 +1,10 @@
 """How far a command is, in one line on stderr."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -12,6 +14,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -20,6 +23,10 @@ _Item = TypeVar("_Item")
 
 INTERVAL_S = 0.1
 """The line is drawn at most that often, and by no thread: commands that measure show it too."""
+
+
+DELAY_S = 1.5
+"""What takes less shows nothing."""
 
 
 class ProgressLine:
@@ -33,6 +40,7 @@ class ProgressLine:
     """
 
     def __init__(self, total: int | None = None) -> None:
+        _waits.end()
         self._told = False
         self._bar: Progress | None = None
         if not sys.stderr.isatty():
@@ -89,3 +97,60 @@ def track(items: Sequence[_Item], description: str) -> Iterator[_Item]:
         for number, item in enumerate(items):
             progress.show(description, number)
             yield item
+
+
+class _Wait:
+    """The line of `waiting`, drawn by a thread of its own until something else is shown."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._shown: Progress | None = None
+
+    def begin(self, line: str) -> None:
+        """Show it once DELAY_S has passed."""
+        with self._lock:
+            self._timer = threading.Timer(DELAY_S, self._show, (line,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end(self) -> None:
+        """Take it away, or never show it."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._shown is not None:
+                self._shown.stop()
+            self._timer = self._shown = None
+
+    def _show(self, line: str) -> None:
+        compiled = sys.modules.get("dsin.runtime.compiled")
+        if compiled is not None and not compiled.has_kernels():
+            line += "; the first run on a machine compiles, which takes up to a minute"
+        with self._lock:
+            if self._timer is None:
+                return
+            self._shown = Progress(
+                SpinnerColumn(), TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(), console=Console(stderr=True), transient=True,
+                redirect_stdout=sys.stdout.isatty(),
+            )  # fmt: skip
+            self._shown.add_task(line, total=None)
+            self._shown.start()
+
+
+_waits = _Wait()
+
+
+@contextmanager
+def waiting(line: str) -> Iterator[None]:
+    """On a terminal, a line with the seconds that go by, while the block lasts; for work whose
+    length nobody knows. Elsewhere, and where it is short, nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    _waits.begin(line)
+    try:
+        yield
+    finally:
+        _waits.end()

@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dsin.runtime.trace import add_slice
+
 
 class Stopwatch:
     """Milliseconds of each named stage, in `ms`; a stage that runs twice adds up."""
@@ -18,5 +20,6 @@ class Stopwatch:
         try:
             yield
         finally:
-            elapsed_ms = (time.perf_counter_ns() - start) / 1e6
-            self.ms[name] = self.ms.get(name, 0.0) + elapsed_ms
+            end = time.perf_counter_ns()
+            self.ms[name] = self.ms.get(name, 0.0) + (end - start) / 1e6
+            add_slice(name, start, end)

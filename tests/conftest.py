@@ -280,6 +280,31 @@ def flow_bundle(
 
 
 @pytest.fixture(scope="session")
+def searching_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shipped bundle's trained codec with a small random fusion that searches by blocks, as
+    `dsin train edge` makes them."""
+    from dsin.export import load_model
+    from dsin.export.edge.refit import refit_bundle
+
+    trained = load_model("edge-structure@float")
+    assert isinstance(trained, EdgeDsin)
+    preset = dataclasses.replace(
+        trained.preset,
+        codec=dataclasses.replace(trained.preset.codec, fusion=64, fusion_blocks=1),
+        search=dataclasses.replace(trained.preset.search, flow=False),
+    )
+    torch.manual_seed(4)
+    model = EdgeDsin(preset)
+    torch.nn.init.normal_(model.fusion.out.weight, std=0.01)
+    codec = {k: w for k, w in trained.state_dict().items() if not k.startswith("fusion.")}
+    model.load_state_dict({**model.state_dict(), **codec})
+    folder = tmp_path_factory.mktemp("searching")
+    save_checkpoint(folder / "blocks.pt", model.eval())
+    refit_bundle("edge-structure@float", folder / "blocks.pt", folder / "my-edge")
+    return folder / "my-edge"
+
+
+@pytest.fixture(scope="session")
 def tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """TensorRT, or what builds engines like it where there is no GPU; skips without both."""
     return tensorrt_rtx.load(tmp_path_factory.mktemp("tensorrt"))

@@ -1,6 +1,7 @@
 """The benchmarks run: at tiny sizes, where their figures mean nothing."""
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_rate_control(
     assert "100 kbit/s: mean" in capsys.readouterr().out
 
 
+def test_looks(
+    load: Load, pairs: tuple[Path, Path], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("looks", *pairs, "--bundle", bundle, SIZE=(176, 208), RATES=(0,)).main()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("faithful   0  ")
+
+
 def test_robustness(
     load: Load, pairs: tuple[Path, Path], bundle: Path, drive: Path,
     capsys: pytest.CaptureFixture[str],
@@ -130,3 +139,56 @@ def test_entropy_coding(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
 def test_cost_of_a_front(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     load("front_cost", SIZES={"packet": 100}, MESSAGES=2, CONNECTIONS=2).main()
     assert "packet, 100 bytes" in capsys.readouterr().out
+
+
+def test_lossy_link(
+    load: Load, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whatever a row must hold is not asked of a second or two on a busy machine."""
+    names = ["bursts", "narrowing", "hostile", "standing_still"]
+    report = tmp_path / "lossy.json"
+    module = load("lossy_link", "--seconds", 1.5, "--only", ",".join(names), "--json", report)
+    monkeypatch.setattr(module, "open_bundle", lambda: open_bundle(bundle))
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code in (0, 1)
+    rows = json.loads(report.read_text())
+    assert list(rows) == names
+    assert set(rows["narrowing"]["grpc"]) == {
+        "decoded_share", "age_p99_ms", "bytes_per_frame", "bytes_ratio",
+    }  # fmt: skip
+    assert 0 < rows["narrowing"]["grpc"]["decoded_share"] <= 1
+    assert rows["bursts"]["grpc"]["bytes_ratio"] == pytest.approx(1, abs=0.2)
+    out = capsys.readouterr().out
+    for name in names:
+        for transport in module.TRANSPORTS:
+            left_out = module.lacks(transport, module.ROWS[name]) is not None
+            assert (transport in rows[name]) is not left_out
+            assert f"{name:15}{transport:10}left out" in out or not left_out
+
+
+def test_standing_still(load: Load, drive: Path, tmp_path: Path) -> None:
+    report = tmp_path / "still.json"
+    load("standing_still", "--kitti", drive, "--frames", 4, "--rates", 7, "--json", report).main()
+    rows = json.loads(report.read_text())
+    assert set(rows) == {"standing", "moving"}
+    assert rows["standing"][0]["bytes_ratio"] < 0.2
+    assert rows["standing"][0]["referring"] == 3
+    assert rows["moving"][0]["bytes_ratio"] < 1.01
+
+
+def test_lossy_link_without_the_codec(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("lossy_link", "--seconds", 1, "--only", "reordering", "--no-codec")
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0  # no picture is wrong, however busy the machine is
+    assert "0 pictures wrong" in capsys.readouterr().out
+
+
+def test_lossy_link_refuses_a_row_that_is_not_there(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load("lossy_link", "--only", "loss_5,loss_99").main()
+    assert "no row loss_99" in capsys.readouterr().err

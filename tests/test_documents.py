@@ -6,6 +6,7 @@ Blocks that need no camera, GPU or network are run. Of the others, every line th
 
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,10 +197,12 @@ def test_the_embedding_sample() -> None:
 
 
 def test_the_sample_of_the_whole_decoder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    searching_blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """It gives what the runtime gives."""
-    bundle = open_bundle("edge-structure")
+    shutil.copytree(searching_blocks, tmp_path / "my-edge")
+    bundle = open_bundle(tmp_path / "my-edge")
     write_edge_decoder(bundle, tmp_path / "decoder.onnx")
     monkeypatch.chdir(tmp_path)
     rig = next(iter(SyntheticRig(frames=1)))

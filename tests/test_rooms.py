@@ -1,8 +1,8 @@
 """The rooms of the package: what may import what, on every import that the code contains.
 
-    runtime   …, gpu, patch_correlation, backends, entropy, codec, link, sources, outputs, replay,
-              device, server, fleet, web, profiling, diagnosis, evaluation, commands: each may
-              import those before it
+    runtime   …, gpu, patch_correlation, backends, entropy, codec, link, datagrams, sources,
+              outputs, replay, device, server, fleet, web, profiling, diagnosis, evaluation,
+              commands: each may import those before it
     training, export   `paper` and `edge` know nothing of each other; what they share lies beside
 
 Imports within functions count, and so do names of modules in strings, as the command line has them.
@@ -19,8 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("calibration", "export", "runtime", "training")
 ROOMS = (
-    "gpu", "patch_correlation", "backends", "entropy", "codec", "link", "sources", "outputs",
-    "replay", "device", "server", "fleet", "web", "profiling", "diagnosis",
+    "gpu", "patch_correlation", "backends", "entropy", "codec", "link", "datagrams", "sources",
+    "outputs", "replay", "device", "server", "fleet", "web", "profiling", "diagnosis",
     "evaluation", "commands",
 )  # fmt: skip
 """Of the runtime, from the bottom to the top. Below them are the modules beside them, and above

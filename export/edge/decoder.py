@@ -59,8 +59,8 @@ def edge_decoder(bundle: Bundle) -> onnx.ModelProto:
     if bundle.search.flow:
         raise ExportError(
             f"the flow that bundle {bundle.path.name} searches by has no form as a graph: export "
-            "a bundle that searches by blocks, such as edge-structure, or run x_decoder and fusion "
-            "with the search of dsin.runtime between them"
+            "a bundle that searches by blocks, as dsin train edge makes them, or run x_decoder and "
+            "fusion with the search of dsin.runtime between them"
         )
     first, last = (_part(bundle, name) for name in ("x_decoder", "fusion"))
     g = Expressions()

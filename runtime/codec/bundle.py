@@ -159,6 +159,11 @@ class Bundle:
         assert isinstance(self.entropy, HyperTables), self.family
         return self.entropy
 
+    @property
+    def refers(self) -> bool:
+        """Whether its packets may refer to earlier frames."""
+        return self.family == "edge"
+
     def graph_path(self, name: str) -> Path:
         """Path of the ONNX graph of that name, one of `graphs`."""
         return self.path / self.graphs[name]

@@ -11,7 +11,7 @@ Without y the picture is x_dec. Bundles that do not search by flow need y_dec to
 decoded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -23,7 +23,13 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import Bytes, Packet, PacketHeader, check_codec
 from dsin.runtime.codec.precision import at_precision
-from dsin.runtime.codec.protocols import Latent, PictureDecoder, PictureEncoder
+from dsin.runtime.codec.protocols import (
+    Latent,
+    PictureDecoder,
+    PictureEncoder,
+    ReferringDecoder,
+)
+from dsin.runtime.codec.references import DecodedFrames, reference_missing
 from dsin.runtime.codec.side_fusion import Side, SideFusion
 from dsin.runtime.errors import DsinError, FrameError, PacketError
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
@@ -49,6 +55,13 @@ class SideFeatures:
     rate: int | None
     side: Side
     stage_ms: dict[str, float]
+
+    def after(self, related: bool | None) -> "SideFeatures":
+        """The same for a stream whose last side image showed the scene, or did not; None: nobody
+        knows."""
+        if related is self.side.related_before:
+            return self
+        return replace(self, side=self.side._replace(related_before=related))
 
 
 @dataclass(frozen=True)
@@ -151,12 +164,18 @@ class Decoder:
         return SideFeatures(side, prepared_for, prepared, watch.ms)
 
     def decode(
-        self, packet: Packet | Bytes, side: npt.NDArray[Any] | SideFeatures | None
+        self,
+        packet: Packet | Bytes,
+        side: npt.NDArray[Any] | SideFeatures | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Decoded:
         """The picture of a packet beside the side image, H×W×3 RGB uint8 or prepared; with None,
         what can be decoded alone.
 
-        Raises PacketError for bytes that are not a packet of this bundle, FrameError for a side
+        `references` are the frames of its stream that were decoded before; this one is added.
+        Raises ReferenceMissingError for a packet that refers to a frame that is not among them,
+        PacketError for bytes that are not a packet of this bundle, FrameError for a side
         image that is not 8-bit colour or not of the packet's size, DsinError for a closed decoder.
         """
         halves = self._open_halves()
@@ -171,7 +190,7 @@ class Decoder:
         watch = Stopwatch()
         with watch.stage("entropy"):
             padded = padded_size(*size, self.bundle.frame_multiple)
-            latent = halves.decoder.latent(packet.payload, padded, header.rate)
+            latent = _latent(halves.decoder, packet, padded, references)
         return self._decode(latent, features, size, header.rate, header, watch)
 
     def decode_latent(
@@ -233,3 +252,18 @@ class Decoder:
 
     def _picture(self, planes: Tensor, size: tuple[int, int]) -> Image:
         return picture_of(on_host(planes), size, truncate=self.bundle.truncate_to_uint8)
+
+
+def _latent(
+    decoder: PictureDecoder, packet: Packet, size: tuple[int, int], references: DecodedFrames | None
+) -> Latent:
+    """The latent of a packet of that padded size, which becomes one of the references."""
+    header = packet.header
+    if references is None or not isinstance(decoder, ReferringDecoder):
+        if header.reference is not None:
+            raise reference_missing(header.reference)
+        return decoder.latent(packet.payload, size, header.rate)
+    before = references.latent_for(header)
+    coded = decoder.coded_latent(packet.payload, size, header.rate, before)
+    references.add(packet, coded)
+    return coded.latent

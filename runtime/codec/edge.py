@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.changes import SentPicture, changed_blocks, sent_after, sent_alone
 from dsin.runtime.codec.int8_support import check_int8
-from dsin.runtime.codec.protocols import Reconstruction
-from dsin.runtime.entropy.hyper_codec import HyperCodec, HyperTables
+from dsin.runtime.codec.protocols import CodedChanges, Reconstruction
+from dsin.runtime.entropy.hyper_codec import CodedLatent, HyperCodec, HyperTables, Kept
 from dsin.runtime.errors import BundleError
 from dsin.runtime.pictures import Planes
 from dsin.runtime.stopwatch import Stopwatch
@@ -50,8 +51,23 @@ class EdgePictureEncoder:
             payload, _ = self._codec.encode(y, z, rate)
         return payload
 
+    def encode_changes(
+        self, planes: Planes, rate: int, watch: Stopwatch, before: SentPicture | None
+    ) -> CodedChanges:
+        with watch.stage("compute"):
+            y, z = self._analyse(planes, rate)
+        with watch.stage("entropy"):
+            changed = None if before is None else changed_blocks(y, before)
+            kept = None if before is None or changed is None else Kept(before.coded, changed)
+            coded = self._codec.quantised(y, z, rate, kept)
+            payload, bits = self._codec.payload(coded), self._codec.block_bits(coded)
+            if before is None or changed is None:
+                return CodedChanges(payload, sent_alone(y, coded.latent, bits), refers=False)
+            picture = sent_after(before, y, changed, coded.latent, bits)
+            return CodedChanges(payload, picture, refers=True)
+
     def latent(self, planes: Planes, rate: int) -> Floats:
-        return self._codec.quantise(*self._analyse(planes, rate), rate)
+        return self._codec.quantised(*self._analyse(planes, rate), rate).latent.latent
 
     def _analyse(self, planes: Planes, rate: int) -> tuple[Floats, Floats]:
         out = self._session.run(x=planes, rate=np.array([rate], np.int64))
@@ -72,8 +88,13 @@ class EdgePictureDecoder:
         self._codec = codec
 
     def latent(self, payload: bytes, size: tuple[int, int], rate: int) -> Floats:
+        return self.coded_latent(payload, size, rate, None).latent
+
+    def coded_latent(
+        self, payload: bytes, size: tuple[int, int], rate: int, before: CodedLatent | None
+    ) -> CodedLatent:
         rows, columns = (length // self._bundle.stride for length in size)
-        return self._codec.decode(payload, (self._bundle.channels, rows, columns), rate)
+        return self._codec.decoded(payload, (self._bundle.channels, rows, columns), rate, before)
 
     def reconstruct(self, latent: Floats, rate: int) -> Reconstruction:
         out = self._session.keep(y_hat=latent[None], rate=np.array([rate], np.int64))

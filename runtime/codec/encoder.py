@@ -3,6 +3,7 @@
 frame ─► pad ─► compute ─► latent ─► entropy coding ─► packet
 """
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +15,10 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.codec.precision import at_precision
-from dsin.runtime.codec.protocols import Latent, PictureEncoder
+from dsin.runtime.codec.protocols import Latent, PictureEncoder, ReferringEncoder
+from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.errors import DsinError
-from dsin.runtime.pictures import check_frame, pad, to_planes
+from dsin.runtime.pictures import Planes, check_frame, pad, to_planes
 from dsin.runtime.stopwatch import Stopwatch
 
 
@@ -67,12 +69,16 @@ class Encoder:
         *,
         frame_number: int = 0,
         timestamp_ns: int = 0,
+        references: SentFrames | None = None,
     ) -> Packet:
         """The packet of a frame, H×W×3 RGB uint8; `rate` None is the bundle's default.
 
         `frame_number` (below 2³²) and `timestamp_ns` (nanoseconds, below 2⁶⁴) go into the packet's
-        header. Raises FrameError for a frame that is anything else, PacketError for a number that
-        does not fit, DsinError for a rate that the bundle lacks and for a closed encoder.
+        header. With `references`, the frames of its stream that were sent before, the packet refers
+        to the newest confirmed one where that saves bytes, and is kept there in turn; without, it
+        stands alone. Raises FrameError for a frame that is anything else, PacketError for a number
+        that does not fit, DsinError for a rate that the bundle lacks, for references with a bundle
+        whose frames all stand alone (`Bundle.refers`), and for a closed encoder.
         """
         codec = self._open_codec()
         index = self.bundle.rate_index(rate)
@@ -80,13 +86,34 @@ class Encoder:
         watch = Stopwatch()
         with watch.stage("preprocess"):
             planes = to_planes(pad(frame, self.bundle.frame_multiple))
-        payload = codec.encode(planes, index, watch)
         height, width = frame.shape[:2]
         header = PacketHeader(
             self.bundle.codec_id, width, height, index, frame_number, timestamp_ns
         )
+        if references is not None:
+            return self._encode_changes(planes, header, watch, references)
+        payload = codec.encode(planes, index, watch)
         with watch.stage("packetise"):
             return Packet(header, payload, watch.ms)
+
+    def _encode_changes(
+        self, planes: Planes, header: PacketHeader, watch: Stopwatch, references: SentFrames
+    ) -> Packet:
+        codec = self._open_codec()
+        if not isinstance(codec, ReferringEncoder):
+            raise DsinError(
+                f"frames of bundle {self.bundle.path.name} all stand alone: encode without "
+                "references"
+            )
+        found = references.reference_for(header)
+        reference, before = (None, None) if found is None else found
+        coded = codec.encode_changes(planes, header.rate, watch, before)
+        with watch.stage("packetise"):
+            if coded.refers:
+                header = replace(header, reference=reference)
+            packet = Packet(header, coded.payload, watch.ms)
+        references.add(packet, coded.picture)
+        return packet
 
     def latent(self, frame: npt.NDArray[Any], *, rate: int | None = None) -> Latent:
         """The latent of a frame as the decoder will have it: symbols uint8 (C, h, w) with a causal

@@ -5,20 +5,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsin.runtime.codec.bundle import Bundle
-from dsin.runtime.codec.packet import Packet
+from dsin.runtime.codec.packet import REFERRING, VERSION, Packet
 from dsin.runtime.codec.precision import precision_of
 
 
 def packet_facts(packet: Packet) -> dict[str, Any]:
-    """Header fields, sizes in bytes, bits per pixel."""
+    """Header fields, sizes in bytes, bits per pixel; `reference` is a frame number."""
     header, size = packet.header, len(packet)
+    referring = header.reference
     return {
+        "format": VERSION if referring is None else REFERRING,
         "codec_id": header.codec_id.hex(),
         "width": header.width,
         "height": header.height,
         "rate": header.rate,
         "frame_number": header.frame_number,
         "timestamp_ns": header.timestamp_ns,
+        "reference": None if referring is None else referring.frame_number,
         "bytes": size,
         "payload_bytes": len(packet.payload),
         "bpp": round(8 * size / (header.width * header.height), 6),
@@ -85,4 +88,7 @@ def as_lines(facts: Mapping[str, Any]) -> str:
         name: json.dumps(value) if isinstance(value, dict | list | bool) else value
         for name, value in facts.items()
     }
-    return "\n".join(f"{n.replace('_', ' '):{width}}  {value}" for n, value in shown.items())
+    return "\n".join(
+        f"{n.replace('_', ' '):{width}}  {'none' if value is None else value}"
+        for n, value in shown.items()
+    )

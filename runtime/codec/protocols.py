@@ -5,10 +5,12 @@ the decoder's network takes: symbols uint8 (C, h, w) with the causal context mod
 (C, h, w) in quantiser steps with the hyperprior.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from dsin.runtime.codec.changes import SentPicture
+from dsin.runtime.entropy.hyper_codec import CodedLatent
 from dsin.runtime.gpu.device_tensor import Tensor
 from dsin.runtime.pictures import Planes
 from dsin.runtime.stopwatch import Stopwatch
@@ -34,6 +36,24 @@ class PictureEncoder(Protocol):
         """What the decoder will have, without the bytes between."""
 
 
+@runtime_checkable
+class ReferringEncoder(PictureEncoder, Protocol):
+    """One whose payloads may say what has changed since an earlier picture."""
+
+    def encode_changes(
+        self, planes: Planes, rate: int, watch: Stopwatch, before: SentPicture | None
+    ) -> "CodedChanges":
+        """The payload of a picture, after one of the same size and rate if that saves bytes."""
+
+
+class CodedChanges(NamedTuple):
+    """A payload, what to keep of the picture, and whether the payload refers to the one before."""
+
+    payload: bytes
+    picture: SentPicture
+    refers: bool
+
+
 class PictureDecoder(Protocol):
     """The server's half."""
 
@@ -42,3 +62,13 @@ class PictureDecoder(Protocol):
 
     def reconstruct(self, latent: Latent, rate: int) -> Reconstruction:
         """The picture."""
+
+
+@runtime_checkable
+class ReferringDecoder(PictureDecoder, Protocol):
+    """One that decodes what a `ReferringEncoder` made."""
+
+    def coded_latent(
+        self, payload: bytes, size: tuple[int, int], rate: int, before: CodedLatent | None
+    ) -> CodedLatent:
+        """As `latent`, after the picture that the payload refers to, if any. Raises PacketError."""

@@ -16,6 +16,13 @@ from dsin.runtime.errors import DsinError
 HORIZON = 1.5
 """Frames over which an excess or a remainder is made good: longer ones leave the rate alone for
 longer, and miss the target by more over two seconds."""
+MOST_SAVED = 0.25
+"""Of a frame's budget, where the target follows a link."""
+MOST_SPARED = 0.5
+"""Of a frame's budget, where frames take over most of earlier ones."""
+MOST_HELD = 2.5
+"""Frames that refer to each other keep their rate until one that stands alone would take so many
+budgets."""
 LEARNT = 0.5
 """Share of the newest frame in the scene's factor."""
 
@@ -39,7 +46,7 @@ class RateController:
             raise DsinError("a target bit rate needs kbit/s and frames per second above 0")
         self.target_kbps = target_kbps
         self._sizes = [max(1.0, bpp * pixels / 8) for bpp in points]
-        self._budget = 1000 * target_kbps / 8 / fps
+        self.pace(fps)
         self._saved = 0.0
         self._factors = [1.0] * len(points)
 
@@ -55,13 +62,38 @@ class RateController:
 
     def pace(self, fps: float) -> None:
         """Note how many frames per second are sent from now on."""
+        self._fps = fps
         self._budget = 1000 * self.target_kbps / 8 / fps
 
-    def next_rate(self) -> int:
-        """The rate index for the next frame."""
+    def aim(self, target_kbps: float) -> None:
+        """Aim at another bit rate from now on (kbit/s, above 0), and forget most of what was saved
+        or overdrawn: it was of a link that is another one now, and on a link that may narrow no
+        frame should be much larger than the others."""
+        self.target_kbps = target_kbps
+        self.pace(self._fps)
+        most = MOST_SAVED * self._budget
+        self._saved = min(most, max(-most, self._saved))
+
+    @property
+    def predicted_sizes(self) -> list[float]:
+        """Bytes that the next frame would take at each rate, by what the last ones took."""
+        return [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
+
+    def next_rate(self, held: int | None = None) -> int:
+        """The rate index for the next frame. `held` is that of the frames before it, if they took
+        over most of each other (`spared`): a frame of another rate would have to start anew, so
+        only a higher one is taken, or a lower one where the budget has shrunk."""
         wanted = self._budget + self._saved / HORIZON
-        predicted = [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
-        return min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
+        predicted = self.predicted_sizes
+        best = min(range(len(predicted)), key=lambda i: abs(predicted[i] - wanted))
+        if held is None or best > held or predicted[held] > MOST_HELD * self._budget:
+            return best
+        return held
+
+    def spared(self, size: int) -> None:
+        """Note that a frame of `size` bytes was sent that took over most of an earlier one: it
+        tells nothing of its rate, and what it saves is no reason for a large one later."""
+        self._saved = min(MOST_SPARED * self._budget, self._saved + self._budget - size)
 
     def sent(self, rate: int, size: int) -> None:
         """Note that a frame of `size` bytes was sent at that rate."""

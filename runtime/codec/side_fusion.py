@@ -41,6 +41,10 @@ ones, mostly of other cameras at the lowest rate, are refused, and 5 % of others
 fusion leaves alone what does not match; refusing one costs what it would have given."""
 
 
+SHOWN_MARGIN = 0.05
+"""Within a stream a decision stands until the share is so far beyond LEAST_SHOWN."""
+
+
 class Fused(NamedTuple):
     """x_hat and y_syn, planes (1, 3, H, W) in 0..255, and the positions that the search found.
     Where the side image does not show the scene, `related` is false and x_hat is x_dec."""
@@ -56,6 +60,8 @@ class Side(NamedTuple):
 
     size: tuple[int, int]
     prepared: Prepared
+    related_before: bool | None = None
+    """What was decided of the side image before it in the same stream, if there was one."""
 
 
 class SideFusion(Protocol):
@@ -144,7 +150,7 @@ class FlowFusion:
         with watch.stage("search"):
             matches, planes, shown = self._search.find(x_dec, side.prepared)
         assert shown is not None
-        if shown < LEAST_SHOWN:
+        if shown < least_shown(side.related_before):
             return Fused(x_dec, planes["y_flow"], matches, related=False)
         with watch.stage("fusion"):
             x_hat = self._network.merge(x_dec, decoded, planes, rate)
@@ -173,6 +179,14 @@ def open_edge_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> S
     """That of a bundle of the `edge` family. Raises BackendError."""
     kind = FlowFusion if bundle.search.flow else BlockFusion
     return kind(bundle, backend, threads)
+
+
+def least_shown(related_before: bool | None) -> float:
+    """Share of blocks below which a side image is of another scene, after what was decided of the
+    one before it."""
+    if related_before is None:
+        return LEAST_SHOWN
+    return LEAST_SHOWN - SHOWN_MARGIN if related_before else LEAST_SHOWN + SHOWN_MARGIN
 
 
 def least_size(search: SearchOptions) -> tuple[int, int]:

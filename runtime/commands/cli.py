@@ -26,6 +26,7 @@ from dsin.runtime.commands.cli_options import (
     PrecisionName,
     PrecisionOption,
     RateOption,
+    TraceOption,
     bundle_at,
 )
 from dsin.runtime.commands.cli_replay import replay
@@ -121,6 +122,7 @@ def decode(
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.files import exists, write_image
     from dsin.runtime.picture_files import read_image
+    from dsin.runtime.sources.compile_ahead import compile_ahead
 
     target = output or packet.with_suffix(".png")
     if output is None and exists(target):
@@ -128,6 +130,8 @@ def decode(
         raise DsinError(f"{target} exists: name the output with -o")
     coded = Packet.parse(_read_packet(packet))
     view = None if side is None else read_image(side)
+    if view is not None:
+        compile_ahead()
     with Decoder(bundle, backend.value) as decoder:
         decoded = decoder.decode(coded, view)
     write_image(target, decoded.image)
@@ -220,6 +224,7 @@ def demo(
         Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
     ] = Path("dsin-demo"),
     json_path: JsonOption = None,
+    trace: TraceOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
     look: LookOption = LookName.faithful,
@@ -241,6 +246,7 @@ def demo(
         web=web,
         side=side,
         foxglove=foxglove,
+        trace=trace,
     )
 
 
@@ -312,11 +318,17 @@ def profile(
 def evaluate(
     pairs: PairsOption = None,
     root: RootOption = None,
+    kitti: Annotated[
+        Path | None,
+        typer.Option(
+            "--kitti", metavar="DRIVE", help="KITTI raw drive, whose frames are taken in order."
+        ),
+    ] = None,
     source: SourceOption = None,
     side: SideOption = None,
     frames: Annotated[
         int | None,
-        typer.Option("--frames", metavar="N", min=1, help="With --source, the first N frames."),
+        typer.Option("--frames", metavar="N", min=1, help="Of a recording, the first N frames."),
     ] = None,
     bundle: BundleOption = None,
     json_path: JsonOption = None,
@@ -338,7 +350,8 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="CODECS",
-            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg.",
+            help="Codecs to compare with, separated by commas: hevc, avif, jpeg2000, webp, jpeg; "
+            "of frames in order also hevc-lowdelay, av1-lowdelay, h264-lowdelay.",
         ),
     ] = "",
     plot: Annotated[
@@ -350,21 +363,26 @@ def evaluate(
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
 ) -> None:
-    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on a recording."""
+    """Measure bits, PSNR and MS-SSIM on a list of pairs, or on the frames of a recording."""
     bundle = bundle_at(bundle, precision)
     size = None if crop is None else parse_size(crop, "--crop")
-    if (source is None) == (pairs is None) or (pairs is None) != (root is None):
-        raise typer.BadParameter("give --pairs LIST and --root DIR, or --source SOURCE")
+    recording = source if kitti is None else str(kitti)
+    if recording is None and (pairs is None or root is None):
+        raise typer.BadParameter(
+            "give --pairs LIST and --root DIR, or --kitti DRIVE, or --source SOURCE"
+        )
     from dsin.runtime.evaluation.evaluate import evaluate_list
 
     with ExitStack() as stack:
-        if source is not None:
+        if recording is not None:
             from dsin.runtime.sources.pair_list import pair_list_of
 
-            pairs, root = stack.enter_context(pair_list_of(source, side, frames))
+            pairs, root = stack.enter_context(pair_list_of(recording, side, frames))
+        assert pairs is not None
+        assert root is not None
         evaluate_list(
             pairs, root, bundle=bundle, rate=rate, crop=size, json_path=json_path,
-            save_images=save_images, backend=backend.value,
+            save_images=save_images, backend=backend.value, in_order=recording is not None,
             against=[name.strip() for name in against.split(",") if name.strip()], plot=plot,
         )  # fmt: skip
 
@@ -447,6 +465,45 @@ def train(
     pictures = module.PictureOptions(pairs, validation, root, photos, pack)
     best = module.train_preset(preset, pictures, out, options)
     say(f"{best}: export it with dsin-export onnx {best} -o BUNDLE")
+
+
+@command(app)
+def pairs(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A stereo recording, as dsin demo takes it.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder to write, new or empty."),
+    ],
+    side: SideOption = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", min=2, help="Stop after N frames.")
+    ] = None,
+    every: Annotated[
+        int, typer.Option("--every", metavar="N", min=1, help="Write each Nth frame only.")
+    ] = 1,
+    validation: Annotated[
+        float,
+        typer.Option(
+            "--val-share", metavar="S", min=0.0, max=0.9,
+            help="Share of the frames, the last ones, to validate on.",
+        ),
+    ] = 0.1,
+) -> None:  # fmt: skip
+    """Write a recording as pictures and pair lists.
+
+    They are what dsin train, evaluate and calibrate take.
+    """
+    from dsin.runtime.progress import ProgressLine
+    from dsin.runtime.sources.pair_list import write_pairs
+
+    with ProgressLine() as progress:
+        done = write_pairs(
+            source, output, side=side, frames=frames, every=every, validation=validation,
+            tell=progress.show,
+        )  # fmt: skip
+    say(f"{output}: train.txt with {done.train} pairs, val.txt with {done.validation}")
 
 
 class TargetName(str, enum.Enum):
@@ -568,11 +625,11 @@ def _load(module: str, extra: str, command: str) -> ModuleType:
 
 def _read_packet(path: Path) -> bytes:
     """A packet's bytes, and no more than a packet can have. Raises DsinError."""
-    from dsin.runtime.codec.packet import MAX_PAYLOAD, PACKET_HEADER_BYTES
+    from dsin.runtime.codec.packet import MAX_PACKET_BYTES
 
     try:
         with path.open("rb") as file:
-            return file.read(PACKET_HEADER_BYTES + MAX_PAYLOAD + 1)
+            return file.read(MAX_PACKET_BYTES + 1)
     except OSError as error:
         raise DsinError(f"cannot read {path}: {error.strerror}") from error
 

@@ -33,6 +33,14 @@ class PrecisionName(str, enum.Enum):
     int8 = "int8"
 
 
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Write a time line of all stages to FILE, for ui.perfetto.dev.",
+    ),
+]
 PrecisionOption = Annotated[
     PrecisionName,
     typer.Option(

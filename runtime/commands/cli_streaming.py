@@ -2,9 +2,10 @@
 
 import enum
 import logging
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -16,6 +17,7 @@ from dsin.runtime.commands.cli_options import (
     LookOption,
     PrecisionName,
     PrecisionOption,
+    TraceOption,
     bundle_at,
 )
 from dsin.runtime.terminal import say
@@ -53,6 +55,14 @@ class CameraName(str, enum.Enum):
 
     x = "x"
     y = "y"
+
+
+class TransportName(str, enum.Enum):
+    """How frames go to the server."""
+
+    auto = "auto"
+    grpc = "grpc"
+    datagram = "datagram"
 
 
 def serve(
@@ -202,6 +212,7 @@ def serve(
             help="With --ray, the number of GPUs of each replica.",
         ),
     ] = 0.0,
+    trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -234,6 +245,7 @@ def serve(
         metrics=metrics,
         foxglove=foxglove,
         web_host=web_host,
+        trace=trace,
         fleet=FleetOptions(
             ray_address, replicas, replica_cpus, replica_gpus,
             bundle=bundle, backend=backend.value,
@@ -278,11 +290,12 @@ def stream(
         ),
     ] = None,
     kbps: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--kbps",
-            metavar="K",
-            help="Choose the rate of each frame so that the stream takes K kbit/s.",
+            metavar="K|auto",
+            help="Choose the rate of each frame so that the stream takes K kbit/s; auto follows "
+            "what the link takes, and sends fewer frames where even the lowest rate is too much.",
         ),
     ] = None,
     fps: Annotated[
@@ -321,6 +334,23 @@ def stream(
             "--give-up-s", metavar="S", min=0, help="End after S seconds without a server [never]."
         ),
     ] = None,
+    transport: Annotated[
+        TransportName,
+        typer.Option(
+            "--transport",
+            help="How frames of camera x go: in datagrams, which lose a frame rather than wait for "
+            "it, by gRPC, or auto: in datagrams where these get through.",
+        ),
+    ] = TransportName.auto,
+    independent: Annotated[
+        bool,
+        typer.Option(
+            "--independent",
+            help="Have every frame stand alone, even where little has changed since one that the "
+            "server has decoded.",
+        ),
+    ] = False,
+    trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
@@ -345,7 +375,7 @@ def stream(
         bundle=bundle,
         backend=backend.value,
         rate=rate,
-        kbps=kbps,
+        kbps=_kbps(kbps),
         fps=fps,
         frames=frames,
         loop=loop,
@@ -354,8 +384,23 @@ def stream(
         quality=quality,
         certificates=_certificates(ca, cert, key, plaintext),
         give_up_s=give_up_s,
+        trace=trace,
+        transport=transport.value,
+        independent=independent,
     )
     run(options, say)
+
+
+def _kbps(text: str | None) -> "float | Literal['auto'] | None":
+    if text is None or text == "auto":
+        return cast("Literal['auto'] | None", text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"--kbps {text}: give a finite number of kbit/s, or auto")
+    return number
 
 
 def _certificates(

@@ -13,7 +13,8 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -33,6 +34,7 @@ from dsin.runtime.commands.demo_processes import (
     SentFrame,
     Served,
     Settings,
+    Traced,
     picture_name,
     run_device,
     run_server,
@@ -40,9 +42,11 @@ from dsin.runtime.commands.demo_processes import (
 from dsin.runtime.errors import DsinError, StreamError
 from dsin.runtime.files import check_target, write_json
 from dsin.runtime.progress import ProgressLine
+from dsin.runtime.signals import interruptions
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import open_stereo
 from dsin.runtime.terminal import say
+from dsin.runtime.trace import Slice, check_trace_path, write_trace
 
 STALL_S = 120.0
 """A demo of which nothing is heard for so many seconds is given up."""
@@ -123,6 +127,7 @@ def run_demo(
     web: int | None = None,
     side: str | None = None,
     foxglove: int | None = None,
+    trace: Path | None = None,
 ) -> DemoReport:
     """Stream a stereo recording, or the synthetic rig, from a device to a server process.
 
@@ -132,8 +137,9 @@ def run_demo(
     progress and a table. Every frame is sent, as fast as both sides keep up; with `fps` frames come
     at that pace and those that nobody has time for are dropped. With `kbps` the rate is chosen
     frame by frame, in place of `rate`. `web` is the port of a page, `foxglove` that of a live view
-    for Foxglove: then the frames come at the
-    recorded pace (or `fps`), again and again until SIGINT, and are drawn into `out` once. The
+    for Foxglove: then the frames come at the recorded pace (or `fps`), again and again until
+    SIGINT, and are drawn into `out` once. `trace` gets a time line of both processes (see
+    `dsin.runtime.trace`), however the run ends. The
     processes are spawned, so a script that calls this needs the usual
     `if __name__ == "__main__"`. Raises FrameError, BundleError or DsinError for what cannot be
     used or written, StreamError if a process fails.
@@ -141,7 +147,13 @@ def run_demo(
     settings = _checked(
         source, side, frames, bundle, rate, kbps, out, json_path, backend, fps, web, foxglove
     )
-    with ProgressLine(settings.frames) as progress, _started(settings) as children:
+    check_trace_path(trace)
+    settings = replace(settings, traced=trace is not None)
+    with (
+        _written(trace) as slices,
+        ProgressLine(settings.frames) as progress,
+        _started(settings) as children,
+    ):
         results = _Results(settings, progress)
         device, server = children
         for child, message in _messages(children, stoppable=settings.repeats):
@@ -151,6 +163,9 @@ def run_demo(
                 for url in message.urls:
                     say(f"open {url} (Ctrl-C ends the demo)")
                 device.pipe.send(message.address)
+            elif isinstance(message, Traced):
+                slices.setdefault(child.name, []).extend(message.slices)
+                continue
             elif isinstance(message, Finished) and child is device:
                 server.pipe.send(STOP)
             results.add(message)
@@ -306,6 +321,20 @@ class _Trouble(NamedTuple):
 
 
 @contextmanager
+def _written(trace: Path | None) -> Iterator[dict[str, list[Slice]]]:
+    """A place for what processes tell of their time; written at the end, whatever that is."""
+    slices: dict[str, list[Slice]] = {}
+    if trace is None:
+        yield slices
+        return
+    with interruptions():
+        try:
+            yield slices
+        finally:
+            write_trace(trace, slices)
+
+
+@contextmanager
 def _started(settings: Settings) -> Iterator[list[_Child]]:
     """The device and the server process; neither outlives the block."""
     children: list[_Child] = []
@@ -331,6 +360,7 @@ def _started(settings: Settings) -> Iterator[list[_Child]]:
 @contextmanager
 def _blocked_interrupts() -> Iterator[None]:
     """Children inherit that Ctrl-C does not reach them: it is this process that ends them."""
+    resource_tracker.ensure_running()  # it unblocks the signal once it has started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

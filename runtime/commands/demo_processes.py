@@ -29,6 +29,7 @@ from dsin.runtime.sources.cameras import PlayedRecording
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import StereoRecording, open_recording, open_stereo
 from dsin.runtime.sources.warm_up import warm_up
+from dsin.runtime.trace import Slice, taken_slices, trace_this_process, traced
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Settings:
     """None: every frame, as fast as both sides keep up."""
     web: int | None
     foxglove: int | None = None
+    traced: bool = False
+    """Whether both processes tell what they do when."""
 
     @property
     def spec(self) -> str:
@@ -100,6 +103,13 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Traced:
+    """What a process did since it last told."""
+
+    slices: list[Slice]
+
+
+@dataclass(frozen=True)
 class Finished:
     """All is done; `seconds` is the device's time from the first frame to the last answer,
     `captured` how many frames there were meanwhile."""
@@ -116,7 +126,7 @@ class Failed:
     message: str
 
 
-Message = Listening | SentFrame | Served | Finished | Failed
+Message = Listening | SentFrame | Served | Traced | Finished | Failed
 
 
 STOP = "stop"
@@ -127,9 +137,13 @@ def run_device(pipe: Connection, settings: Settings) -> None:
     """Encode and send the left views. Waits in `pipe` for the server's address."""
     with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
         source = settings.source()
-        maker = PacketMaker(encoder, settings.rate, settings.controller(encoder.bundle, source))
+        # What a frame may refer to depends on when answers come; the demo's figures do not.
+        controller = settings.controller(encoder.bundle, source)
+        maker = PacketMaker(encoder, settings.rate, controller, independent=True)
         warm_up(encoder, source.size)
         address: str = pipe.recv()
+        if settings.traced:
+            trace_this_process()
         recording = open_recording(settings.spec, "left", settings.frames)
         camera = PlayedRecording(
             recording, fps=settings.fps, loop=settings.repeats, every=settings.fps is None
@@ -141,7 +155,9 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         )  # fmt: skip
         threading.Thread(target=_stop_when_told, args=(pipe, device), daemon=True).start()
         counts = device.run()
-        pipe.send(Finished(time.monotonic() - start, counts.captured))
+        finished = Finished(time.monotonic() - start, counts.captured)
+        _tell_slices(pipe)
+        pipe.send(finished)
 
 
 def _report(pipe: Connection, frame: AnsweredFrame) -> None:
@@ -151,7 +167,14 @@ def _report(pipe: Connection, frame: AnsweredFrame) -> None:
         reason = f"the server rejected frame {made.number}: {frame.reason}"
         pipe.send(Failed(StreamError.__name__, reason))
     elif frame.status == "decoded":
+        _tell_slices(pipe)
         pipe.send(SentFrame(made.number, len(made.data), made.stage_ms, frame.round_trip_ms))
+
+
+def _tell_slices(pipe: Connection) -> None:
+    slices = taken_slices()
+    if slices:
+        pipe.send(Traced(slices))
 
 
 def _stop_when_told(pipe: Connection, device: Device) -> None:
@@ -172,10 +195,13 @@ def run_server(pipe: Connection, settings: Settings) -> None:
             original=lambda frame: originals.view(frame.number % len(originals), "left"),
         )  # fmt: skip
         with running_server(options, on_frame=gallery.show) as server:
+            if settings.traced:
+                trace_this_process()
             foxglove = [f"{server.foxglove_url} in Foxglove"] if server.foxglove_url else []
             pipe.send(Listening(server.address, (*server.urls, *foxglove)))
             pipe.recv()
         gallery.finish()
+        _tell_slices(pipe)
         pipe.send(Finished())
 
 
@@ -186,7 +212,7 @@ class _Gallery:
         self._pipe = pipe
         self._out = out
         self._source = source
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gallery")
         self._last: Future[None] | None = None
 
     def __enter__(self) -> "_Gallery":
@@ -217,15 +243,19 @@ class _Gallery:
                 # The server goes on without; a demo of decoding with side information does not.
                 self._source.view(frame.number % len(self._source), "right")
                 raise StreamError(f"the server had no side image for frame {frame.number}")
-            self._measure_and_draw(frame)
+            with traced("gallery", frame=frame.number):
+                self._measure_and_draw(frame)
+            _tell_slices(self._pipe)
         except DsinError as error:
             self._pipe.send(Failed(type(error).__name__, str(error)))
 
     def _measure_and_draw(self, frame: DecodedFrame) -> None:
-        original = self._source.view(frame.number % len(self._source), "left")
+        with traced("read original"):
+            original = self._source.view(frame.number % len(self._source), "left")
         decoded = frame.decoded
-        with_side = psnr_db(decoded.image, original)
-        without = psnr_db(decoded.x_dec, original)
+        with traced("measure"):
+            with_side = psnr_db(decoded.image, original)
+            without = psnr_db(decoded.x_dec, original)
         self._pipe.send(Served(frame.number, with_side, without, frame.stage_ms))
         if frame.number >= len(self._source):
             return  # it was drawn the first time
@@ -238,7 +268,8 @@ class _Gallery:
         if decoded.y_syn is not None:
             note = "patches of the server's own view"
             panels.insert(2, Panel(decoded.y_syn, "y_syn", note))
-        write_image(self._out / picture_name(frame.number), side_by_side(panels))
+        with traced("draw"):
+            write_image(self._out / picture_name(frame.number), side_by_side(panels))
 
 
 def picture_name(number: int) -> str:

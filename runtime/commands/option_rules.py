@@ -4,6 +4,7 @@ The rules of a command are a table; whatever the table does not say is the comma
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -34,8 +35,11 @@ RULES: Mapping[str, Sequence[Rule]] = {
     "profile": (Rule(["--source", "--side"], not_with=["--kitti"]),),
     "evaluate": (
         Rule(["--plot"], goes_with=["--against"]),
-        Rule(["--source"], not_with=["--pairs", "--root"]),
-        Rule(["--side", "--frames"], goes_with=["--source"]),
+        Rule(["--root"], goes_with=["--pairs"]),
+        Rule(["--kitti", "--source", "--side"], not_with=["--pairs"]),
+        Rule(["--source", "--side"], not_with=["--kitti"]),
+        Rule(["--side"], goes_with=["--source"]),
+        Rule(["--frames"], goes_with=["--kitti", "--source"]),
     ),
     "benchmark": (Rule(["--root", "--crop"], goes_with=["--pairs"]),),
     "calibrate": (Rule(["--crop"], goes_with=["--val"]),),
@@ -56,9 +60,14 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "stream": (
         Rule(["--rate"], not_with=["--kbps"]),
-        Rule(["--every"], not_with=["--start", "--fps"]),
         Rule(
-            ["--bundle", "--backend", "--precision", "--rate", "--kbps"],
+            ["--every"], not_with=["--start", "--fps", "--kbps auto", "--transport datagram"]
+        ),
+        Rule(
+            [
+                "--bundle", "--backend", "--precision", "--rate", "--kbps", "--transport",
+                "--independent",
+            ],
             goes_with=["--camera x"],
         ),
         Rule(["--quality"], goes_with=["--camera y"]),
@@ -70,8 +79,36 @@ RULES: Mapping[str, Sequence[Rule]] = {
 """By the name of the command, of `dsin` and `dsin-export`."""
 
 
+WAITS: Mapping[str, str] = {
+    "encode": "encoding",
+    "decode": "decoding",
+    "replay": "decoding the recording",
+    "calibrate": "calibrating",
+    "import-tf": "converting the checkpoint",
+    "onnx": "exporting",
+    "checkpoint": "restoring the checkpoint",
+    "refit": "writing the bundle",
+    "combine": "writing the bundle",
+    "look": "writing the bundle",
+    "trt": "building engines",
+    "decoder": "exporting",
+    "verify": "running every backend",
+}
+"""What a terminal is told meanwhile, of commands that show no progress of their own."""
+
+
 class StrictCommand(TyperCommand):
-    """A command that keeps its rules, and takes finite numbers only."""
+    """A command that keeps its rules, takes finite numbers only, and tells that it is at work."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As click has it."""
+        line = WAITS.get(self.name or "")
+        if line is None or not sys.stderr.isatty():
+            return super().invoke(ctx)
+        from dsin.runtime.progress import waiting
+
+        with waiting(line):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click has it; wrong usage for what breaks a rule."""

@@ -7,13 +7,16 @@ cameras ══► StreamServer ─► DecodePool ─► sinks: files, recordings
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.compiled import has_kernels
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.rpc import Certificates
@@ -28,6 +31,7 @@ from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.server.stream_server import StreamServer
 from dsin.runtime.signals import on_ending
+from dsin.runtime.trace import check_trace_path, tracing
 
 if TYPE_CHECKING:
     from dsin.runtime.fleet.decoders import FleetOptions
@@ -65,6 +69,8 @@ class ServeOptions:
     health: bool = True
     fleet: "FleetOptions | None" = None
     """Decode on Ray Serve instead of here."""
+    trace: Path | None = None
+    """Gets a time line of this process."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class RunningServer(Serving):
 
     urls: Sequence[str]
     metrics_urls: Sequence[str]
+    networks: str
+    """What the networks compute in."""
     files: Sequence[FileSink]
     """The outputs; each tells which files it has begun."""
     foxglove_url: str | None = None
@@ -98,8 +106,12 @@ def running_server(
         pool, sinks = stack.enter_context(
             decoding(workers, options.policy, on_frame, options.budget_mib)
         )
-        urls, metrics_urls = _serve_http(stack, options, opened, pool.status, sinks)
-        foxglove_url = _serve_foxglove(options, opened, pool.status, sinks)
+        # A fleet's replicas may run on other processors, which choose for themselves.
+        used = opened if options.fleet else at_precision(opened, options.backend)
+        networks = precision_of(used)
+        strangers: Counter[str] = Counter()
+        urls, metrics_urls = _serve_http(stack, options, used, pool.status, sinks, strangers)
+        foxglove_url = _serve_foxglove(options, used, pool.status, sinks)
         # After whatever may still fail, so that nothing is begun in vain.
         files = options.outputs.open()
         sinks.add(files)
@@ -108,9 +120,12 @@ def running_server(
             StreamServer(
                 pool, host, port,
                 certificates=options.certificates, sides=sides, health=options.health,
+                strangers=strangers,
             )
         )  # fmt: skip
-        yield RunningServer(host, server.port, pool.status, urls, metrics_urls, files, foxglove_url)
+        yield RunningServer(
+            host, server.port, pool.status, urls, metrics_urls, networks, files, foxglove_url
+        )
 
 
 def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
@@ -119,9 +134,10 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     on_ending(stop.set)
     if not has_kernels():
         announce("starting for the first time here: compiling takes about a minute")
-    with running_server(options) as server:
+    check_trace_path(options.trace)
+    with running_server(options) as server, tracing(options.trace, "server"):
         kind = "plaintext" if options.certificates is None else "TLS"
-        announce(f"serving at {server.address} ({kind})")
+        announce(f"serving at {server.address} ({kind}), networks {server.networks}")
         for url in server.urls:
             announce(f"open {url}")
         for url in server.metrics_urls:
@@ -153,6 +169,7 @@ def _serve_http(
     bundle: Bundle,
     status: Callable[[], list[RigStatus]],
     sinks: SinkRunners,
+    strangers: Counter[str],
 ) -> tuple[list[str], list[str]]:
     """Start the HTTP servers that are wanted; URLs of the page, and of metrics alone."""
     if options.web is None and options.metrics is None:
@@ -165,6 +182,8 @@ def _serve_http(
     metrics = Metrics(
         status,
         lambda: {r.name: SinkCounts(r.taken, r.missed, r.failed) for r in sinks},
+        {"bundle": bundle.path.name, "precision": precision_of(bundle)},
+        strangers,
     )
     health = Health(status)
     own: list[Sink] = [metrics]
@@ -172,7 +191,7 @@ def _serve_http(
     urls: list[str] = []
     metrics_urls: list[str] = []
     if options.web is not None:
-        page = WebPage(status, patch=bundle.search.patch)
+        page = WebPage(status, patch=bundle.search.patch, networks=precision_of(bundle))
         own.append(page)
         routes = [page.routes(), *alone]
         urls.append(stack.enter_context(HttpServer(options.web_host, options.web, routes)).url)

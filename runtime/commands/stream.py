@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from datetime import time as time_of_day
+from pathlib import Path
+from typing import Literal
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import open_bundle
@@ -18,6 +20,9 @@ from dsin.runtime.device.device import (
     PacketMaker,
     PictureMaker,
 )
+from dsin.runtime.device.link_follower import LinkFollower
+from dsin.runtime.device.link_rate import FIRST_KBPS
+from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
 from dsin.runtime.signals import on_ending
@@ -25,6 +30,7 @@ from dsin.runtime.sources.cameras import Camera, open_camera
 from dsin.runtime.sources.capture_device import shown_name
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.warm_up import warm_up
+from dsin.runtime.trace import check_trace_path, tracing
 
 LOG = logging.getLogger(__name__)
 USUAL_FPS = 10.0
@@ -45,7 +51,8 @@ class StreamOptions:
     bundle: str | None = None
     backend: Backend = "cpu"
     rate: int | None = None
-    kbps: float | None = None
+    kbps: "float | Literal['auto'] | None" = None
+    """kbit/s of the stream; auto follows the link."""
     fps: float | None = None
     frames: int | None = None
     loop: bool = False
@@ -56,11 +63,17 @@ class StreamOptions:
     quality: int | None = None
     certificates: Certificates | None = None
     give_up_s: float | None = None
+    transport: Transport = "auto"
+    trace: Path | None = None
+    """Gets a time line of this process."""
+    independent: bool = False
+    """Whether every frame stands alone."""
 
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or a signal ends it. Raises DsinError."""
     check_camera(options.address, options.certificates)
+    check_trace_path(options.trace)
     side: StereoSide = "left" if options.camera == "x" else "right"
     camera = open_camera(
         options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
@@ -70,14 +83,16 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
         if options.camera == "y":
             return _run(options, camera, PictureMaker(options.quality), announce)
         bundle = open_bundle(options.bundle)
-        controller = None
+        controller = follower = None
         if options.kbps is not None:
             fps = camera.fps or USUAL_FPS
-            controller = RateController.for_bundle(bundle, options.kbps, fps, size=camera.size)
+            kbps = FIRST_KBPS if options.kbps == "auto" else options.kbps
+            controller = RateController.for_bundle(bundle, kbps, fps, size=camera.size)
+            follower = LinkFollower(controller, fps) if options.kbps == "auto" else None
         with Encoder(bundle, options.backend) as encoder:
-            maker = PacketMaker(encoder, options.rate, controller)
+            maker = PacketMaker(encoder, options.rate, controller, independent=options.independent)
             warm_up(encoder, camera.size)
-            return _run(options, camera, maker, announce)
+            return _run(options, camera, maker, announce, follower)
     finally:
         camera.close()
 
@@ -98,12 +113,13 @@ def _run(
     camera: Camera,
     maker: PacketMaker | PictureMaker,
     announce: Callable[[str], None],
+    follower: LinkFollower | None = None,
 ) -> DeviceCounts:
     report = _Report(announce)
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
-        every=options.every, give_up_s=options.give_up_s, on_frame=report.add,
-        on_news=announce,
+        every=options.every, transport=options.transport, follower=follower,
+        give_up_s=options.give_up_s, on_frame=report.add, on_news=announce,
     )  # fmt: skip
     on_ending(device.stop)
     height, width = camera.size
@@ -111,7 +127,8 @@ def _run(
         f"connecting to {options.address} as camera {options.camera} of rig {options.rig}: "
         f"{shown_name(options.source)}, {width}x{height}"
     )
-    counts = device.run()
+    with tracing(options.trace, "device"):
+        counts = device.run()
     announce(report.line(counts))
     if counts.answered == 0 and counts.captured:
         raise DsinError("the server answered none of the frames")

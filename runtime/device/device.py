@@ -18,10 +18,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.codec.packet import MAX_PAYLOAD
+from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet
 from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.device.just_in_time import JustInTime
-from dsin.runtime.device.stream_client import CameraStream, ConnectionLostError, Greeting
+from dsin.runtime.device.link_follower import LinkFollower
+from dsin.runtime.device.stream_client import (
+    CameraStream,
+    ConnectionLostError,
+    Greeting,
+    NoDatagramsError,
+    Transport,
+)
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.clocks import now_ns
@@ -29,6 +37,7 @@ from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.link.side_pictures import encode_picture
 from dsin.runtime.sources.cameras import Camera, CapturedFrame
 from dsin.runtime.stopwatch import Stopwatch
+from dsin.runtime.trace import add_slice, traced
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
@@ -75,8 +84,8 @@ class _UnderWay(NamedTuple):
 @dataclass
 class DeviceCounts:
     """Since the start: frames captured, never encoded (`dropped`), sent, answered, sent but never
-    answered (`lost`); attempts to connect, and how many of these were to connect again. `statuses`
-    counts answers by status."""
+    answered (`lost`: in datagrams, or when a connection broke); attempts to connect, and how many
+    of these were to connect again. `statuses` counts answers by status."""
 
     captured: int = 0
     dropped: int = 0
@@ -91,12 +100,18 @@ class DeviceCounts:
 
 class PacketMaker:
     """Sends packets, as camera x does. `controller` chooses the rates; without one every frame has
-    `rate`, by default the bundle's."""
+    `rate`, by default the bundle's. Packets refer to frames that the server has confirmed, where
+    bundle and server can do so; with `independent` each stands alone."""
 
     letter = "x"
 
     def __init__(
-        self, encoder: Encoder, rate: int | None = None, controller: RateController | None = None
+        self,
+        encoder: Encoder,
+        rate: int | None = None,
+        controller: RateController | None = None,
+        *,
+        independent: bool = False,
     ) -> None:
         self.codec_id = encoder.bundle.codec_id
         self.rate_points = len(encoder.bundle.rate_points)
@@ -104,20 +119,54 @@ class PacketMaker:
         self._encoder = encoder
         self._rate = rate
         self.controller = controller
+        self.refers = encoder.bundle.refers and not independent
+        self._sent: SentFrames | None = None
+        self._held: int | None = None
+
+    def connected(self, *, takes_references: bool) -> None:
+        """A connection was made, to a server that has decoded no frame yet."""
+        self._sent = SentFrames() if self.refers and takes_references else None
+
+    def answered(self, ack: dsin_v1.Ack) -> None:
+        """Note what the server made of a frame."""
+        if self._sent is None:
+            return
+        if ack.status == dsin_v1.DECODED:
+            self._sent.confirm(ack.frame_number)
+        elif ack.reference_missing:
+            self._sent.forget(ack.frame_number)
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a frame."""
-        rate = self._rate if self.controller is None else self.controller.next_rate()
+        controller = self.controller
+        rate = self._rate if controller is None else controller.next_rate(self._held)
         packet = self._encoder.encode(
-            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns
-        )
-        index = packet.header.rate
-        if self.controller is not None:
-            self.controller.sent(index, len(packet))
+            frame.image, rate, frame_number=frame.number, timestamp_ns=frame.timestamp_ns,
+            references=self._sent,
+        )  # fmt: skip
+        self._account(packet)
         stages = {"capture": frame.capture_ms, **packet.stage_ms}
         return MadeFrame(
-            frame.number, frame.timestamp_ns, frame.taken_s, bytes(packet), index, stages
+            frame.number,
+            frame.timestamp_ns,
+            frame.taken_s,
+            bytes(packet),
+            packet.header.rate,
+            stages,
         )
+
+    def _account(self, packet: Packet) -> None:
+        """Tell the controller what a packet took."""
+        controller, rate = self.controller, packet.header.rate
+        if controller is None:
+            return
+        whole = controller.predicted_sizes[rate]
+        if packet.header.reference is not None and len(packet) < whole / 2:
+            self._held = rate
+            controller.spared(len(packet))
+        else:
+            self._held = None
+            controller.sent(rate, len(packet))
 
     def message(self, made: MadeFrame, held_us: int, sent_ns: int) -> dsin_v1.CameraMessage:
         """The message that carries it."""
@@ -138,11 +187,18 @@ class PictureMaker:
     letter = "y"
     codec_id, rate_points = b"", 0
     controller = None
+    refers = False
 
     def __init__(self, quality: int | None = None) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise DsinError(f"a JPEG quality must be within 1..100, not {quality}")
         self._quality = quality
+
+    def connected(self, *, takes_references: bool) -> None:
+        """Pictures never refer to others."""
+
+    def answered(self, ack: dsin_v1.Ack) -> None:
+        """An answer changes nothing for the next picture."""
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         """Encode a picture. Raises DsinError for one that is too large to be sent."""
@@ -203,12 +259,17 @@ class FrameSlot:
             return self._ended and self._frame is None
 
     def take(self, timeout_s: float) -> CapturedFrame | None:
-        """The newest frame not yet taken; None if none came in time, or none will."""
+        """The newest frame not yet taken; None if none came in time, or none will.
+
+        With `every` a frame exists from now on: that it was read ahead makes it no older.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
             frame, self._frame = self._frame, None
             self._changed.notify_all()
-            return frame
+        if frame is not None and self._every:
+            return frame._replace(taken_s=time.monotonic())
+        return frame
 
     def raise_fault(self) -> None:
         """Once it has ended: raise what ended it, such as FrameError for a recording that cannot
@@ -234,6 +295,9 @@ class FrameSlot:
                     LOG.warning("%s", error)  # it may come back
                     continue
                 if frame is not None:
+                    end_ns = time.perf_counter_ns()
+                    start_ns = end_ns - round(1e6 * frame.capture_ms)
+                    add_slice("capture", start_ns, end_ns, frame=frame.number)
                     self._put(frame)
         except BaseException as error:  # told by `raise_fault`, in the device's thread
             self._fault = error
@@ -262,7 +326,10 @@ class Device:
         device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
         counts = device.run()
 
-    `every` sends all frames of a recording, however long that takes. `give_up_s` limits the
+    `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
+    by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
+    takes datagrams where they get through, but not with `every`, which may lose none; camera y
+    takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
     attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
     thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
     cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
@@ -279,6 +346,8 @@ class Device:
         certificates: Certificates | None = None,
         *,
         every: bool = False,
+        transport: Transport = "auto",
+        follower: LinkFollower | None = None,
         give_up_s: float | None = None,
         on_frame: Callable[[AnsweredFrame], None] = lambda frame: None,
         on_news: Callable[[str], None] | None = None,
@@ -288,13 +357,16 @@ class Device:
         self._greeting = Greeting(
             rig=rig, camera=maker.letter, live=camera.clock == "live", width=width, height=height,
             session=random.getrandbits(64), codec_id=maker.codec_id, rate_points=maker.rate_points,
-            recording_start_ns=camera.start_ns,
+            recording_start_ns=camera.start_ns, references=maker.refers,
         )  # fmt: skip
         self._camera = camera
         self._maker = maker
         self._address = address
         self._certificates = certificates
         self._every = every
+        self._transport: Transport = "grpc" if every and transport == "auto" else transport
+        self._had_datagrams = False
+        self._follower = follower
         self._give_up_s = give_up_s
         self._on_frame = on_frame
         self._on_news = on_news
@@ -327,14 +399,17 @@ class Device:
                 try:
                     with CameraStream(
                         self._address, self._certificates, self._greeting, self._answered,
-                        clock=self._clock,
+                        transport=self._transport, on_lost=self._lost, clock=self._clock,
                     ) as stream:  # fmt: skip
-                        self._say(logging.INFO, f"connected to {self._address}")
+                        self._say(logging.INFO, f"connected to {self._address}{self._way(stream)}")
                         pause_s, told, was_connected = FIRST_PAUSE_S, "", True
+                        self._maker.connected(takes_references=stream.takes_references)
                         self._pump(stream, slot)
                         return self._final(slot)
-                except ConnectionLostError as error:
+                except (ConnectionLostError, NoDatagramsError) as error:
                     self._note_loss()
+                    if isinstance(error, NoDatagramsError) and not self._had_datagrams:
+                        raise
                     if time.monotonic() - connected_s > LONGEST_PAUSE_S:
                         since_s = time.monotonic()
                     if self._gave_up(since_s):
@@ -355,6 +430,15 @@ class Device:
         else:
             self._on_news(line)
 
+    def _way(self, stream: CameraStream) -> str:
+        """How the frames go, where there was a choice."""
+        if stream.link is not None:
+            self._had_datagrams = True
+            return ", frames go in datagrams"
+        if self._transport == "grpc" or self._maker.letter != "x":
+            return ""
+        return ", frames go by gRPC: no datagram came back"
+
     def _gave_up(self, since_s: float) -> bool:
         return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s
 
@@ -362,13 +446,17 @@ class Device:
         """Send frames as long as the connection lasts, to the end of the source."""
         told_s = 0.0
         while not self._stop.is_set():
-            stream.wait_for_room()
-            self._hold(stream)
+            with traced("wait for room"):
+                stream.wait_for_room()
+                self._hold(stream)
+                self._wait_for_link(stream)
             if slot.ended:
                 break
             frame = slot.take(POLL_S)
             if frame is not None:
-                self._send(stream, frame)
+                with traced("frame", frame=frame.number) as known:
+                    made = self._send(stream, frame)
+                    known.update(rate=made.rate, bytes=len(made.data))
             if time.monotonic() - told_s >= STATUS_S:
                 told_s = time.monotonic()
                 self._tell(stream, slot)
@@ -378,31 +466,46 @@ class Device:
 
     def _hold(self, stream: CameraStream) -> None:
         """Wait as long as a frame that was taken now would wait at the server."""
-        while not (self._every or self._stop.is_set()) and stream.under_way:
+        while not self._stop.is_set() and stream.under_way:
             pause_s = self._timing.due_s - time.monotonic()
             if pause_s <= 0:
                 return
             stream.wait_while_under_way(min(pause_s, POLL_S))
 
+    def _wait_for_link(self, stream: CameraStream) -> None:
+        """Wait as long as the link is too full for another frame."""
+        while self._follower is not None and not self._stop.is_set():
+            pause_s = self._follower.pause_s()
+            if pause_s <= 0:
+                return
+            stream.wait_while_under_way(0)  # raises what ended the stream
+            self._follower.wait(min(pause_s, POLL_S))
+
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)
         stream.send_status(self._status())
 
-    def _send(self, stream: CameraStream, frame: CapturedFrame) -> None:
-        self._pace_controller()
+    def _send(self, stream: CameraStream, frame: CapturedFrame) -> MadeFrame:
+        self._steer()
         begun_s = time.monotonic()
         made = self._maker.make(frame)
         self._under_way[made.number] = _UnderWay(made, begun_s)
         self._recent.append(made)
         held_us = min(2**32 - 1, max(0, round(1e6 * (time.monotonic() - made.taken_s))))
         sent_ns = 0 if self._greeting.live else self._clock()
+        if self._follower is not None:
+            self._follower.sent(made.number, len(made.data))
         stream.send_frame(self._maker.message(made, held_us, sent_ns))
         self.counts.sent += 1
         self.counts.sent_bytes += len(made.data)
+        return made
 
-    def _pace_controller(self) -> None:
-        """Tell the rate control how many frames a second are really sent; with `every` it goes by
-        the pace of the recording."""
+    def _steer(self) -> None:
+        """Tell the rate control what the link takes, or how many frames a second are really sent;
+        with `every` it goes by the pace of the recording."""
+        if self._follower is not None:
+            self._follower.aim()
+            return
         if self._every:
             return
         self._sent_at.append(time.monotonic())
@@ -412,10 +515,13 @@ class Device:
 
     def _answered(self, ack: dsin_v1.Ack) -> None:
         now_s = time.monotonic()
+        self._maker.answered(ack)
         sent = self._under_way.pop(ack.frame_number, None)
         if sent is None:
             return
         made = sent.made
+        if self._follower is not None:
+            self._follower.answered(ack, now_s)
         self._timing.answered(1000 * (now_s - sent.begun_s), ack.decode_ms, ack.waited_ms, now_s)
         self.counts.answered += 1
         status = dsin_v1.FrameStatus.Name(ack.status).lower()
@@ -428,10 +534,19 @@ class Device:
             )
         )
 
+    def _lost(self, numbers: list[int]) -> None:
+        """Frames that never came to the server, or whose answers never came back."""
+        self.counts.lost += sum(self._under_way.pop(n, None) is not None for n in numbers)
+        if self._follower is not None:
+            for number in numbers:
+                self._follower.lost(number)
+
     def _note_loss(self) -> None:
         """What was under way will never be answered, and is not sent again."""
         self.counts.lost += len(self._under_way)
         self._under_way.clear()
+        if self._follower is not None:
+            self._follower.restart()
 
     def _update(self, slot: FrameSlot) -> None:
         self.counts.captured, self.counts.dropped = slot.captured, slot.dropped
@@ -444,7 +559,7 @@ class Device:
     def _status(self) -> dsin_v1.DeviceStatus:
         recent = list(self._recent)
         controller = self._maker.controller
-        return dsin_v1.DeviceStatus(
+        status = dsin_v1.DeviceStatus(
             captured=self.counts.captured,
             dropped=self.counts.dropped,
             lost=self.counts.lost,
@@ -453,6 +568,12 @@ class Device:
             encode_ms=_median([sum(m.stage_ms.values()) - m.stage_ms["capture"] for m in recent]),
             target_kbps=0.0 if controller is None else controller.target_kbps,
         )
+        if self._follower is not None:
+            figures = self._follower.figures
+            status.target_kbps, status.loss = figures.target_kbps, figures.loss
+            status.delivered_kbps = figures.delivered_kbps
+            status.queueing_ms = figures.queueing_ms
+        return status
 
 
 def _median(values: list[float]) -> float:

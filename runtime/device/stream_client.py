@@ -1,5 +1,8 @@
 """A camera's end of dsin_v1.proto: at most as many frames under way as the server grants.
 
+Frames, answers and all that is said beside them go in datagrams where the server grants these and
+one comes back (dsin.runtime.device.datagram_link); the gRPC stream is then for greeting and end.
+
 gRPC takes thousands of messages into buffers of its own before it slows a sender down, so what
 limits delay here are credits: a frame is made only when the answer to an earlier one has come.
 """
@@ -7,13 +10,16 @@ limits delay here are credits: a frame is made only when the answer to an earlie
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 
+from dsin.runtime.device.datagram_link import DatagramFigures, DatagramLink, SilentError
+from dsin.runtime.device.flight import Verdict
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.clocks import now_ns
@@ -25,6 +31,10 @@ WELCOME_S = 5.0
 """A server that has not greeted back by then is not one."""
 STALL_S = 10.0
 """Frames that are not answered for so long mean that the server is stuck."""
+POLL_S = 0.02
+"""How soon it is noticed that answers of datagrams are overdue."""
+Transport = Literal["auto", "grpc", "datagram"]
+"""How frames are to go; `auto` takes datagrams where they get through."""
 _FINAL = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -42,6 +52,14 @@ class ConnectionLostError(StreamError):
     """The server cannot be reached, now or any longer; another attempt may succeed."""
 
 
+class _BrokenError(ConnectionLostError):
+    """The connection broke, without a word of the server."""
+
+
+class NoDatagramsError(StreamError):
+    """The server is there, but not for datagrams."""
+
+
 @dataclass(frozen=True)
 class Greeting:
     """What a camera says about itself; see Hello in the .proto."""
@@ -56,8 +74,11 @@ class Greeting:
     codec_id: bytes = b""
     rate_points: int = 0
     recording_start_ns: int | None = None
+    references: bool = False
+    """Whether packets would refer to earlier ones."""
 
-    def message(self) -> dsin_v1.Hello:
+    def message(self, datagrams: bool = False) -> dsin_v1.Hello:
+        """`datagrams`: whether these are wanted."""
         return dsin_v1.Hello(
             protocol=1,
             rig=self.rig,
@@ -69,6 +90,8 @@ class Greeting:
             rate_points=self.rate_points,
             session=self.session,
             recording_start_ns=self.recording_start_ns or 0,
+            datagrams=datagrams,
+            references=self.references,
         )
 
 
@@ -79,9 +102,11 @@ class CameraStream:
             stream.wait_for_room()
             stream.send_frame(message)
 
-    `on_ack` is called in a thread of the stream for each answer. Entering raises
-    ConnectionLostError if no server answers, StreamError if it refuses; so do the other methods
-    once the connection is lost. What `on_ack` raises ends the stream and is raised by them too.
+    `on_ack` is called in a thread of the stream for each answer, `on_lost` with the numbers of
+    frames that never came (in datagrams). Entering raises ConnectionLostError if no server answers,
+    StreamError if it refuses, NoDatagramsError if `transport` is datagram and none gets through;
+    so do the other methods once the connection is lost. What the callbacks raise ends the stream
+    and is raised by them too.
     """
 
     def __init__(
@@ -91,8 +116,14 @@ class CameraStream:
         greeting: Greeting,
         on_ack: Callable[[dsin_v1.Ack], None],
         *,
+        transport: Transport = "auto",
+        on_lost: Callable[[list[int]], None] = lambda numbers: None,
         clock: Callable[[], int] = now_ns,
     ) -> None:
+        self._transport = "grpc" if greeting.camera != "x" else transport
+        self._on_lost = on_lost
+        self._granted: dsin_v1.DatagramSession | None = None
+        self._link: DatagramLink | None = None
         self._address = address
         self._channel = camera_channel(address, certificates)
         self._tls = certificates is not None
@@ -102,6 +133,7 @@ class CameraStream:
         self._outgoing: queue.SimpleQueue[dsin_v1.CameraMessage | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._credits = 0
+        self._takes_references = False
         self._under_way = 0
         self._fault: Exception | None = None
         self._closing = False
@@ -109,7 +141,8 @@ class CameraStream:
         self._listener = threading.Thread(target=self._listen, name="rig-answers", daemon=True)
 
     def __enter__(self) -> "CameraStream":
-        self._outgoing.put(dsin_v1.CameraMessage(hello=self._greeting.message()))
+        hello = self._greeting.message(datagrams=self._transport != "grpc")
+        self._outgoing.put(dsin_v1.CameraMessage(hello=hello))
         stream = self._channel.stream_stream(
             f"/{SERVICE}/{METHOD}",
             request_serializer=dsin_v1.CameraMessage.SerializeToString,
@@ -119,6 +152,8 @@ class CameraStream:
         self._listener.start()
         try:
             self._wait(lambda: self._credits > 0, WELCOME_S, "did not answer the greeting")
+            if self._transport != "grpc":
+                self._find_datagrams()
         except BaseException:
             self._close()
             raise
@@ -135,45 +170,104 @@ class CameraStream:
     @property
     def under_way(self) -> int:
         """Frames sent and not answered."""
-        return self._under_way
+        return self._under_way if self._link is None else self._link.under_way
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether packets may refer to frames that this connection has confirmed."""
+        return self._takes_references
+
+    @property
+    def link(self) -> DatagramFigures | None:
+        """The way of the datagrams; None where frames go by gRPC."""
+        return None if self._link is None else self._link.figures
 
     def wait_for_room(self, timeout_s: float = STALL_S) -> None:
         """Wait until a frame may be sent. Raises ConnectionLostError after `timeout_s`."""
-        self._wait(lambda: self._under_way < self._credits, timeout_s, "does not answer frames")
+        self._wait(self._has_room, timeout_s, "does not answer frames")
 
     def wait_until_empty(self, timeout_s: float = STALL_S) -> None:
         """Wait until all frames are answered."""
-        self._wait(lambda: self._under_way == 0, timeout_s, "does not answer frames")
+        self._wait(lambda: self.under_way == 0, timeout_s, "does not answer frames")
 
     def wait_while_under_way(self, timeout_s: float) -> None:
         """Wait until all frames are answered, for `timeout_s` at most."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._under_way == 0 or self._fault is not None, timeout_s
-            )
+            self._changed.wait_for(lambda: self.under_way == 0 or self._has_fault(), timeout_s)
             self._raise_fault()
 
     def send_frame(self, message: dsin_v1.CameraMessage) -> None:
         """Send an encoded frame or a side frame, which counts as under way from now on."""
         with self._changed:
             self._raise_fault()
-            self._under_way += 1
-        self._outgoing.put(message)
+            if self._link is None:
+                self._under_way += 1
+        if self._link is None:
+            self._outgoing.put(message)
+        else:
+            self._link.send_frame(message.frame)
 
     def send_status(self, status: dsin_v1.DeviceStatus) -> None:
         """Tell what only the camera knows."""
-        self._outgoing.put(dsin_v1.CameraMessage(status=status))
+        self._send_beside(dsin_v1.CameraMessage(status=status))
+
+    def _send_beside(self, message: dsin_v1.CameraMessage) -> None:
+        """Send what is no frame."""
+        if self._link is None:
+            self._outgoing.put(message)
+        else:
+            self._link.send_message(message)
+
+    def _has_room(self) -> bool:
+        if self._link is None:
+            return self._under_way < self._credits
+        return self._link.has_room()
+
+    def _find_datagrams(self) -> None:
+        """Take datagrams if they get through. Raises NoDatagramsError if they must."""
+        why = "the server offers none"
+        if self._granted is not None:
+            link = DatagramLink.found(self._address, self._granted)
+            if link is not None:
+                self._link = link
+                link.start(self._take_verdict, self._take)
+                return
+            why = "none came back; is its port open for UDP?"
+        if self._transport == "datagram":
+            raise NoDatagramsError(
+                f"the server at {self._address} cannot be reached by datagrams: {why} "
+                "(--transport grpc needs none)"
+            )
+
+    def _take_verdict(self, verdict: Verdict) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        for ack in verdict.acks:
+            self._on_ack(ack)
+        if verdict.lost:
+            self._on_lost(verdict.lost)
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float, failing: str) -> None:
+        end_s = time.monotonic() + timeout_s
         with self._changed:
-            self._changed.wait_for(lambda: ready() or self._fault is not None, timeout_s)
+            while not (ready() or self._has_fault()):
+                left_s = end_s - time.monotonic()
+                if left_s <= 0:
+                    raise ConnectionLostError(f"the server at {self._address} {failing}")
+                self._changed.wait(left_s if self._link is None else min(left_s, POLL_S))
             self._raise_fault()
-            if not ready():
-                raise ConnectionLostError(f"the server at {self._address} {failing}")
+
+    def _has_fault(self) -> bool:
+        return self._fault is not None or (self._link is not None and self._link.fault is not None)
 
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise self._fault
+        fault = None if self._link is None else self._link.fault
+        if isinstance(fault, SilentError):
+            raise ConnectionLostError(f"lost the server at {self._address}: {fault}") from fault
+        if fault is not None:
+            raise fault
 
     def _messages(self) -> Iterator[dsin_v1.CameraMessage]:
         while (message := self._outgoing.get()) is not None:
@@ -186,6 +280,10 @@ class CameraStream:
             fault: Exception = ConnectionLostError(f"the server at {self._address} ended")
         except grpc.RpcError as error:
             fault = self._explained(error)
+            if self._link is not None and isinstance(fault, _BrokenError) and not self._closing:
+                LOG.info("%s: only datagrams go on", fault)
+                self._link.alone = True
+                return
         except Exception as error:  # of `on_ack`: it ends the device, not this thread alone
             fault = error
         with self._changed:
@@ -201,10 +299,13 @@ class CameraStream:
                 camera_receive_ns=received_ns,
                 camera_send_ns=self._clock(),
             )
-            self._outgoing.put(dsin_v1.CameraMessage(clock=reply))
+            self._send_beside(dsin_v1.CameraMessage(clock=reply))
             return
         with self._changed:
             if kind == "welcome":
+                if message.welcome.HasField("datagrams"):
+                    self._granted = message.welcome.datagrams
+                self._takes_references = message.welcome.references
                 self._credits = message.welcome.credits
             elif kind == "ack":
                 self._under_way = max(0, self._under_way - 1)
@@ -220,11 +321,14 @@ class CameraStream:
             return ConnectionLostError(f"the server at {self._address} refused: {details}")
         LOG.info("%s: %s: %s", self._address, code.name, details)
         if self._credits:
-            return ConnectionLostError(f"lost the server at {self._address}: {details[:300]}")
+            return _BrokenError(f"lost the server at {self._address}: {details[:300]}")
         cause = likely_cause(details, split_address(self._address)[0], tls=self._tls)
         return ConnectionLostError(f"cannot connect to {self._address}: {cause}")
 
     def _close(self) -> None:
+        self._closing = True
+        if self._link is not None:
+            self._link.close()
         self._outgoing.put(None)
         if self._call is not None:
             self._call.cancel()

@@ -1,7 +1,7 @@
 """The interoperability kit: packets that every machine must decode alike, and pictures to encode.
 
-    kit/x.png, kit/y.png            the built-in pictures, 150×100: what is encoded, its side image
-    kit/format-N/BUNDLE.json        packets of format N (byte 4 of a packet), made by that bundle
+    packets/x.png, packets/y.png    the built-in pictures, 150×100: what is encoded, its side image
+    packets/format-N/BUNDLE.json    packets of format N (byte 4 of a packet), made by that bundle
 
 A file has the bundle's `codec_id` and a list of `packets`:
 
@@ -28,7 +28,7 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
 
-FOLDER = Path(__file__).parent / "kit"
+FOLDER = Path(__file__).parent / "packets"
 Kind = Literal["picture", "extremes"]
 
 

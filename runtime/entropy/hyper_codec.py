@@ -8,6 +8,12 @@
 
 Symbols of one part are in raster order of (channel, row, column). The decoded latent is symbol plus
 mean, in 64ths of a quantiser step: integers too, so that both ends go on from the same numbers.
+
+With a reference, a latent of the same shape and rate that both ends have, a map comes first. It
+says for each block of 2×2 positions whether that is coded; the other blocks' values are the
+reference's, in all channels. An element of z, which spans 2×2 blocks, is coded where one of them
+is, and is else the reference's. Values that are not coded are put where the steps would have put
+them, in the same turn, so that the steps see what they see without a reference.
 """
 
 import hashlib
@@ -19,12 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsin.runtime.backends.session import Session
+from dsin.runtime.entropy.flag_coder import Flags
 from dsin.runtime.entropy.hyper_kernels import (
+    BLOCK,
     SIGNED,
     Turns,
+    add_costs,
     choose_tables,
+    keep_values,
     put_symbols,
     quantise_symbols,
+    split_places,
     symbol_places,
 )
 from dsin.runtime.entropy.integer_coder import (
@@ -85,11 +96,43 @@ class HyperTables:
         return digest.digest()
 
 
+class CodedLatent(NamedTuple):
+    """What a decoder has of a frame: ŷ float32 (latent, h, w) in quantiser steps, every value a
+    whole number of 64ths, and z int32 (hyper, h / 4, w / 4). Both ends have the same."""
+
+    latent: NDArray[np.float32]
+    z: Integers
+
+
+class Kept(NamedTuple):
+    """A latent that is coded in part: the rest is the reference's. `coded` bool (h / 2, w / 2) has
+    the blocks that are."""
+
+    reference: CodedLatent
+    coded: Flags
+
+    @property
+    def cells(self) -> Flags:
+        """Where z is coded, (h / 4, w / 4)."""
+        rows, columns = (length // 2 for length in self.coded.shape)
+        return np.asarray(self.coded.reshape(rows, 2, columns, 2).any((1, 3)))
+
+
 class _Part(NamedTuple):
     """Symbols (n,) of z or of one step, and the number of the table for each."""
 
     symbols: Integers
     choice: NDArray[np.uint8]
+
+
+class CodedParts(NamedTuple):
+    """A latent, ready to be written. The first part is z's."""
+
+    parts: list[_Part]
+    latent: CodedLatent
+    kept: Kept | None
+    places: list[NDArray[np.int64]]
+    """Of the symbols of each step, in `latent`."""
 
 
 class HyperCodec:
@@ -107,52 +150,103 @@ class HyperCodec:
 
         z (hyper, h / 4, w / 4) is what the hyper-encoder makes of y; both are rounded here.
         """
-        parts, latent = self._parts(y, z, rate)
-        values, choices = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return encode_integers(self._tables.scales, values, choices), latent
+        coded = self.quantised(y, z, rate)
+        return self.payload(coded), coded.latent.latent
 
-    def quantise(
-        self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
-    ) -> NDArray[np.float32]:
-        """ŷ as `encode` gives it, without the bytes."""
-        return self._parts(y, z, rate)[1]
-
-    def _parts(
-        self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int
-    ) -> tuple[list[_Part], NDArray[np.float32]]:
-        """What is coded, part by part, and the latent as decoded."""
+    def quantised(
+        self, y: NDArray[np.float32], z: NDArray[np.float32], rate: int, kept: Kept | None = None
+    ) -> CodedParts:
+        """y and z rounded, as far as they are coded, and what that makes of the latent."""
         whole, y = _integers(z), np.ascontiguousarray(y)
-        parts = [_Part(whole.ravel(), self._z_choice(whole.shape, rate))]
-        steps = _Steps(self, self._features(whole, rate), y.shape)
+        cells = None if kept is None else kept.cells
+        if kept is not None:
+            whole = np.where(kept.cells, whole, kept.reference.z)
+        coded = whole.ravel() if cells is None else whole[:, cells].ravel()
+        parts = [_Part(coded, self._z_choice(whole.shape, cells, rate))]
+        steps = _Steps(self, self._features(whole, rate), y.shape, kept)
         for number in range(len(self._steps)):
             means, choice = steps.predict(number)
             symbols = np.empty(means.shape, np.int32)
             quantise_symbols(y.ravel(), means, steps.places[number], symbols)
             steps.put(number, symbols, means)
             parts.append(_Part(symbols, choice))
-        return parts, steps.latent
+        return CodedParts(parts, CodedLatent(steps.latent, whole), kept, steps.places)
 
-    def decode(self, payload: bytes, shape: tuple[int, int, int], rate: int) -> NDArray[np.float32]:
-        """ŷ of that shape (latent, h, w), h and w multiples of 4.
+    def payload(self, coded: CodedParts) -> bytes:
+        """The bytes of it."""
+        values, choices = (np.concatenate(column) for column in zip(*coded.parts, strict=True))
+        flags = None if coded.kept is None else coded.kept.coded
+        return encode_integers(self._tables.scales, values, choices, flags)
 
-        Raises PacketError for a payload that is malformed or not of this shape, rate and model.
+    def block_bits(self, coded: CodedParts) -> NDArray[np.float32]:
+        """What each block's symbols cost in bits, (h / 2, w / 2); an element of z costs each of its
+        blocks a quarter."""
+        scales = self._tables.scales
+        _, height, width = coded.latent.latent.shape
+        bits = np.zeros((height // BLOCK, width // BLOCK), np.float32)
+        for part, places in zip(coded.parts[1:], coded.places, strict=True):
+            add_costs(scales.entry_bits(part.symbols, part.choice), places, width, bits)
+        part, where = coded.parts[0], coded.latent.z.shape[1:]
+        cells = np.flatnonzero(np.ones(where) if coded.kept is None else coded.kept.cells)
+        z_bits = np.zeros(where, np.float32)
+        costs = scales.entry_bits(part.symbols, part.choice)
+        costs = costs.reshape(len(coded.latent.z), cells.size)
+        z_bits.ravel()[cells] = costs.sum(0)
+        bits += z_bits.repeat(2, 0).repeat(2, 1) / 4
+        return bits
+
+    def decode(
+        self,
+        payload: bytes,
+        shape: tuple[int, int, int],
+        rate: int,
+        reference: CodedLatent | None = None,
+    ) -> NDArray[np.float32]:
+        """As `decoded`, ŷ alone."""
+        return self.decoded(payload, shape, rate, reference).latent
+
+    def decoded(
+        self,
+        payload: bytes,
+        shape: tuple[int, int, int],
+        rate: int,
+        reference: CodedLatent | None = None,
+    ) -> CodedLatent:
+        """The latent of that shape (latent, h, w), h and w multiples of 4; `reference` is that
+        which it was coded with.
+
+        Raises PacketError for a payload that is malformed or not of this shape, rate and model, and
+        for a reference of another shape.
         """
         if min(shape) < 1 or shape[1] % HYPER_STRIDE or shape[2] % HYPER_STRIDE:
             raise PacketError(f"a latent of {shape} is impossible: check the packet's size fields")
         if not 0 <= rate < len(self._tables.z_scales):
             raise PacketError(f"packet has rate {rate}, which its bundle does not have")
+        if reference is not None and reference.latent.shape != shape:
+            raise PacketError("packet refers to a frame of another size: send it on its own")
         decoder = IntegerDecoder(self._tables.scales, payload)
         small = (self._tables.z_scales.shape[1], *(n // HYPER_STRIDE for n in shape[1:]))
-        z = decoder.take(self._z_choice(small, rate)).reshape(small)
-        steps = _Steps(self, self._features(z, rate), shape)
+        kept = None
+        if reference is None:
+            z = decoder.take(self._z_choice(small, None, rate)).reshape(small)
+        else:
+            kept = Kept(reference, decoder.take_flags((shape[1] // BLOCK, shape[2] // BLOCK)))
+            z = reference.z.copy()
+            taken = decoder.take(self._z_choice(small, kept.cells, rate))
+            z[:, kept.cells] = taken.reshape(len(z), -1)
+        steps = _Steps(self, self._features(z, rate), shape, kept)
         for number in range(len(self._steps)):
             means, choice = steps.predict(number)
             steps.put(number, decoder.take(choice), means)
         decoder.close()
-        return steps.latent
+        return CodedLatent(steps.latent, z)
 
-    def _z_choice(self, shape: tuple[int, ...], rate: int) -> NDArray[np.uint8]:
-        return np.repeat(self._tables.z_scales[rate], shape[1] * shape[2])
+    def _z_choice(
+        self, shape: tuple[int, ...], cells: Flags | None, rate: int
+    ) -> NDArray[np.uint8]:
+        """For z of that shape, or where it is coded."""
+        count = shape[1] * shape[2] if cells is None else int(cells.sum())
+        return np.repeat(self._tables.z_scales[rate], count)
 
     def _features(self, z: Integers, rate: int) -> Tensor:
         small = np.clip(z, *SIGNED)[None].astype(np.float32)
@@ -162,11 +256,18 @@ class HyperCodec:
 class _Steps:
     """One latent in the making: `latent` (channels, h, w) has what the steps so far have put."""
 
-    def __init__(self, codec: HyperCodec, features: Tensor, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, codec: HyperCodec, features: Tensor, shape: tuple[int, ...], kept: Kept | None
+    ) -> None:
         self._codec, self._features = codec, features
         order = turns(len(codec._steps))
         sides = shape[0], shape[1], shape[2]
         self.places = [symbol_places(sides, order, step) for step in range(len(order))]
+        self._reference = None if kept is None else kept.reference.latent.ravel()
+        self._kept_places: list[NDArray[np.int64]] = []
+        if kept is not None:
+            split = [split_places(places, sides[2], kept.coded) for places in self.places]
+            self.places, self._kept_places = map(list, zip(*split, strict=True))
         self.latent = np.zeros(shape, np.float32)
         self._context = np.zeros((1, *shape), np.float32)
 
@@ -181,8 +282,11 @@ class _Steps:
         return means, choice
 
     def put(self, number: int, symbols: Integers, means: Integers) -> None:
-        """The symbols of a step, known now."""
-        put_symbols(symbols, means, self.places[number], self.latent.ravel(), self._context.ravel())
+        """The symbols of a step, known now, and what is kept there."""
+        latent, context = self.latent.ravel(), self._context.ravel()
+        put_symbols(symbols, means, self.places[number], latent, context)
+        if self._reference is not None:
+            keep_values(self._reference, self._kept_places[number], latent, context)
 
 
 def turns(steps: int) -> Turns:

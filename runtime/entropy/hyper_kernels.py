@@ -10,6 +10,8 @@ from dsin.runtime.entropy.integer_coder import HALF_RANGE
 
 MEAN_UNITS, CONTEXT_UNITS = 64, 16
 """What one quantiser step is in means and decoded values, and in what the steps are given."""
+BLOCK = 2
+"""Latent positions per block, each way."""
 SIGNED, CONTEXT = (-128, 127), (-1024, 1023)
 """Ranges of z and of raw scales, and of what the steps are given."""
 
@@ -33,6 +35,26 @@ def symbol_places(shape: tuple[int, int, int], order: Turns, step: int) -> NDArr
                     count += 1
     found: NDArray[np.int64] = places[:count].copy()
     return found
+
+
+@entry_point()
+def split_places(
+    places: NDArray[np.int64], width: int, coded: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of a volume of that width whose block is coded, and the others, both in order.
+    `coded` is (height / BLOCK, width / BLOCK)."""
+    plane = coded.size * BLOCK * BLOCK
+    chosen, others = np.empty_like(places), np.empty_like(places)
+    count = left = 0
+    for place in places:
+        row, column = place % plane // width, place % width
+        if coded[row // BLOCK, column // BLOCK]:
+            chosen[count] = place
+            count += 1
+        else:
+            others[left] = place
+            left += 1
+    return chosen[:count].copy(), others[:left].copy()
 
 
 @entry_point()
@@ -71,6 +93,44 @@ def put_symbols(
         value = np.int64(symbols[at]) * MEAN_UNITS + means[at]
         latent[place] = np.float32(np.float64(value) / MEAN_UNITS)
         context[place] = _bounded((value + ratio // 2) // ratio, CONTEXT)
+
+
+@entry_point()
+def keep_values(
+    reference: NDArray[np.float32], places: NDArray[np.int64],
+    latent: NDArray[np.float32], context: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """As `put_symbols`, with the values of the flat reference, whose 64ths are whole."""
+    ratio = MEAN_UNITS // CONTEXT_UNITS
+    for place in places:
+        latent[place] = reference[place]
+        value = np.int64(np.rint(np.float64(reference[place]) * MEAN_UNITS))
+        context[place] = _bounded((value + ratio // 2) // ratio, CONTEXT)
+
+
+@entry_point()
+def add_costs(
+    costs: NDArray[np.float32], places: NDArray[np.int64], width: int,
+    blocks: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Add what the symbol at each place costs to its block, (height / BLOCK, width / BLOCK)."""
+    plane = blocks.size * BLOCK * BLOCK
+    for at, place in enumerate(places):
+        row, column = place % plane // width, place % width
+        blocks[row // BLOCK, column // BLOCK] += costs[at]
+
+
+@entry_point()
+def block_errors(
+    y: NDArray[np.float32], latent: NDArray[np.float32], errors: NDArray[np.float32]
+) -> None:
+    """Squared differences of two volumes (channels, height, width), added up by block."""
+    channels, height, width = y.shape
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                difference = y[c, i, j] - latent[c, i, j]
+                errors[i // BLOCK, j // BLOCK] += difference * difference
 
 
 @kernel()

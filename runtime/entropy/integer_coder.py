@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsin.runtime.compiled import entry_point, kernel
+from dsin.runtime.entropy.flag_coder import Flags, flag_intervals, pop_flags
 from dsin.runtime.entropy.rans import (
     FREQUENCY_BITS,
     INITIAL_STATE,
@@ -27,6 +28,8 @@ from dsin.runtime.entropy.rans import (
     TOTAL,
     close_payload,
     open_payload,
+    pop_step,
+    push_step,
 )
 from dsin.runtime.errors import BundleError, PacketError
 
@@ -73,23 +76,29 @@ class ScaleTables:
         tables = np.repeat(np.arange(len(self.reach)), np.diff(self.first))
         return (before - TOTAL * tables).astype(np.int32)
 
+    @cached_property
+    def costs(self) -> NDArray[np.float32]:
+        """What each entry costs in bits, the escape with the value behind it."""
+        bits = FREQUENCY_BITS - np.log2(self.frequencies.astype(np.float64))
+        bits[self.first[1:] - 1] += 16
+        return bits.astype(np.float32)
+
     def bits(self, values: Integers, choice: Choice) -> float:
         """What the tables say that the values cost; both (n,)."""
-        entry, escaped = self._entries(values, choice)
-        frequency = self.frequencies[entry].astype(np.float64)
-        total = FREQUENCY_BITS * len(values) - np.log2(frequency).sum() + 16 * escaped.sum()
-        return float(total)
+        return float(self.entry_bits(values, choice).sum(dtype=np.float64))
 
-    def _entries(
-        self, values: Integers, choice: Choice
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def entry_bits(self, values: Integers, choice: Choice) -> NDArray[np.float32]:
+        """The same for each value, (n,)."""
         reach = self.reach[choice]
         escaped = np.abs(values) > reach
-        return self.first[choice] + np.where(escaped, 2 * reach + 1, values + reach), escaped
+        entries = self.first[choice] + np.where(escaped, 2 * reach + 1, values + reach)
+        return self.costs[entries]
 
 
-def encode_integers(tables: ScaleTables, values: Integers, choice: Choice) -> bytes:
-    """Payload of values (n,), each under the table that `choice` (n,) names.
+def encode_integers(
+    tables: ScaleTables, values: Integers, choice: Choice, flags: Flags | None = None
+) -> bytes:
+    """Payload of values (n,), each under the table that `choice` (n,) names; `flags` come first.
 
     Raises ValueError for a value beyond 16 bits or a table that does not exist.
     """
@@ -98,10 +107,11 @@ def encode_integers(tables: ScaleTables, values: Integers, choice: Choice) -> by
         raise ValueError(f"{values.shape} values, but tables for {choice.shape}")
     if values.size and (values.min() < -HALF_RANGE or values.max() >= HALF_RANGE):
         raise ValueError("a value does not fit 16 bits")
-    stack = np.empty(6 * values.size + STATE_BYTES, np.uint8)
+    ahead = flag_intervals(np.zeros((0, 0), np.bool_) if flags is None else flags)
+    stack = np.empty(6 * values.size + 2 * len(ahead) + STATE_BYTES, np.uint8)
     size = _push_all(
         np.ascontiguousarray(values, np.int32), np.ascontiguousarray(choice), tables.reach,
-        tables.first, tables.starts, tables.frequencies, stack,
+        tables.first, tables.starts, tables.frequencies, ahead, stack,
     )  # fmt: skip
     return stack[:size][::-1].tobytes()
 
@@ -134,29 +144,26 @@ class IntegerDecoder:
             raise PacketError("the payload is cut short or belongs to another model: send it again")
         return values
 
+    def take_flags(self, shape: tuple[int, int]) -> Flags:
+        """The next flags, bool of that shape."""
+        flags = np.zeros(shape, np.bool_)
+        self._position, self._state = pop_flags(self._data, self._position, self._state, flags)
+        if self._position > self._data.size:
+            raise PacketError("the payload is cut short or belongs to another model: send it again")
+        return flags
+
     def close(self) -> None:
         """Check that the payload ends here. Raises PacketError."""
         close_payload(self._data, self._position, self._state)
 
 
-@kernel()
-def _push(
-    stack: NDArray[Any], size: int, state: int, start: int, frequency: int
-) -> tuple[int, int]:
-    """One step of the encoder: the new size and state."""
-    while state >= frequency << 23:
-        stack[size] = state & 255
-        state >>= 8
-        size += 1
-    return size, (state // frequency << FREQUENCY_BITS) + state % frequency + start
-
-
 @entry_point()
 def _push_all(
     values: NDArray[Any], choice: NDArray[Any], reach: NDArray[Any], first: NDArray[Any],
-    starts: NDArray[Any], frequencies: NDArray[Any], stack: NDArray[Any],
+    starts: NDArray[Any], frequencies: NDArray[Any], ahead: NDArray[Any], stack: NDArray[Any],
 ) -> int:  # fmt: skip
-    """Encode from the last value to the first; how many bytes the stack got."""
+    """Encode from the last value to the first, then what comes ahead of them, (n, 2) of start and
+    frequency; how many bytes the stack got."""
     state, size = INITIAL_STATE, 0
     for i in range(values.size - 1, -1, -1):
         most = np.int64(reach[choice[i]])
@@ -164,31 +171,19 @@ def _push_all(
         entry = value + most
         if abs(value) > most:
             written = value + HALF_RANGE
-            size, state = _push(stack, size, state, (written & 255) * BYTE, BYTE)
-            size, state = _push(stack, size, state, (written >> 8) * BYTE, BYTE)
+            size, state = push_step(stack, size, state, (written & 255) * BYTE, BYTE)
+            size, state = push_step(stack, size, state, (written >> 8) * BYTE, BYTE)
             entry = 2 * most + 1
         entry += first[choice[i]]
-        size, state = _push(
+        size, state = push_step(
             stack, size, state, np.int64(starts[entry]), np.int64(frequencies[entry])
         )
+    for i in range(len(ahead) - 1, -1, -1):
+        size, state = push_step(stack, size, state, ahead[i, 0], ahead[i, 1])
     for byte in range(STATE_BYTES - 1, -1, -1):
         stack[size] = (state >> (8 * byte)) & 255
         size += 1
     return size
-
-
-@kernel()
-def _pop(
-    data: NDArray[Any], position: int, state: int, start: int, frequency: int
-) -> tuple[int, int]:
-    """One step of the decoder, once the entry is known: the new position and state."""
-    state = frequency * (state >> FREQUENCY_BITS) + (state & (TOTAL - 1)) - start
-    while state < INITIAL_STATE:
-        state <<= 8
-        if position < data.size:
-            state |= np.int64(data[position])
-        position += 1
-    return position, state
 
 
 @kernel()
@@ -219,7 +214,7 @@ def _pop_all(
         most = np.int64(reach[choice[i]])
         low = first[choice[i]]
         entry = _entry_of(state & (TOTAL - 1), low, low + 2 * most + 1, starts)
-        position, state = _pop(
+        position, state = pop_step(
             data, position, state, np.int64(starts[entry]), np.int64(frequencies[entry])
         )
         value = entry - low - most
@@ -227,7 +222,7 @@ def _pop_all(
             value = -HALF_RANGE
             for place in (BYTE, 1):
                 byte = (state & (TOTAL - 1)) // BYTE
-                position, state = _pop(data, position, state, byte * BYTE, BYTE)
+                position, state = pop_step(data, position, state, byte * BYTE, BYTE)
                 value += byte * place
         values[i] = value
         if position > data.size:

@@ -64,6 +64,32 @@ def push_all(symbols: NDArray[Any], frequencies: NDArray[Any], stack: NDArray[An
 
 
 @kernel()
+def push_step(
+    stack: NDArray[Any], size: int, state: int, start: int, frequency: int
+) -> tuple[int, int]:
+    """One step of the encoder: the new size of the stack, and the new state."""
+    while state >= frequency << 23:  # 2**39 / 2**16: the step below would leave the range
+        stack[size] = state & 255
+        state >>= 8
+        size += 1
+    return size, (state // frequency << FREQUENCY_BITS) + state % frequency + start
+
+
+@kernel()
+def pop_step(
+    data: NDArray[Any], position: int, state: int, start: int, frequency: int
+) -> tuple[int, int]:
+    """One step of the decoder, once the symbol is known: the new position and state."""
+    state = frequency * (state >> FREQUENCY_BITS) + (state & (TOTAL - 1)) - start
+    while state < INITIAL_STATE:
+        state <<= 8
+        if position < data.size:
+            state |= np.int64(data[position])
+        position += 1
+    return position, state
+
+
+@kernel()
 def pop(
     payload: NDArray[Any], position: int, state: int, frequencies: NDArray[Any]
 ) -> tuple[int, int, int]:

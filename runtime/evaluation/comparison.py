@@ -6,7 +6,7 @@ all pictures at one setting; settings that a cheaper one equals or beats are lef
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,27 +26,36 @@ LEAST_POINTS = 4
 
 
 class Point(NamedTuple):
-    """Means over all pictures at one rate or setting; `ms_ssim` is None for small pictures."""
+    """Means over all pictures at one rate or setting; `ms_ssim` is None for small pictures,
+    `encode_ms` (the encoder's processor time) where it is not measured."""
 
     setting: float
     bpp: float
     psnr_db: float
     ms_ssim: float | None
+    encode_ms: float | None = None
 
 
 def rival_curve(rival: Rival, pictures: list[Image]) -> list[Point]:
     """One point for each of the rival's settings."""
     points = []
     for setting in track(rival.settings, description=f"encoding {rival.name}"):
-        bits, psnr, ssim = [], [], []
-        for picture in pictures:
-            size, decoded = rival.code(picture, setting)
-            decoded = np.ascontiguousarray(decoded)
-            bits.append(8 * size / (picture.shape[0] * picture.shape[1]))
-            psnr.append(psnr_db(decoded, picture))
-            ssim.append(similarity(decoded, picture))
-        points.append(Point(setting, _mean(bits), _mean(psnr), _mean_or_none(ssim)))
+        coded = (rival.code(picture, setting) for picture in pictures)
+        points.append(mean_point(setting, pictures, coded))
     return points
+
+
+def mean_point(
+    setting: float, pictures: Sequence[Image], coded: Iterable[tuple[int, Image]]
+) -> Point:
+    """The means over pictures, of what each takes in bytes and decodes to."""
+    bits, psnr, ssim = [], [], []
+    for picture, (size, decoded) in zip(pictures, coded, strict=True):
+        seen = np.ascontiguousarray(decoded)
+        bits.append(8 * size / (picture.shape[0] * picture.shape[1]))
+        psnr.append(psnr_db(seen, picture))
+        ssim.append(similarity(seen, picture))
+    return Point(setting, _mean(bits), _mean(psnr), _mean_or_none(ssim))
 
 
 def bd_rates(ours: list[Point], theirs: list[Point]) -> dict[str, float | None]:
@@ -100,18 +109,22 @@ def _bd_rate(
 
 
 def print_comparison(name: str, ours: list[Point], others: dict[str, list[Point]]) -> None:
-    """A table of all points and BD-rates."""
+    """A table of all points and BD-rates, with the encoders' times where they are known."""
     table = Table(title=f"{name} and its rivals")
-    for column in ("codec", "setting", "bpp", "PSNR dB", "MS-SSIM", "BD-rate PSNR", "MS-SSIM"):
+    timed = any(point.encode_ms is not None for points in others.values() for point in points)
+    times = ("encoder ms",) if timed else ()
+    figures = ("codec", "setting", "bpp", "PSNR dB", "MS-SSIM", *times)
+    for column in (*figures, "BD-rate PSNR", "MS-SSIM"):
         table.add_column(column, justify="right")
     for codec, points in {name: ours, **others}.items():
         gains = bd_rates(ours, points) if codec != name else {}
         for number, point in enumerate(points):
             shown = [_percent(gains.get(m)) if number == 0 else "" for m in ("psnr", "ms_ssim")]
             ssim = "" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
+            spent = "" if point.encode_ms is None else f"{point.encode_ms:.0f}"
             table.add_row(
                 codec if number == 0 else "", f"{point.setting:g}", f"{point.bpp:.4f}",
-                f"{point.psnr_db:.2f}", ssim, *shown,
+                f"{point.psnr_db:.2f}", ssim, *([spent] if timed else []), *shown,
             )  # fmt: skip
     Console().print(table)
 

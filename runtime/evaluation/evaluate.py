@@ -28,7 +28,9 @@ from dsin.runtime.evaluation.comparison import (
 from dsin.runtime.evaluation.crops import beside_rivals
 from dsin.runtime.evaluation.pairs import Pair, read_pair, read_pair_list
 from dsin.runtime.evaluation.rivals import Rival, rivals
+from dsin.runtime.evaluation.sequences import refuse_videos, video_curve, with_encoder_times
 from dsin.runtime.evaluation.similarity import similarity
+from dsin.runtime.evaluation.video_rivals import VIDEO_RIVALS, VideoRival, video_rivals
 from dsin.runtime.files import write_image, write_json
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image
@@ -74,16 +76,21 @@ def evaluate_list(
     backend: Backend = "cpu",
     against: Sequence[str] = (),
     plot: Path | None = None,
+    in_order: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a pair list, print each pair and the mean, and write the report; see `evaluate`.
 
     `against` names rival codecs (see `dsin.runtime.evaluation.rivals`): the bundle is then measured
     at all its rates, and the report has `rates` (see `means_of_rates`), `rivals` and `bd_rate` in
-    percent too; `plot` gets the curves as PNG. Raises DsinError where `json_path` or `plot` cannot
-    be written, before anything is computed.
+    percent too; `plot` gets the curves as PNG. Where the pairs are the frames of a recording
+    `in_order`, video codecs may be among the rivals (see `dsin.runtime.evaluation.video_rivals`).
+    Raises DsinError where `json_path` or `plot` cannot be written, before anything is computed.
     """
+    if not in_order:
+        refuse_videos(against)
     listed = read_pair_list(pairs, root)
-    others = rivals(against)
+    others = rivals([name for name in against if name not in VIDEO_RIVALS])
+    videos = video_rivals([name for name in against if name in VIDEO_RIVALS])
     for path in (json_path, plot):
         if path is not None and not os.access(path.resolve().parent, os.W_OK):
             raise DsinError(f"cannot write {path}: its folder is missing or read-only")
@@ -94,8 +101,8 @@ def evaluate_list(
     )  # fmt: skip
     print_pairs(report, root)
     print_mean(report)
-    if others:
-        report |= _compare(opened, listed, crop, backend, others, plot)
+    if others or videos:
+        report |= _compare(opened, listed, crop, backend, others, plot, videos)
     if json_path is not None:
         write_json(json_path, report)
     return report
@@ -141,13 +148,16 @@ def evaluate(
 
 def _compare(
     bundle: Bundle, pairs: list[Pair], crop: tuple[int, int] | None, backend: Backend,
-    others: list[Rival], plot: Path | None,
+    others: list[Rival], plot: Path | None, videos: Sequence[VideoRival] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Curves of the bundle at all rates and of the rivals, and BD-rates."""
     means = means_of_rates(bundle, pairs, crop=crop, backend=backend)
     with_side, alone = (curve(means, side=side) for side in (True, False))
     pictures = [read_pair(pair, crop)[0] for pair in pairs]
+    if videos:
+        with_side = with_encoder_times(with_side, bundle, pictures, backend)
     curves = {rival.name: rival_curve(rival, pictures) for rival in others}
+    curves |= {rival.name: video_curve(rival, pictures) for rival in videos}
     print_comparison(bundle.path.name, with_side, curves)
     if plot is not None:
         plot_comparison(plot, bundle.path.name, with_side, curves, alone)

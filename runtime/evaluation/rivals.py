@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.evaluation.video_rivals import VIDEO_RIVALS
 from dsin.runtime.pictures import Image
 
 _START_CODE = re.compile(b"\0\0\1")
@@ -40,7 +41,8 @@ def rivals(names: Sequence[str]) -> list[Rival]:
     """The codecs of these names. Raises DsinError for a name or a library that is not there."""
     unknown = [name for name in names if name not in _RIVALS]
     if unknown:
-        raise DsinError(f"there is no rival {unknown[0]!r}: use {', '.join(_RIVALS)}")
+        known = ", ".join([*_RIVALS, *VIDEO_RIVALS])
+        raise DsinError(f"there is no rival {unknown[0]!r}: use {known}")
     for name in names:
         _library("av" if name == "hevc" else "imagecodecs")
     return [_RIVALS[name] for name in names]

@@ -22,6 +22,8 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import Packet
+from dsin.runtime.codec.references import DecodedFrames
+from dsin.runtime.codec.scene_memory import SceneMemory
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.fleet.router import PLACE
 from dsin.runtime.link.side_pictures import decode_picture, picture_size
@@ -35,7 +37,8 @@ SIDES_KEPT = 2
 @dataclass(frozen=True)
 class ReplicaOptions:
     """How a replica decodes. `cpus` limits its threads; `side_budget_mib` is what side images and
-    features of all its rigs may take; with `pictures` answers hold the decoded frame."""
+    features of all its rigs may take, and an eighth of it what frames that packets may refer to
+    take besides; with `pictures` answers hold the decoded frame."""
 
     bundle: str | None = None
     backend: Backend = "cpu"
@@ -97,6 +100,29 @@ class SideStore:
         return next((k.side for k in self._rigs.get(rig, ()) if k.number == number), None)
 
 
+class ReferenceStore:
+    """The frames that each rig's packets may refer to, at most `budget` bytes; the rig that was
+    silent for longest is forgotten first. Not for several threads at once."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._rigs: OrderedDict[str, DecodedFrames] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+
+    def of(self, rig: str) -> DecodedFrames:
+        """Those of a rig, none of them where it is new here."""
+        self._rigs.setdefault(rig, DecodedFrames())
+        self._rigs.move_to_end(rig)
+        return self._rigs[rig]
+
+    def weigh(self, rig: str) -> None:
+        """Count what a rig's frames take now, and forget what is too much."""
+        self._sizes[rig] = self._rigs[rig].nbytes
+        while sum(self._sizes.values()) > self._budget and len(self._rigs) > 1:
+            forgotten, _ = self._rigs.popitem(last=False)
+            self._sizes.pop(forgotten, None)
+
+
 def _size(kept: Iterable[_Kept]) -> int:
     return sum(entry.size for entry in kept)
 
@@ -113,7 +139,9 @@ class RigDecoder:
         )
         with Encoder(self._decoder.bundle, threads=1) as encoder:
             warm_up(encoder, TILE, self._decoder)
+        self._memory = SceneMemory()
         self._store = SideStore(options.side_budget_mib << 20)
+        self._references = ReferenceStore(options.side_budget_mib << 17)
         # A thread of its own, so that health checks are answered meanwhile.
         self._worker = ThreadPoolExecutor(1, "decode")
 
@@ -168,7 +196,11 @@ class RigDecoder:
             side = self._decoder.prepare_side(kept, rate=parsed.header.rate)
             if side is not kept:
                 self._store.put(rig, side_number, side)
-        decoded = self._decoder.decode(parsed, side)
+            side = self._memory.remind(rig, side)
+        decoded = self._decoder.decode(parsed, side, references=self._references.of(rig))
+        self._references.weigh(rig)
+        if side is not None:
+            self._memory.note(rig, decoded)
         return self._answer(
             used_side=decoded.used_side,
             decoded=decoded if self._pictures else None,

@@ -1,6 +1,7 @@
 """What the threads of a DecodePool work with where a fleet decodes."""
 
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.errors import StreamError
 from dsin.runtime.fleet.decoders import BlockingFleet
 from dsin.runtime.outputs.decoded_frame import SideView
@@ -20,8 +21,15 @@ class FleetWorker:
         return RemoteSide(rate, answer.stage_ms)
 
     def decode(
-        self, rig: str, frame: ArrivedFrame, view: SideView | None, prepared: SidePreparation | None
+        self,
+        rig: str,
+        frame: ArrivedFrame,
+        view: SideView | None,
+        prepared: SidePreparation | None,
+        *,
+        references: DecodedFrames | None = None,
     ) -> Work:
+        """As `DecodeWorker.decode`; the rig's decoder keeps references of its own."""
         number = None if view is None else view.number
         image = None if view is None else view.image
         answer = self._fleet.frame(rig, bytes(frame.packet), number, image)

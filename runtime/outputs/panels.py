@@ -28,23 +28,26 @@ def side_by_side(panels: Sequence[Panel], columns: int = 2) -> Image:
 
     Small pictures are enlarged by a whole factor, so that the captions stay legible.
     """
-    captioned = [_captioned(panel) for panel in panels]
-    height, width = captioned[0].shape[:2]
-    rows = -(-len(captioned) // columns)
-    sheet = np.full(
-        (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), _BAR, np.uint8
-    )
-    for index, picture in enumerate(captioned):
-        top, left = index // columns * (height + _GAP), index % columns * (width + _GAP)
-        sheet[top : top + height, left : left + width] = picture
+    height, width = panels[0].picture.shape[:2]
+    factor = -(-_NARROWEST // width)
+    height, width = factor * height, factor * width
+    scale = min(0.8, max(0.4, width / 1550))
+    bar = round(50 * scale)
+    rows, step = -(-len(panels) // columns), (bar + height + _GAP, width + _GAP)
+    sheet = np.empty((rows * step[0] - _GAP, columns * step[1] - _GAP, 3), np.uint8)
+    sheet[:] = _BAR
+    for index, panel in enumerate(panels):
+        top, left = index // columns * step[0], index % columns * step[1]
+        sheet[top : top + bar, left : left + width] = _caption(panel, width, scale)
+        picture = panel.picture
+        if factor > 1:
+            picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        sheet[top + bar : top + bar + height, left : left + width] = picture
     return sheet
 
 
-def _captioned(panel: Panel) -> Image:
-    factor = -(-_NARROWEST // panel.picture.shape[1])
-    picture = panel.picture.repeat(factor, axis=0).repeat(factor, axis=1)
-    width = picture.shape[1]
-    scale = min(0.8, max(0.4, width / 1550))
+def _caption(panel: Panel, width: int, scale: float) -> Image:
+    """A bar of that width, with the panel's name and note."""
     (name_width, _), _ = cv2.getTextSize(panel.name, cv2.FONT_HERSHEY_DUPLEX, scale, 1)
     bar = np.full((round(50 * scale), width, 3), _BAR, np.uint8)
     baseline, margin = round(33 * scale), round(14 * scale)
@@ -55,4 +58,4 @@ def _captioned(panel: Panel) -> Image:
     cv2.putText(
         bar, panel.note, place, cv2.FONT_HERSHEY_SIMPLEX, scale * 0.86, _NOTE, 1, cv2.LINE_AA
     )
-    return np.concatenate([bar, picture])
+    return bar

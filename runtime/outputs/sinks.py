@@ -16,6 +16,7 @@ from typing import Protocol
 
 from dsin.runtime.errors import DsinError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
+from dsin.runtime.trace import traced
 
 _LOG = logging.getLogger("dsin.runtime.outputs.sinks")
 _REMEMBERED_MESSAGES = 64
@@ -95,7 +96,9 @@ class SinkRunner:
 
     def _run(self) -> None:
         while (frame := self._next()) is not None:
-            if self._guarded(partial(self._sink.take, frame)):
+            with traced(self.name, frame=frame.number):
+                taken = self._guarded(partial(self._sink.take, frame))
+            if taken:
                 self.taken += 1
             else:
                 self.failed += 1

@@ -199,7 +199,7 @@ def _refine_all(
             down[i, j], right[i, j], cost[i, j] = _refine_block(x, y, first, second, ph, pw, i, j)
 
 
-@entry_point(parallel=True)
+@entry_point()
 def _paste_all(image: Image, down: Shifts, right: Shifts, pasted: Image) -> None:
     rows, columns = down.shape
     for i in numba.prange(rows):

@@ -67,7 +67,7 @@ def gradients(x: Floats, down: Floats, right: Floats) -> None:
             right[i, j] = (x[i, behind] - x[i, before]) / np.float32(behind - before)
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def search_all(
     x: Floats, slopes: tuple[Floats, Floats], y: Floats, start: tuple[Floats, Floats],
     found: tuple[Floats, Floats],
@@ -80,7 +80,7 @@ def search_all(
             found[0][i, j], found[1][i, j] = down, right
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def local_systems(
     x: Floats, slopes: tuple[Floats, Floats], y: Floats, field: tuple[Floats, Floats],
     systems: Floats,
@@ -105,9 +105,12 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
     # With a border, which bonds of 0 keep out.
     new_down = np.zeros((rows + 2, columns + 2), np.float32)
     new_right = np.zeros((rows + 2, columns + 2), np.float32)
-    new_down[1:-1, 1:-1], new_right[1:-1, 1:-1] = down, right
     turn = np.zeros((2, columns), np.float32)
-    turn[0, ::2], turn[1, 1::2] = 1, 1
+    for j in range(columns):
+        turn[j % 2, j] = 1
+        # Assigning slices takes seconds to compile.
+        for i in range(rows):
+            new_down[i + 1, j + 1], new_right[i + 1, j + 1] = down[i, j], right[i, j]
     to_down, to_right = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for _ in range(SWEEPS):
         for colour in range(2):
@@ -128,7 +131,7 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
             right[i, j] += min(max(new_right[i + 1, j + 1] - right[i, j], -MOST), MOST)
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def doubts(
     x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats, variance: Floats
 ) -> None:
@@ -148,14 +151,19 @@ def doubts(
         sums = _sums_of_columns(differences, x, top, bottom)
         for j in range(columns):
             left, end = max(j * STRIDE - margin, 0), min((j + 1) * STRIDE + margin, width)
-            linear, square = sums[0, left:end].sum(), sums[1, left:end].sum()
-            total, squares = sums[2, left:end].sum(), sums[3, left:end].sum()
+            linear, square = np.float32(0), np.float32(0)
+            total, squares = np.float32(0), np.float32(0)
+            for k in range(left, end):
+                linear += sums[0, k]
+                square += sums[1, k]
+                total += sums[2, k]
+                squares += sums[3, k]
             n = np.float32((bottom - top) * (end - left))
             doubt[i, j] = max(square - np.float32(FORGIVEN) * linear * linear / n, 0) / n
             variance[i, j] = max(squares - total * total / n, 0) / n
 
 
-@entry_point(parallel=True, fastmath=True)
+@entry_point(fastmath=True)
 def places(field: tuple[Floats, Floats], row: Floats, column: Floats) -> None:
     """Where each pixel of a picture twice as large as the field's lies in the other one."""
     height, width = row.shape

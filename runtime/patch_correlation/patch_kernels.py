@@ -266,7 +266,7 @@ def _describe_patch(
     return norm, np.sqrt(before)
 
 
-@kernel()
+@kernel(inline="always")
 def _norm_exactly(image: Float32, r: int, c: int, size: tuple[int, int], affine: Float64) -> float:
     """Norm of a centred window in H-space, in float64 from the levels."""
     mean, _ = _moments(image, r, c, size, affine)
@@ -373,7 +373,7 @@ def _reach(across: Float32, own: int, least: float) -> tuple[int, int]:
     return low, outside
 
 
-@kernel()
+@kernel(inline="always")
 def _score(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> float:
     """Weighted score of one window, in float32."""
     correlation = _correlate(patch, side[0], r, c) * side[2][r, c]
@@ -381,13 +381,13 @@ def _score(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> fl
     return float(min(max(correlation, -1.0), 1.0) * prior[0][r] * prior[1][c])
 
 
-@kernel()
+@kernel(inline="always")
 def _surely(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> float:
     """A score that the window certainly reaches."""
     return float(_score(patch, side, prior, r, c) - side[3][r, c])
 
 
-@kernel()
+@kernel(inline="always")
 def _best_near_own_rows(
     query: Query, side: SideArrays, prior: Prior, own: tuple[int, int], best: float,
     across: Float32, line: Float32,
@@ -426,7 +426,7 @@ def _list_row(
     return count
 
 
-@kernel()
+@kernel(inline="always")
 def _evaluate(
     query: Query, side: SideArrays, prior: Prior, best: float, margin: float, survivors: Survivors
 ) -> tuple[Int32, int]:
@@ -464,7 +464,7 @@ def _evaluate(
     return near[:found], count
 
 
-@kernel()
+@kernel(inline="always")
 def _first_best(places: Int32, columns: int, values: Float64) -> int:
     """Index of the first of the best values in raster order, ties as the definition has them."""
     best = values[0]
@@ -532,7 +532,7 @@ def _begin(
 @entry_point()
 def search_row(
     i: int,
-    own: tuple[Int32, Int32],
+    own: tuple[Indices, Indices],
     x_planes: Float32,
     x: Float32,
     side: SideArrays,

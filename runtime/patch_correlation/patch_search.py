@@ -151,9 +151,11 @@ def _search_pruned(
     basis, prepared = _basis(side.patch), _side(side)
     state = np.full(out[0].shape, DONE, np.uint8)
 
+    places = own[0].astype(np.int64), own[1].astype(np.int64)  # as `search_one` has them
+
     def patch_row(i: int) -> None:
         prior = (weights[0][i], weights[1])
-        search_row(i, own, planes, x, prepared, basis, prior, _AFFINE, out, state)
+        search_row(i, places, planes, x, prepared, basis, prior, _AFFINE, out, state)
 
     def patch(at: npt.NDArray[np.intp], most: float) -> None:
         i, j = int(at[0]), int(at[1])

@@ -45,7 +45,9 @@ class Loopback:
     def __enter__(self) -> "Loopback":
         port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
-        self._stream = CameraStream(f"127.0.0.1:{port}", None, self._greeting, lambda ack: None)
+        self._stream = CameraStream(
+            f"127.0.0.1:{port}", None, self._greeting, lambda ack: None, transport="grpc"
+        )
         self._stream.__enter__()
         return self
 

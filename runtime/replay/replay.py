@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.decoder import Decoder, SideFeatures
 from dsin.runtime.codec.packet import Packet, check_codec
+from dsin.runtime.codec.references import DecodedFrames
+from dsin.runtime.codec.scene_memory import SceneMemory
 from dsin.runtime.errors import FrameError, PacketError, RecordingError
 from dsin.runtime.link.side_pictures import decode_picture
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
+from dsin.runtime.pictures import Image
 from dsin.runtime.replay.recorded_frames import (
     Event,
     RecordedPacket,
@@ -80,7 +83,8 @@ def replay_recordings(
 
     `rig` restricts this to one rig. Without `use_side` there is only x_dec; without
     `repair_side` each frame gets the side image that it had live, if it had one. The frames' times
-    are those of the recording, their stages those of now. A packet that does not decode is counted.
+    are those of the recording, their stages those of now. A packet that does not decode is counted,
+    such as one that refers to a frame that is not in the recording.
     Raises RecordingError for a file that is not a recording or has no frames, PacketError where the
     packets are of another codec than the decoder's.
     """
@@ -138,6 +142,7 @@ class _Rig:
     ) -> None:
         self._frames = timeline.frames
         self._decoder = decoder
+        self._references = DecodedFrames()
         self._on_frame = on_frame
         live = [frame.side for frame in timeline.frames]
         chosen = timeline.repaired_sides() if repair_side else live
@@ -146,6 +151,7 @@ class _Rig:
         self._waiting: deque[RecordedPacket] = deque()
         self._sides: dict[int, RecordedSide] = {}
         self._sides_read = self._frames_done = 0
+        self._memory = SceneMemory()
         self._figures = RigReplay(live=sum(side is not None for side in live))
 
     def add(self, event: Event) -> None:
@@ -187,6 +193,12 @@ class _Rig:
         except PacketError as error:
             self._reject(error)
 
+    def _prepared(self, view: SideView, rate: int) -> SideFeatures | Image:
+        """As the server had it; of a packet whose rate the bundle lacks, decoding tells."""
+        if rate >= len(self._decoder.bundle.rate_points):
+            return view.image
+        return self._memory.remind("", self._decoder.prepare_side(view.image, rate=rate))
+
     def _reject(self, error: PacketError) -> None:
         self._figures.rejected += 1
         self._figures.fault = self._figures.fault or f"frame rejected: {error}"
@@ -200,7 +212,10 @@ class _Rig:
     ) -> None:
         header = parsed.header
         view = None if side is None else _side_view(side, (header.height, header.width))
-        decoded = self._decoder.decode(parsed, None if view is None else view.image)
+        features = None if view is None else self._prepared(view, header.rate)
+        decoded = self._decoder.decode(parsed, features, references=self._references)
+        if view is not None:
+            self._memory.note("", decoded)
         figures, frame = self._figures, self._frames[place]
         repaired = view is not None and self._chosen[place] != frame.side
         figures.frames += 1

@@ -5,10 +5,12 @@ All methods are called in the event loop; answers of the pool come from other th
 
 import asyncio
 from dataclasses import replace
+from typing import NamedTuple
 
 import grpc
 
 from dsin.runtime.codec.packet import Packet
+from dsin.runtime.datagrams.pieces import PieceError, unpacked_body
 from dsin.runtime.errors import FrameError, PacketError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.clocks import CameraClock, now_ns
@@ -16,13 +18,15 @@ from dsin.runtime.link.rpc import CREDITS
 from dsin.runtime.link.side_pictures import decode_picture
 from dsin.runtime.outputs.decoded_frame import SideView
 from dsin.runtime.pictures import Image
+from dsin.runtime.server.datagram_session import DatagramSession
 from dsin.runtime.server.decode_pool import DecodePool
 from dsin.runtime.server.rig import ArrivedFrame, FrameStatus, Outcome, Rig
 from dsin.runtime.server.side_cameras import SideCameras
 from dsin.runtime.sources.resized import resized
 
 MOST_PROBES = 16
-"""Questions for a camera's time that it may leave unanswered; then no more are asked."""
+"""Questions for a camera's time that it may leave unanswered; then no more are asked, and in
+datagrams, which get lost, the oldest is forgotten."""
 
 
 class RefusedError(Exception):
@@ -34,8 +38,19 @@ class RefusedError(Exception):
         self.reason = reason
 
 
+class _Arrival(NamedTuple):
+    """A packet as it came; without `timestamp_ns` only the packet tells it."""
+
+    number: int
+    packet: bytes
+    timestamp_ns: int | None
+    held_us: int
+    sent_ns: int
+
+
 class CameraSession:
-    """A camera that was admitted. `outgoing` holds what is to be sent to it."""
+    """A camera that was admitted. `outgoing` holds what is to be sent to it over its stream;
+    `datagrams` is where it may send its frames instead."""
 
     def __init__(
         self,
@@ -53,20 +68,22 @@ class CameraSession:
         self.ended = asyncio.Event()
         self.doubted = asyncio.Event()
         self.end_status: tuple[grpc.StatusCode, str] | None = None
+        self.datagrams: DatagramSession | None = None
         self._pool = pool
         self._sides = sides
         self._loop = loop
         self._session = hello.session
+        self._wants_references = hello.references
         self._size = hello.height, hello.width
         self._clock = CameraClock()
-        self._asked: set[int] = set()
+        self._asked: dict[int, None] = {}
         self._under_way = 0
         self._last_side: int | None = None
 
     def join(self) -> None:
         """Tell the pool that the camera is there; with camera x comes the server's own live y."""
         if self.letter == "x":
-            self._pool.camera_joined(self.rig, self._clock.offset)
+            self._pool.camera_joined(self.rig, self._clock.offset, references=self.takes_references)
         if self.letter == "y" or self._has_own_side:
             self._pool.side_joined(self.rig)
         if self._has_own_side:
@@ -80,6 +97,11 @@ class CameraSession:
             self._pool.side_left(self.rig)
         if self._has_own_side:
             self._sides.feed(self.rig.name, None)
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether its packets may refer to those before them."""
+        return self._wants_references and self._pool.bundle.refers
 
     @property
     def _has_own_side(self) -> bool:
@@ -102,11 +124,27 @@ class CameraSession:
 
     def send_probe(self) -> None:
         """Ask for the camera's time."""
+        if self._active_datagrams is not None:
+            self.take_ping()
+        elif len(self._asked) < MOST_PROBES:  # else it has many to answer already
+            self.outgoing.put_nowait(self._new_probe())
+
+    def take_ping(self) -> None:
+        """Ask for the camera's time in a datagram, which nothing holds up."""
+        assert self.datagrams is not None
         if len(self._asked) >= MOST_PROBES:
-            return  # it has many to answer already
+            del self._asked[next(iter(self._asked))]
+        self.datagrams.send(self._new_probe())
+
+    def _new_probe(self) -> dsin_v1.ServerMessage:
         probe = dsin_v1.ClockProbe(server_send_ns=now_ns())
-        self._asked.add(probe.server_send_ns)
-        self.outgoing.put_nowait(dsin_v1.ServerMessage(probe=probe))
+        self._asked[probe.server_send_ns] = None
+        return dsin_v1.ServerMessage(probe=probe)
+
+    @property
+    def _active_datagrams(self) -> DatagramSession | None:
+        """Where to send to the camera, if that is in datagrams."""
+        return self.datagrams if self.datagrams is not None and self.datagrams.active else None
 
     async def take(self, message: dsin_v1.CameraMessage) -> None:
         """A message of the camera. Raises RefusedError for one that breaks the protocol."""
@@ -114,11 +152,43 @@ class CameraSession:
         kind = message.WhichOneof("message")
         if kind == "frame" and self.letter == "x":
             self._count_under_way()
-            self._take_frame(message.frame, received_ns)
+            frame = message.frame
+            arrival = _Arrival(
+                frame.frame_number, frame.packet, frame.timestamp_ns, frame.held_us, frame.sent_ns
+            )
+            self._take_frame(arrival, received_ns)
         elif kind == "side" and self.letter == "y":
             self._count_under_way()
             await self._take_side(message.side, received_ns)
-        elif kind == "clock":
+        else:
+            self._take_other(message, received_ns)
+
+    def take_body(self, number: int, body: bytes, received_ns: int) -> None:
+        """A frame that came in datagrams."""
+        try:
+            held_us, sent_ns, packet = unpacked_body(body)
+        except PieceError as error:
+            self.take_fault(str(error))
+            return
+        self._take_frame(_Arrival(number, packet, None, held_us, sent_ns), received_ns)
+
+    def take_message(self, message: dsin_v1.CameraMessage, received_ns: int) -> None:
+        """A message that came in a datagram."""
+        if message.HasField("bye"):
+            self.ended.set()
+            return
+        try:
+            self._take_other(message, received_ns)
+        except RefusedError as refused:
+            self.end(refused.code, refused.reason)
+
+    def take_fault(self, reason: str) -> None:
+        """Datagrams of the camera that no camera sends: its stream ends."""
+        self.end(grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+    def _take_other(self, message: dsin_v1.CameraMessage, received_ns: int) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "clock":
             self._take_clock(message.clock, received_ns)
         elif kind == "status":
             device = {field.name: float(value) for field, value in message.status.ListFields()}
@@ -139,7 +209,7 @@ class CameraSession:
             raise RefusedError(
                 grpc.StatusCode.INVALID_ARGUMENT, "a clock reply that was not asked for"
             )
-        self._asked.remove(reply.server_send_ns)
+        del self._asked[reply.server_send_ns]
         steps, first = self._clock.steps, self._clock.offset() is None
         self._clock.reply(
             reply.server_send_ns, reply.camera_receive_ns, reply.camera_send_ns, received_ns
@@ -155,8 +225,8 @@ class CameraSession:
                 f"more frames under way than the {CREDITS} that were granted",
             )
 
-    def _take_frame(self, frame: dsin_v1.EncodedFrame, received_ns: int) -> None:
-        number = frame.frame_number
+    def _take_frame(self, frame: _Arrival, received_ns: int) -> None:
+        number = frame.number
         try:
             packet = Packet.parse(frame.packet, self._pool.bundle.codec_id)
             header = packet.header
@@ -164,7 +234,8 @@ class CameraSession:
                 raise PacketError(
                     f"packet is {header.width}x{header.height}, not of the size in the greeting"
                 )
-            if (header.frame_number, header.timestamp_ns) != (number, frame.timestamp_ns):
+            told_ns = header.timestamp_ns if frame.timestamp_ns is None else frame.timestamp_ns
+            if (header.frame_number, header.timestamp_ns) != (number, told_ns):
                 raise PacketError("packet and message differ in frame number or time")
             last = self.rig.last_frame
             if last is not None and last[0] == self._session and number <= last[1]:
@@ -174,12 +245,12 @@ class CameraSession:
             self._answer(Outcome(number, FrameStatus.REJECTED, reason=str(error)))
             return
         self.rig.last_frame = self._session, number
-        sent_ns = self._sent_ns(frame)
+        sent_ns = header.timestamp_ns + 1000 * frame.held_us if self.live else frame.sent_ns
         doubt = self._watch(sent_ns, received_ns)
         captured_ns = self._clock.to_server(sent_ns - 1000 * frame.held_us, received_ns)
         arrived = ArrivedFrame(
             packet=packet,
-            paired_ns=captured_ns if self.live else frame.timestamp_ns,
+            paired_ns=captured_ns if self.live else header.timestamp_ns,
             captured_ns=min(captured_ns, received_ns),
             received_ns=received_ns,
             clock_in_doubt=doubt and self.live,
@@ -197,7 +268,7 @@ class CameraSession:
             self._answer(Outcome(number, FrameStatus.REJECTED, reason=str(error)))
             return
         self._last_side = number
-        sent_ns = self._sent_ns(side)
+        sent_ns = side.timestamp_ns + 1000 * side.held_us if self.live else side.sent_ns
         doubt = self._watch(sent_ns, received_ns)
         captured_ns = self._clock.to_server(sent_ns - 1000 * side.held_us, received_ns)
         view = SideView(image, number, side.timestamp_ns)
@@ -212,9 +283,6 @@ class CameraSession:
     def _side_image(self, picture: bytes) -> Image:
         """A picture as it came, in the size of the rig's. Raises FrameError."""
         return resized(decode_picture(picture, self._size), self.rig.size)
-
-    def _sent_ns(self, frame: "dsin_v1.EncodedFrame | dsin_v1.SideFrame") -> int:
-        return frame.timestamp_ns + 1000 * frame.held_us if self.live else frame.sent_ns
 
     def _watch(self, sent_ns: int, received_ns: int) -> bool:
         """Whether the clock is in doubt; then it is asked at once."""
@@ -242,8 +310,12 @@ class CameraSession:
                 age_ms=outcome.age_ms,
                 reason=outcome.reason,
                 waited_ms=outcome.waited_ms,
+                reference_missing=outcome.reference_missing,
             )
         )
 
     def _send_ack(self, ack: dsin_v1.Ack) -> None:
+        if (datagrams := self._active_datagrams) is not None:
+            datagrams.answer(ack)
+            return
         self.outgoing.put_nowait(dsin_v1.ServerMessage(ack=ack))

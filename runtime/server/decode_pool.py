@@ -16,13 +16,15 @@ from types import TracebackType
 from typing import NamedTuple
 
 from dsin.runtime.codec.decoder import Decoded
-from dsin.runtime.errors import DsinError, FrameError, StreamError
+from dsin.runtime.codec.references import DecodedFrames
+from dsin.runtime.errors import DsinError, FrameError, ReferenceMissingError, StreamError
 from dsin.runtime.link.clocks import Offset, now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.server.decode_worker import DecodeWorker
 from dsin.runtime.server.rig import ArrivedFrame, FrameStatus, LocalSide, Rig
 from dsin.runtime.server.side_buffer import PairingPolicy, StoredSide
+from dsin.runtime.trace import traced
 
 LOG = logging.getLogger(__name__)
 MIB = 2**20
@@ -144,16 +146,20 @@ class DecodePool:
             rig.sides.clear()
             self._changed.notify()
 
-    def camera_joined(self, rig: Rig, clock: Callable[[], Offset | None]) -> None:
-        """Camera x is there. `clock` tells how far its clock is from the server's, once known."""
+    def camera_joined(
+        self, rig: Rig, clock: Callable[[], Offset | None], *, references: bool = False
+    ) -> None:
+        """Camera x is there. `clock` tells how far its clock is from the server's, once known. With
+        `references` its packets may refer to those decoded from now on."""
         with self._changed:
             rig.camera_connected, rig.clock = True, clock
+            rig.references = DecodedFrames() if references else None
             self._changed.notify()
 
     def camera_left(self, rig: Rig) -> None:
         """Camera x is gone."""
         with self._changed:
-            rig.camera_connected = False
+            rig.camera_connected, rig.references = False, None
             self._forget_if_alone(rig)
 
     def side_joined(self, rig: Rig) -> None:
@@ -194,8 +200,13 @@ class DecodePool:
             try:
                 if job.frame is None:
                     self._prepare(worker, job)
-                else:
+                    continue
+                packet = job.frame.packet
+                about = {"rig": job.rig.name, "rate": job.frame.rate, "bytes": len(packet)}
+                with traced("frame", frame=job.frame.number, **about):
                     self._decode(worker, job, job.frame)
+                if job.rig.local is not None:
+                    self._look_ahead(job.rig)
             except Exception:  # one rig's fault must not end the service for the others
                 LOG.exception("internal fault while decoding for rig %s", job.rig.name)
 
@@ -241,7 +252,8 @@ class DecodePool:
         assert job.side is not None
         prepared = None
         try:
-            prepared = worker.prepare(job.rig.name, job.side.view, job.rig.rate)
+            with traced("side image", frame=job.side.view.number):
+                prepared = worker.prepare(job.rig.name, job.side.view, job.rig.rate)
         except DsinError as error:
             job.rig.complain(f"side image {job.side.view.number}: {error}")
         finally:
@@ -251,24 +263,27 @@ class DecodePool:
 
     def _decode(self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame) -> None:
         rig, status, reason = job.rig, FrameStatus.REJECTED, "internal fault, see the server's log"
-        use, decode_ms = SideUse.MISSING, 0.0
+        use, decode_ms, reference_missing = SideUse.MISSING, 0.0, False
         start_s = time.monotonic()
         waited_ms = 1000 * (start_s - frame.queued_s)
         try:
             done = self._decoded(worker, job, frame, waited_ms)
             status, reason, use = FrameStatus.DECODED, "", done.side_use
             decode_ms = 1000 * (time.monotonic() - start_s)
-            self._on_frame(done)
+            with traced("hand over"):
+                self._on_frame(done)
         except DsinError as error:
             reason = str(error)
+            reference_missing = isinstance(error, ReferenceMissingError)
             rig.complain(f"frame {frame.number}: {error}")
         finally:
             with self._changed:
                 rig.decoding, rig.rate = False, frame.rate
-                rig.finish(frame, status, use, decode_ms, reason, waited_ms)
+                rig.finish(
+                    frame, status, use, decode_ms, reason, waited_ms,
+                    reference_missing=reference_missing,
+                )  # fmt: skip
                 self._changed.notify_all()
-        if rig.local is not None:
-            self._look_ahead(rig)
 
     def _decoded(
         self, worker: DecodeWorker, job: _Job, frame: ArrivedFrame, waited_ms: float
@@ -277,7 +292,9 @@ class DecodePool:
         if job.rig.local is not None and use is not SideUse.PAIRED:
             side, use = self._fetch(job.rig, frame.paired_ns)
         view, prepared = (None, None) if side is None else (side.view, side.prepared)
-        decoded, now_prepared = worker.decode(job.rig.name, frame, view, prepared)
+        decoded, now_prepared = worker.decode(
+            job.rig.name, frame, view, prepared, references=job.rig.references
+        )
         stages = {f"server.{name}": ms for name, ms in decoded.stage_ms.items()}
         if side is not None and now_prepared is not None:
             stages = {f"side.{n}": ms for n, ms in now_prepared.stage_ms.items()} | stages
@@ -304,7 +321,8 @@ class DecodePool:
         """Ask the rig's own recording for the side image of that moment."""
         assert rig.local is not None
         try:
-            view = rig.local.near(paired_ns)
+            with traced("read side image"):
+                view = rig.local.near(paired_ns)
         except FrameError as error:
             rig.complain(f"decoding without its side image: {error}")
             view = None

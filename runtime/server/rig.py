@@ -13,17 +13,20 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from dsin.runtime.codec.packet import Packet
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.link.clocks import Offset, now_ns
 from dsin.runtime.link.rpc import CREDITS
 from dsin.runtime.outputs.decoded_frame import SideUse, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.server.link_tally import LinkTally
 from dsin.runtime.server.side_buffer import PairingPolicy, SideBuffer
 
 LOG = logging.getLogger(__name__)
 RECENT_S = 5.0
 """Rates in a status are means over that time."""
 BYTES_PER_PIXEL = 350
-"""What a rig needs at most: two prepared side images (135 each), pictures kept and on their way."""
+"""What a rig needs at most: two prepared side images (135 each), the latents of the frames that may
+be referred to (16), pictures kept and on their way."""
 
 
 class FrameStatus(Enum):
@@ -35,7 +38,8 @@ class FrameStatus(Enum):
 
 
 class Outcome(NamedTuple):
-    """The answer to one frame; `reason` says why it was rejected."""
+    """The answer to one frame; `reason` says why it was rejected, `reference_missing` that it
+    refers to a frame that is not there."""
 
     number: int
     status: FrameStatus
@@ -44,6 +48,7 @@ class Outcome(NamedTuple):
     age_ms: float = 0.0
     reason: str = ""
     waited_ms: float = 0.0
+    reference_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,14 @@ class Rig:
         self.local = local
         self.waiting: deque[ArrivedFrame] = deque()
         self.decoding = False
+        self.references: DecodedFrames | None = None
+        """What packets may refer to; None where they may not."""
         self.rate: int | None = None
         self.camera_connected = False
         self.side_connected = False
         self.clock: Callable[[], Offset | None] = lambda: None
         self.device: dict[str, float] = {}
+        self.link = LinkTally()
         self.last_frame: tuple[int, int] | None = None
         """Session and number of the newest frame that came."""
         self._told_s = float("-inf")
@@ -139,17 +147,24 @@ class Rig:
         decode_ms: float = 0.0,
         reason: str = "",
         waited_ms: float = 0.0,
+        *,
+        reference_missing: bool = False,
     ) -> None:
         """Count a frame and answer it."""
         self.count(status)
         if status is FrameStatus.DECODED:
             assert use is not None
             self._uses[use.value] += 1
+            self._counts["referring"] += frame.packet.header.reference is not None
             self._recent.append((time.monotonic(), len(frame.packet)))
             self._forget_old(time.monotonic())
             self._newest_captured_ns = frame.captured_ns
         age_ms = (now_ns() - frame.captured_ns) / 1e6
-        frame.answer(Outcome(frame.number, status, use, decode_ms, age_ms, reason, waited_ms))
+        frame.answer(
+            Outcome(
+                frame.number, status, use, decode_ms, age_ms, reason, waited_ms, reference_missing
+            )
+        )
 
     def complain(self, what: str) -> None:
         """Log what is wrong with it; at most once a second, so that no rig fills the log."""
@@ -187,6 +202,7 @@ class Rig:
             decoded=self._counts["decoded"],
             superseded=self._counts["superseded"],
             rejected=self._counts["rejected"],
+            referring=self._counts["referring"],
             side_uses=dict(self._uses),
             kbps=8 * sum(size for _, size in self._recent) / 1000 / RECENT_S,
             fps=len(self._recent) / RECENT_S,
@@ -194,6 +210,7 @@ class Rig:
             clock_offset_ms=None if offset is None else offset.ns / 1e6,
             clock_error_ms=None if offset is None else offset.error_ns / 1e6,
             device=dict(self.device),
+            link=self.link.status(),
         )
 
     def _forget_old(self, now_s: float) -> None:

@@ -16,6 +16,7 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.scene_memory import SceneMemory
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.rpc import Certificates, join_address
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
@@ -138,7 +139,8 @@ def local_workers(
         with Encoder(bundle, backend) as encoder:
             for decoder, size in product(decoders, sizes):
                 warm_up(encoder, size, decoder)
-        yield [LocalWorker(decoder) for decoder in decoders]
+        memory = SceneMemory()
+        yield [LocalWorker(decoder, memory) for decoder in decoders]
 
 
 def _half_of_memory_mib() -> float:

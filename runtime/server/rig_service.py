@@ -19,6 +19,7 @@ from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.rpc import CREDITS, METHOD, NAME_BYTES, PROTOCOL, SERVICE
 from dsin.runtime.pictures import MAX_PIXELS, MAX_SIDE
 from dsin.runtime.server.camera_session import CameraSession, RefusedError
+from dsin.runtime.server.datagram_endpoint import DatagramEndpoint
 from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.server.side_cameras import RecordedSideCamera, SideCameras
 from dsin.runtime.version import __version__
@@ -28,6 +29,8 @@ HELLO_S = 5.0
 """A stream that has not said who it is by then is ended."""
 PROBE_S = 1.0
 """A camera's clock is asked for that often, and at once when it seems to have stepped."""
+LINGER_S = 0.1
+"""How soon the end of a camera is noticed that lives by datagrams alone."""
 _REPLACED = grpc.StatusCode.ABORTED, "a newer connection of this camera came"
 _OTHER_SIZE = grpc.StatusCode.UNAVAILABLE, "camera x of this rig has another size: come again"
 _X, _Y = int(dsin_v1.CAMERA_X), int(dsin_v1.CAMERA_Y)
@@ -36,7 +39,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class RigService:
-    """Serves `dsin.v1.Rig`. `authenticated`: names of rigs come from certificates."""
+    """Serves `dsin.v1.Rig`. `authenticated`: names of rigs come from certificates. With `datagrams`
+    cameras x may send their frames there."""
 
     def __init__(
         self,
@@ -44,8 +48,11 @@ class RigService:
         *,
         authenticated: bool,
         sides: SideCameras | None = None,
+        datagrams: DatagramEndpoint | None = None,
     ) -> None:
         self._pool = pool
+        self._datagrams = datagrams
+        self._lingering: set[asyncio.Task[None]] = set()
         self._authenticated = authenticated
         self._sides = sides or SideCameras()
         self._cameras: dict[tuple[str, int], CameraSession] = {}
@@ -64,7 +71,8 @@ class RigService:
     async def stream(self, _requests: object, context: Context) -> None:
         """One camera, from its greeting to its end."""
         try:
-            camera = self._admitted(await self._greeting(context), context)
+            hello = await self._greeting(context)
+            camera = self._admitted(hello, context)
         except RefusedError as refused:
             self._log_refusal(context.peer(), refused.reason)
             await context.abort(refused.code, refused.reason)
@@ -74,14 +82,54 @@ class RigService:
             replaced.end(*_REPLACED)
         self._cameras[key] = camera
         camera.join()
+        self._open_datagrams(camera, wanted=hello.datagrams)
         LOG.info("rig %s: camera %s connected from %s", key[0], camera.letter, context.peer())
         try:
             await self._run(camera, context)
         finally:
-            if self._cameras.get(key) is camera:
-                del self._cameras[key]
-                camera.leave()
-            LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
+            alive = camera.datagrams is not None and camera.datagrams.alive
+            if camera.ended.is_set() or not alive:
+                self._leave(key, camera)
+            else:  # only the connection of its stream is lost
+                task = asyncio.create_task(self._linger(key, camera))
+                self._lingering.add(task)
+                task.add_done_callback(self._lingering.discard)
+
+    def stop(self) -> None:
+        """Forget cameras that live by datagrams alone."""
+        for task in self._lingering:
+            task.cancel()
+
+    def _open_datagrams(self, camera: CameraSession, *, wanted: bool) -> None:
+        if camera.letter != "x":
+            return
+        camera.rig.link.begin("grpc")
+        if wanted and self._datagrams is not None:
+            camera.datagrams = self._datagrams.open(camera.rig.link, camera)
+
+    def _leave(self, key: tuple[str, int], camera: CameraSession) -> None:
+        camera.ended.set()
+        if self._datagrams is not None and camera.datagrams is not None:
+            self._datagrams.forget(camera.datagrams)
+        if self._cameras.get(key) is camera:
+            del self._cameras[key]
+            camera.leave()
+        LOG.info("rig %s: camera %s disconnected", key[0], camera.letter)
+
+    async def _linger(self, key: tuple[str, int], camera: CameraSession) -> None:
+        """As long as its datagrams come, a camera is there without its stream."""
+        LOG.warning("rig %s: the control connection is lost, datagrams go on", key[0])
+        assert camera.datagrams is not None
+        probing = asyncio.create_task(_probe(camera, camera.ended))
+        try:
+            while camera.datagrams.alive and not camera.ended.is_set():
+                await asyncio.sleep(LINGER_S)
+            if camera.end_status is not None:
+                LOG.warning("rig %s: ended camera %s: %s", key[0], camera.letter,
+                            camera.end_status[1])  # fmt: skip
+        finally:
+            self._leave(key, camera)
+            probing.cancel()
 
     def _log_refusal(self, peer: str, reason: str) -> None:
         """At most one line a second, so that a flood of them does not become one of the log."""
@@ -92,21 +140,27 @@ class RigService:
             self._told_s = now_s
 
     async def _run(self, camera: CameraSession, context: Context) -> None:
-        welcome = dsin_v1.Welcome(credits=CREDITS, server_version=__version__)
+        welcome = dsin_v1.Welcome(
+            credits=CREDITS,
+            server_version=__version__,
+            datagrams=None if camera.datagrams is None else camera.datagrams.grant(),
+            references=camera.takes_references,
+        )
         await context.write(dsin_v1.ServerMessage(welcome=welcome))
+        over = asyncio.Event()
         tasks = [
             asyncio.create_task(step)
             for step in (
                 _read(camera, context),
                 _write(camera, context),
-                _probe(camera),
+                _probe(camera, over),
                 camera.ended.wait(),
             )
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            camera.ended.set()
+            over.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -114,9 +168,9 @@ class RigService:
             error = task.exception()
             if isinstance(error, RefusedError):
                 camera.end(error.code, error.reason)
-            elif error is not None and not isinstance(
-                error, grpc.RpcError | asyncio.CancelledError
-            ):
+            elif error is None:  # the camera's own end
+                camera.ended.set()
+            elif not isinstance(error, grpc.RpcError | asyncio.CancelledError):
                 raise error
         if camera.end_status is not None:
             LOG.warning("rig %s: ended camera %s: %s", camera.rig.name, camera.letter,
@@ -262,9 +316,9 @@ async def _write(camera: CameraSession, context: Context) -> None:
         await context.write(await camera.next_message())
 
 
-async def _probe(camera: CameraSession) -> None:
+async def _probe(camera: CameraSession, over: asyncio.Event) -> None:
     # Before Python 3.12 `wait_for` swallows a cancellation that comes just when its wait is over.
-    while not camera.ended.is_set():
+    while not over.is_set():
         camera.send_probe()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(camera.doubted.wait(), PROBE_S)

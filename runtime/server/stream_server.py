@@ -5,6 +5,7 @@ cameras ══ gRPC ══► RigService ─► DecodePool ─► on_frame
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 
@@ -21,6 +22,7 @@ from dsin.runtime.link.rpc import (
     server_credentials,
 )
 from dsin.runtime.loop_thread import LoopThread
+from dsin.runtime.server.datagram_endpoint import DatagramEndpoint
 from dsin.runtime.server.decode_pool import DecodePool
 from dsin.runtime.server.rig_service import RigService
 from dsin.runtime.server.side_cameras import SideCameras
@@ -28,6 +30,8 @@ from dsin.runtime.server.side_cameras import SideCameras
 LOG = logging.getLogger(__name__)
 MAX_STREAMS = 1024
 """Streams at once, over all connections; one more is refused."""
+PORT_TRIES = 8
+"""Ports that the system may choose before one is free of TCP and of UDP."""
 GRACE_S = 2.0
 """When the server stops, frames under way have so long to be answered."""
 UNWIND_S = 1.0
@@ -41,7 +45,8 @@ class StreamServer:
             print(server.port)
 
     Port 0 lets the system choose. Without certificates only loopback addresses are allowed.
-    `sides` are the server's own side cameras.
+    `sides` are the server's own side cameras. With `datagrams` frames may come in datagrams too, at
+    the same port of UDP; `strangers` counts those that are of no camera here, by reason.
     `health` adds the standard gRPC health service (extra `serve`). Raises StreamError for an
     address that it cannot listen at.
     """
@@ -55,12 +60,20 @@ class StreamServer:
         certificates: Certificates | None = None,
         sides: SideCameras | None = None,
         health: bool = False,
+        datagrams: bool = True,
+        strangers: Counter[str] | None = None,
     ) -> None:
         if certificates is None:
             check_plaintext(host)
         self.host, self.port = host, port
         self._credentials = None if certificates is None else server_credentials(certificates)
-        self._service = RigService(pool, authenticated=certificates is not None, sides=sides)
+        self._datagrams = DatagramEndpoint(strangers) if datagrams else None
+        self._service = RigService(
+            pool,
+            authenticated=certificates is not None,
+            sides=sides,
+            datagrams=self._datagrams,
+        )
         self._health = health
         self._thread: LoopThread[int] = LoopThread("rig-server", self._serve)
 
@@ -79,6 +92,34 @@ class StreamServer:
         self._thread.stop()
 
     async def _serve(self, started: Callable[[int], None], stop: asyncio.Event) -> None:
+        server, port = await self._listening()
+        await server.start()
+        started(port)
+        await stop.wait()
+        await server.stop(GRACE_S)
+        self._service.stop()
+        if self._datagrams is not None:
+            self._datagrams.close()
+        # Calls that are just ending: if the loop cancelled them, gRPC would print a traceback.
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=UNWIND_S)
+
+    async def _listening(self) -> tuple[grpc.aio.Server, int]:
+        """A server at one port of TCP and UDP. Where the system chooses that of TCP, the same one
+        may be taken of UDP: then it chooses again."""
+        for tries_left in reversed(range(PORT_TRIES)):
+            server, port = await self._with_port()
+            try:
+                if self._datagrams is not None:
+                    await self._datagrams.listen(self.host, port)
+                return server, port
+            except StreamError:
+                await server.stop(None)
+                if self.port or not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _with_port(self) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         server.add_generic_rpc_handlers((self._service.handler(),))
         if self._health:
@@ -91,13 +132,7 @@ class StreamServer:
                 port = server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise StreamError(f"cannot listen at {address}: is the port taken?") from error
-        await server.start()
-        started(port)
-        await stop.wait()
-        await server.stop(GRACE_S)
-        # Calls that are just ending: if the loop cancelled them, gRPC would print a traceback.
-        if left := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(left, timeout=UNWIND_S)
+        return server, port
 
 
 async def _add_health(server: grpc.aio.Server) -> None:

@@ -77,9 +77,9 @@ class KittiRawDrive:
                 raise FrameError(f"{camera} has no {self.data} folder: KITTI raw drives have one")
         if all(is_folder(camera / self.data, FrameError) for camera in (self.left, self.right)):
             pairs = self._pairs()
-            paths = tuple(pair[side == "right"] for pair in pairs)
-            reference = tuple(left for left, _, _ in pairs)
-            return numbered_pictures(paths, tuple(time for *_, time in pairs), reference, frames)
+            reference = tuple(pair[0] for pair in pairs)
+            paths = tuple(pair[1] for pair in pairs) if side == "right" else reference
+            return numbered_pictures(paths, tuple(pair[2] for pair in pairs), reference, frames)
         paths, reference = one_side(self.left / self.data, self.right / self.data, side)
         return numbered_pictures(paths, self._times(reference), reference, frames)
 

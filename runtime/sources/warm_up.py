@@ -14,6 +14,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.patch_correlation import match
 from dsin.runtime.pictures import Image
+from dsin.runtime.sources.compile_ahead import compile_ahead
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 TILE = (160, 240)
@@ -24,6 +25,7 @@ def warm_up(encoder: Encoder, size: tuple[int, int], decoder: Decoder | None = N
     """Compile and allocate for pictures of that height and width; with a decoder, for packets and
     side images of theirs too."""
     if decoder is not None:
+        compile_ahead()
         _match_noise()
         highest = len(encoder.bundle.rate_points) - 1
         for rate in sorted({0, highest}):

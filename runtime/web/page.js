@@ -22,6 +22,7 @@ const state = {
   problem: "Connecting",
   wanted: new URLSearchParams(location.hash.slice(1)).get("rig"),
   rigs: [],
+  networks: "", // what the server's compute in
   rig: null, // the chosen one's status
   frame: null, // header of the frame on the screen
   drawing: Promise.resolve(), // the frames that are being decoded
@@ -81,6 +82,7 @@ function takeStatus(message) {
   state.now_s = message.now_s;
   state.nowAt_ms = performance.now();
   state.rigs = message.rigs;
+  state.networks = message.networks;
   message.rigs.forEach(learnLimit);
   const known = message.rigs.some((rig) => rig.rig === state.wanted);
   if (!known && message.rigs.length) choose(message.rigs[0].rig);
@@ -205,13 +207,16 @@ function showRigs() {
 }
 
 function showFigures() {
+  put("stages-note", `ms, median of 50 frames${state.networks ? `, networks ${state.networks}` : ""}`);
   const rig = state.rig;
   if (!rig) return;
   const told = rig.device;
   put("kbps", number(rig.kbps));
-  put("kbps-note", told.target_kbps ? `target ${number(told.target_kbps)} kbit/s` : "last 5 s, no target");
+  put("kbps-note", target(told));
+  $("kbps-note").title = target(told);
   put("fps", number(rig.fps, 1));
-  put("fps-note", `${number(rig.decoded)} decoded`);
+  const share = rig.referring ? `, ${number((100 * rig.referring) / rig.decoded)} % with reference` : "";
+  put("fps-note", `${number(rig.decoded)} decoded${share}`);
   const counts = [
     [told.dropped ?? 0, "device"], [rig.superseded, "server"],
     [told.lost ?? 0, "lost"], [rig.rejected, "rejected"],
@@ -220,11 +225,33 @@ function showFigures() {
   put("lost", number(counts.reduce((sum, [count]) => sum + count, 0)));
   put("lost-note", causes.join(", ") || "none since the start");
   $("lost-note").title = causes.join(", ");
+  showLink(rig.link);
   const sign = rig.clock_offset_ms > 0 ? "+" : "";
   put("clock", rig.clock_offset_ms === null ? "–" : sign + number(rig.clock_offset_ms, 1));
   put("clock-note", rig.clock_error_ms === null ? "not measured yet" : `± ${number(rig.clock_error_ms, 1)} ms to server's`);
   if (!state.frame && rig.width && rig.height) pictures.shape(rig.width, rig.height);
   if (!state.frame) clearFrame();
+}
+
+/** How frames come; of datagrams what the way loses, and the parity that makes up for it. */
+function showLink(link) {
+  const percent = (share) => `${number(100 * share, share && share < 0.1 ? 1 : 0)} %`;
+  const known = link.transport === "datagram";
+  const shares = `loss ${percent(link.loss)}, parity ${percent(link.parity)}`;
+  put("link-note", known ? `datagrams: ${shares}` : link.transport ? "by gRPC" : "");
+  $("link-note").title = known
+    ? `${number(link.incomplete)} frames incomplete, ${number(link.repaired)} repaired, ` +
+      `${number(link.lost)} of ${number(link.lost + link.received)} datagrams lost`
+    : "";
+}
+
+/** What the device aims at, and where it follows the link, what that does. */
+function target(told) {
+  if (!told.target_kbps) return "last 5 s, no target";
+  if ((told.queueing_ms ?? null) === null) return `target ${number(told.target_kbps)} kbit/s`;
+  const loss = told.loss ? `, lost ${number(100 * told.loss)} %` : "";
+  const link = `queued ${number(told.queueing_ms)} ms${loss}, delivered ${number(told.delivered_kbps ?? 0)} kbit/s`;
+  return `target ${number(told.target_kbps)}, ${link}`;
 }
 
 function clearFrame() {

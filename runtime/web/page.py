@@ -57,7 +57,8 @@ class WebPage:
     """A sink of frames, and the routes of the page.
 
     `status` is called from the sink's and the HTTP server's thread. `patch` is the (rows, columns)
-    of the bundle's search. Raises BackendError without aiohttp.
+    of the bundle's search, `networks` says what its networks compute in. Raises BackendError
+    without aiohttp.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class WebPage:
         status: Callable[[], Sequence[RigStatus]],
         *,
         patch: tuple[int, int] = (20, 24),
+        networks: str = "",
         most_viewers: int = MOST_VIEWERS,
     ) -> None:
         require_aiohttp()
-        self._state = PageState(status, patch)
+        self._state = PageState(status, patch, networks)
         self._most_viewers = most_viewers
         self._viewers: set[_Viewer] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -186,7 +188,10 @@ class _Viewer:
 
     async def _send_status(self) -> None:
         rigs = [asdict(rig) for rig in self._state.rigs()]
-        message = {"now_s": time.monotonic(), "rigs": rigs, "rig": self._rig}
+        message = {
+            "now_s": time.monotonic(), "rigs": rigs, "rig": self._rig,
+            "networks": self._state.networks,
+        }  # fmt: skip
         if self._rig is not None:
             message["after"] = self._point
             self._point, points = self._state.points(self._rig, self._point)

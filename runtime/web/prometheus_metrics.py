@@ -34,6 +34,13 @@ _GAUGES_OF_DEVICE = {
     "target_kbps": (
         "target_bytes_per_second", _KILOBITS, "What rate control aims at, 0 without.",
     ),
+    "delivered_kbps": (
+        "delivered_bytes_per_second", _KILOBITS, "What the link delivered in the last second.",
+    ),
+    "queueing_ms": (
+        "queueing_seconds", _MILLISECONDS, "Delay of frames on the link beyond its quickest way.",
+    ),
+    "loss": ("loss_ratio", 1.0, "Share of frames that the link loses."),
 }  # fmt: skip
 """What a device tells of itself: the metric's name after dsin_device_, its unit, its meaning."""
 
@@ -50,13 +57,16 @@ class Metrics:
     """A sink of frames, and the routes of /metrics.
 
     `status` and `sinks` (counts by the output's name) are called from the HTTP server's thread.
-    Raises BackendError without prometheus_client.
+    `networks` are the labels of dsin_networks_info: bundle and precision. `strangers` counts
+    rejected datagrams that are of no rig, by reason. Raises BackendError without prometheus_client.
     """
 
     def __init__(
         self,
         status: Callable[[], Sequence[RigStatus]],
         sinks: Callable[[], Mapping[str, SinkCounts]] = dict,
+        networks: Mapping[str, str] | None = None,
+        strangers: Mapping[str, int] | None = None,
     ) -> None:
         try:
             from prometheus_client import CollectorRegistry
@@ -66,7 +76,9 @@ class Metrics:
             ) from error
         self._times = FrameTimes()
         self._registry: CollectorRegistry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(status, sinks, self._times))
+        self._registry.register(
+            _Collector(status, sinks, self._times, networks, {} if strangers is None else strangers)
+        )
 
     @property
     def name(self) -> str:
@@ -167,7 +179,11 @@ class _Collector:
         status: Callable[[], Sequence[RigStatus]],
         sinks: Callable[[], Mapping[str, SinkCounts]],
         times: FrameTimes,
+        networks: Mapping[str, str] | None,
+        strangers: Mapping[str, int],
     ) -> None:
+        self._networks = networks
+        self._strangers = strangers
         self._status = status
         self._sinks = sinks
         self._times = times
@@ -176,22 +192,36 @@ class _Collector:
         rigs = self._status()
         yield from _counters(rigs)
         yield from _gauges(rigs)
+        yield from _link_metrics(rigs, dict(self._strangers))
         yield from self._times.metrics(rig.rig for rig in rigs)
         counter = _counter("dsin_sink_frames", "Frames at each output.", "sink", "status")
         for sink, counts in self._sinks().items():
             for status, count in counts._asdict().items():
                 counter.add_metric([sink, status], count)
         yield counter
+        if self._networks is not None:
+            yield _networks(self._networks)
+
+
+def _networks(known: Mapping[str, str]) -> "Metric":
+    from prometheus_client.core import InfoMetricFamily
+
+    text = "The networks that decode: their bundle, and what they compute in."
+    return InfoMetricFamily("dsin_networks", text, value=dict(known))
 
 
 def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
     frames = _counter("dsin_frames", "Frames that came from the camera.", "rig", "status")
+    referring = _counter(
+        "dsin_frames_with_reference", "Decoded frames that referred to an earlier one.", "rig"
+    )
     sides = _counter("dsin_side", "Decoded frames by their side image.", "rig", "use")
     device = _counter("dsin_device_frames", "Frames on the device, as it tells.", "rig", "status")
     reconnects = _counter("dsin_device_reconnects", "Reconnections, as the device tells.", "rig")
     for rig in rigs:
         for status in ("decoded", "superseded", "rejected"):
             frames.add_metric([rig.rig, status], getattr(rig, status))
+        referring.add_metric([rig.rig], rig.referring)
         for use, count in rig.side_uses.items():
             sides.add_metric([rig.rig, use], count)
         for status in _FRAMES_OF_DEVICE:
@@ -199,7 +229,38 @@ def _counters(rigs: Sequence[RigStatus]) -> "list[Metric]":
                 device.add_metric([rig.rig, status], rig.device[status])
         if "reconnects" in rig.device:
             reconnects.add_metric([rig.rig], rig.device["reconnects"])
-    return [frames, sides, device, reconnects]
+    return [frames, referring, sides, device, reconnects]
+
+
+def _link_metrics(rigs: Sequence[RigStatus], strangers: Mapping[str, int]) -> "list[Metric]":
+    """Of the way to the server. Datagrams of nobody have an empty rig."""
+    transport = _gauge("dsin_transport", "1 for how the rig's frames come.", "rig", "transport")
+    loss = _gauge("dsin_datagram_loss_ratio", "Datagrams that were lost lately.", "rig")
+    parity = _gauge("dsin_parity_ratio", "Parity for each piece of a frame lately.", "rig")
+    datagrams = _counter("dsin_datagrams", "Datagrams of the camera.", "rig", "status")
+    frames = _counter(
+        "dsin_datagram_frames", "Frames whose datagrams were not all there.", "rig", "status"
+    )
+    late = _counter("dsin_datagrams_late", "Datagrams of frames given up already.", "rig")
+    rejected = _counter("dsin_datagrams_rejected", "Datagrams not taken.", "rig", "reason")
+    for rig in rigs:
+        link = rig.link
+        if link.transport:
+            transport.add_metric([rig.rig, link.transport], 1)
+        for reason, count in link.rejected.items():
+            rejected.add_metric([rig.rig, reason], count)
+        if not link.received:
+            continue
+        loss.add_metric([rig.rig], link.loss)
+        parity.add_metric([rig.rig], link.parity)
+        late.add_metric([rig.rig], link.late)
+        for status in ("received", "lost"):
+            datagrams.add_metric([rig.rig, status], getattr(link, status))
+        for status in ("incomplete", "repaired"):
+            frames.add_metric([rig.rig, status], getattr(link, status))
+    for reason, count in strangers.items():
+        rejected.add_metric(["", reason], count)
+    return [transport, loss, parity, datagrams, frames, late, rejected]
 
 
 def _gauges(rigs: Sequence[RigStatus]) -> "list[Metric]":

@@ -19,8 +19,9 @@ class PageState:
     """For several threads at once. `status` is asked at most every STATUS_EVERY_S."""
 
     def __init__(
-        self, status: Callable[[], Sequence[RigStatus]], patch: tuple[int, int]
-    ) -> None:  # fmt: skip
+        self, status: Callable[[], Sequence[RigStatus]], patch: tuple[int, int], networks: str
+    ) -> None:
+        self.networks = networks
         self._ask = status
         self._patch = patch
         self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="page-pictures")

@@ -23,8 +23,8 @@ from dsin.runtime.sources.video_file import VideoFile
 
 PACKAGES = (
     "numpy", "numba", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf",
-    "packaging", "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client",
-    "grpcio-health-checking",
+    "packaging", "cryptography", "reedsolo",
+    "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client", "grpcio-health-checking",
 )  # fmt: skip
 FRAMES = 3
 

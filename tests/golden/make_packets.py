@@ -5,20 +5,28 @@ machine; those of extremes have numbers that no picture reaches, so that every c
 passed. A bundle whose codec id is in its file already keeps that file: what decodes differently
 under the same codec id is a fault, not a new golden packet. Folders of older formats are not
 touched.
+
+REFERRING, which is not part of the kit, has of each bundle whose packets may refer to earlier ones
+pairs of packets at the lowest and the highest rate, the second of which refers to the first, with
+the latent of the second.
 """
 
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsin.runtime import Decoder, Encoder, Packet, open_bundle, shipped_bundles
+from dsin.runtime import Decoder, Encoder, Packet, SentFrames, open_bundle, shipped_bundles
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.edge import open_hyper_codec
 from dsin.runtime.codec.exact import ExactCoder, latent_sha256
+from dsin.runtime.codec.families import family_of
 from dsin.runtime.codec.packet import VERSION, PacketHeader
 from dsin.runtime.codec.precision import precision_of
+from dsin.runtime.codec.protocols import ReferringDecoder
 from dsin.runtime.diagnosis.kit import (
     FOLDER,
     Golden,
@@ -32,6 +40,7 @@ from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import padded_size
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
+REFERRING = Path(__file__).parent / "referring.json"
 WIDTH, HEIGHT = 150, 100
 SMALL = {"edge": (64, 64), "paper": (40, 48)}
 """Height and width of packets that hold no picture."""
@@ -90,7 +99,62 @@ def case(name: str) -> dict[str, Any]:
     }
 
 
+def referring_pairs(bundle: Bundle) -> dict[str, list[Packet]]:
+    """By name: a picture, and the same with a square that has changed."""
+    view = SyntheticRig(width=WIDTH, height=HEIGHT, frames=6).view(5, "left")
+    changed = view.copy()
+    changed[70:95, 20:60] = 255 - changed[70:95, 20:60]
+    pairs = {}
+    with Encoder(bundle, threads=1) as encoder:
+        for rate in (0, len(bundle.rate_points) - 1):
+            sent = SentFrames()
+            first = encoder.encode(view, rate, frame_number=1, references=sent)
+            sent.confirm(1)
+            second = encoder.encode(changed, rate, frame_number=2, references=sent)
+            assert second.header.reference is not None
+            pairs[f"rate {rate}"] = [first, second]
+    return pairs
+
+
+def referring_hash(bundle: Bundle, pair: Sequence[Packet]) -> str:
+    """The sha256 of the latent of a pair's second packet."""
+    decoder = family_of(bundle).open_codecs(bundle, "cpu", 1)[1]
+    assert isinstance(decoder, ReferringDecoder)
+    coded = None
+    for packet in pair:
+        header = packet.header
+        size = padded_size(header.height, header.width, bundle.frame_multiple)
+        coded = decoder.coded_latent(packet.payload, size, header.rate, coded)
+    assert coded is not None
+    return latent_sha256(coded.latent)
+
+
+def referring_case(bundle: Bundle) -> dict[str, Any]:
+    """What REFERRING holds of a bundle."""
+    pairs = {
+        name: {
+            "packets": [base64.b64encode(bytes(packet)).decode() for packet in pair],
+            "latent": referring_hash(bundle, pair),
+        }
+        for name, pair in referring_pairs(bundle).items()
+    }
+    return {"codec_id": bundle.codec_id.hex(), "pairs": pairs}
+
+
+def write_referring() -> None:
+    """As `main` does for the packets that stand alone."""
+    stored = json.loads(REFERRING.read_text()) if REFERRING.is_file() else {}
+    bundles = [bundle for bundle in map(open_bundle, shipped_bundles()) if bundle.refers]
+    kept = {}
+    for bundle in bundles:
+        before = stored.get(bundle.path.name, {})
+        same = before.get("codec_id") == bundle.codec_id.hex()
+        kept[bundle.path.name] = before if same else referring_case(bundle)
+    REFERRING.write_text(json.dumps(kept, indent=1) + "\n")
+
+
 def main() -> None:
+    write_referring()
     folder = kit_folder(VERSION)
     folder.mkdir(parents=True, exist_ok=True)
     if not (FOLDER / "x.png").is_file():

@@ -1,5 +1,6 @@
 """Progress on a terminal (a pseudo terminal here) and elsewhere."""
 
+import contextlib
 import os
 import pty
 import re
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from dsin.runtime.progress import ProgressLine, track
+from dsin.runtime.progress import ProgressLine, track, waiting
 
 PROGRAM = """
 import sys
@@ -39,9 +40,11 @@ def on_terminal(total: int | None) -> tuple[str, str]:
         stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True, check=True,
     )  # fmt: skip
     os.close(theirs)
-    shown = os.read(ours, 65536).decode()
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: nothing was written
+        shown = os.read(ours, 65536)
     os.close(ours)
-    return shown, done.stdout
+    return shown.decode(), done.stdout
 
 
 def test_a_terminal_shows_a_bar_and_its_end_clears_the_line() -> None:
@@ -83,3 +86,58 @@ def test_no_color_is_heeded() -> None:
     shown, _ = on_terminal(total=4)
     assert "\x1b[" in shown
     assert re.search(r"\x1b\[[0-9;]*m", shown) is None
+
+
+WAIT = """
+import sys, time
+from dsin.runtime import progress
+progress.DELAY_S = {total}
+with progress.waiting("encoding [x]"):
+    deadline = time.monotonic() + 30
+    while progress.DELAY_S == 0 and progress._waits._shown is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    if len(sys.argv) > 1:
+        with progress.ProgressLine() as line:
+            line.show("rate 3")
+            assert progress._waits._shown is None
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("delay", "shows"), [(0, True), (60, False)])
+def test_work_of_unknown_length_is_told_where_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, delay: int, shows: bool
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", WAIT)
+    shown, printed = on_terminal(total=delay)
+    assert ("encoding [x]" in shown) == shows
+    assert printed == "done\n"
+
+
+def test_a_line_of_its_own_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "import sys; sys.argv.append('x')" + WAIT)
+    shown, _ = on_terminal(total=0)
+    assert shown.index("encoding [x]") < shown.index("rate 3")
+
+
+def test_waiting_shows_nothing_elsewhere(capfd: pytest.CaptureFixture[str]) -> None:
+    with waiting("encoding"):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_command_that_may_take_long_tells_something() -> None:
+    """By a line, a bar, or what it prints as it goes; `info` alone is over at once."""
+    from dsin.export.cli import app as export_app
+    from dsin.runtime.commands.cli import app
+    from dsin.runtime.commands.option_rules import WAITS
+
+    own = {"demo", "profile", "evaluate", "train", "pairs", "serve", "stream", "try", "benchmark",
+           "selftest", "doctor", "info"}  # fmt: skip
+    names = {
+        command.name or (command.callback and command.callback.__name__.replace("_", "-"))
+        for each in (app, export_app) for command in each.registered_commands
+    }  # fmt: skip
+    assert names == own | WAITS.keys()

@@ -16,8 +16,12 @@ import numpy as np
 
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.decoder import Decoded, Decoder, SideFeatures
-from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.codec.packet import PACKET_HEADER_BYTES, Packet, PacketHeader
+from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.codec.references import DecodedFrames
+from dsin.runtime.codec.side_fusion import Side
 from dsin.runtime.device.device import AnsweredFrame, Device, DeviceCounts, MadeFrame, PacketMaker
+from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
@@ -31,7 +35,8 @@ from dsin.runtime.sources.cameras import CapturedFrame
 CODEC = b"\x01\x02\x03\x04\x05\x06"
 SIZE = (16, 24)
 BUNDLE = cast(
-    Bundle, SimpleNamespace(codec_id=CODEC, rate_points=(0, 1, 2), path=Path("fake-bundle"))
+    Bundle,
+    SimpleNamespace(codec_id=CODEC, rate_points=(0, 1, 2), path=Path("fake-bundle"), refers=False),
 )
 
 
@@ -52,9 +57,13 @@ class FakeDecoder:
         if isinstance(side, SideFeatures):
             return side
         time.sleep(self.prepare_s)
-        return SideFeatures(side, None, cast(Any, None), {"compute": 1000 * self.prepare_s})
+        return SideFeatures(
+            side, None, Side(side.shape[:2], None), {"compute": 1000 * self.prepare_s}
+        )
 
-    def decode(self, packet: Packet, side: SideFeatures | None) -> Decoded:
+    def decode(
+        self, packet: Packet, side: SideFeatures | None, *, references: DecodedFrames | None = None
+    ) -> Decoded:
         header = packet.header
         time.sleep(self.decode_s)
         image = picture(header.frame_number, (header.height, header.width))
@@ -125,10 +134,17 @@ class FakeEncoder:
     """Makes packets of `size` bytes; their payload means nothing."""
 
     letter = "x"
-    codec_id, rate_points, controller = CODEC, 3, None
+    codec_id, rate_points, refers = CODEC, 3, False
+    controller: Any = None
 
     def __init__(self, size: int = 1000) -> None:
         self.size = size
+
+    def connected(self, *, takes_references: bool) -> None:
+        """Nothing is referred to."""
+
+    def answered(self, ack: object) -> None:
+        """Nothing is learnt from it."""
 
     def make(self, frame: CapturedFrame) -> MadeFrame:
         height, width = SIZE
@@ -138,6 +154,23 @@ class FakeEncoder:
         return MadeFrame(frame.number, frame.timestamp_ns, frame.taken_s, packet, 0, stages)
 
     message = PacketMaker.message
+
+
+class SizedEncoder(FakeEncoder):
+    """Makes packets as large as those of a bundle with these rate points (bits per pixel) and
+    frames of so many pixels, at the rates that its controller chooses."""
+
+    def __init__(self, points: Sequence[float], pixels: int, kbps: float, fps: float) -> None:
+        super().__init__()
+        self._sizes = [round(bpp * pixels / 8) for bpp in points]
+        self.controller = RateController(points, pixels=pixels, target_kbps=kbps, fps=fps)
+
+    def make(self, frame: CapturedFrame) -> MadeFrame:
+        rate = self.controller.next_rate()
+        self.size = self._sizes[rate] - PACKET_HEADER_BYTES
+        made = super().make(frame)
+        self.controller.sent(rate, len(made.data))
+        return made
 
 
 class Running:
@@ -219,13 +252,15 @@ def fake_device(
     camera: Any = None,
     certificates: Certificates | None = None,
     answers: list[AnsweredFrame] | None = None,
+    transport: Transport = "grpc",
     **options: Any,
 ) -> Running:
     """A device that streams from now on."""
     return Running(
         Device(
             camera or FakeCamera(fps, count), maker or FakeEncoder(), address, rig, certificates,
-            on_frame=(lambda frame: None) if answers is None else answers.append, **options,
+            on_frame=(lambda frame: None) if answers is None else answers.append,
+            transport=transport, **options,
         )
     )  # fmt: skip
 

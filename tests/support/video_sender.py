@@ -1,4 +1,4 @@
-"""Cameras in the network: MPEG-TS over HTTP, UDP and RTSP, MJPEG over HTTP.
+"""Cameras in the network: MPEG-TS over HTTP and UDP, MJPEG over HTTP, MPEG-4 over RTSP.
 
 Every picture is of one level.
 """
@@ -16,7 +16,7 @@ LONG_S = 30.0
 SIZE = (48, 64)
 _SDP = (
     b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-    b"m=video 0 RTP/AVP 33\r\na=control:track1\r\n"
+    b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 MP4V-ES/90000\r\na=control:track1\r\n"
 )
 _ANSWERS = {
     b"OPTIONS": b"Public: OPTIONS, DESCRIBE, SETUP, PLAY\r\n\r\n",
@@ -79,18 +79,8 @@ class Sender:
             peer.sendall(head + data + b"\r\n")
 
     def _rtsp(self, peer: socket.socket) -> None:
-        """RTP within the connection."""
-        request, sequence = b"", 0
-
-        def send(data: bytes) -> None:
-            nonlocal sequence
-            for start in range(0, len(data), 1316):
-                rtp = b"\x80\x21%b\x00\x00\x00\x00\x00\x00\x00\x01%b" % (
-                    (sequence % 65536).to_bytes(2, "big"), data[start : start + 1316]
-                )  # fmt: skip
-                sequence += 1
-                peer.sendall(b"$\x00%b%b" % (len(rtp).to_bytes(2, "big"), rtp))
-
+        """RTP packets of FFmpeg's, within the connection."""
+        request = b""
         while not request.startswith(b"PLAY"):
             request = peer.recv(4096)
             if not request:
@@ -98,10 +88,20 @@ class Sender:
             number = request.partition(b"CSeq: ")[2].partition(b"\r\n")[0]
             answer = _ANSWERS[request.partition(b" ")[0]]
             peer.sendall(b"RTSP/1.0 200 OK\r\nCSeq: %b\r\n%b" % (number, answer))
-        self._send(_Writer(send))
+        with socket.socket(type=socket.SOCK_DGRAM) as packets:
+            packets.bind(("127.0.0.1", 0))
+            packets.settimeout(0.2)
+            address = f"rtp://127.0.0.1:{packets.getsockname()[1]}?pkt_size=1200"
+            sending = threading.Thread(target=self._send, args=(address, "rtp"), daemon=True)
+            sending.start()
+            while not self._stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    packet = packets.recv(2000)
+                    peer.sendall(b"$\x00%b%b" % (len(packet).to_bytes(2, "big"), packet))
+            sending.join(LONG_S)
 
-    def _send(self, to: Any) -> None:
-        with av.open(to, "w", "mpegts") as video:
+    def _send(self, to: Any, container: str = "mpegts") -> None:
+        with av.open(to, "w", container) as video:
             track: Any = video.add_stream("mpeg4", rate=25, options={"g": "5"})
             (track.height, track.width), track.pix_fmt = SIZE, "yuv420p"
             while not self._stop.wait(0.02):

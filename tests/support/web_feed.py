@@ -19,7 +19,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
-from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.outputs.rig_status import LinkStatus, RigStatus
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.web.health import Health
 from dsin.runtime.web.http_server import LOOPBACK, HttpServer
@@ -112,7 +112,8 @@ class FedRig:
             self.name, self.camera_connected, self.side_connected, width, height, self.decoded,
             self.superseded, 0, dict(self.uses), sum(n for _, n in self.recent) * 8 / 5000,
             len(self.recent) / 5, age, 1.8 if self.coded else None, 0.4 if self.coded else None,
-            dict(told),
+            dict(told), LinkStatus("datagram", 0.042, 0.66, 4000, 175, 3, 51) if self.coded
+            else LinkStatus(),
         )  # fmt: skip
 
     def _count(self, frame: DecodedFrame) -> None:

@@ -41,10 +41,13 @@ def session(model: onnx.ModelProto) -> Any:
     )
 
 
-@cache
-def whole() -> tuple[Bundle, Any]:
-    """The shipped bundle and its decoder."""
-    bundle = open_bundle("edge-structure")
+Whole = tuple[Bundle, Any]
+
+
+@pytest.fixture(scope="module")
+def whole(searching_blocks: Path) -> Whole:
+    """A bundle that searches by blocks, and its decoder."""
+    bundle = open_bundle(searching_blocks)
     return bundle, session(edge_decoder(bundle))
 
 
@@ -71,9 +74,9 @@ def by_stages(
     [((130, 200), 5, True), ((64, 150), 6, True), ((100, 150), 1, False)],
 )
 def test_it_is_the_cut_decoder_around_the_search(
-    size: tuple[int, int], rate: int, related: bool
+    whole: Whole, size: tuple[int, int], rate: int, related: bool
 ) -> None:
-    bundle, decoder = whole()
+    bundle, decoder = whole
     inputs, expected, x_dec = by_stages(bundle, *textured_pair(*size, seed=3), rate)
     assert expected.related == related
     names = ["x_hat", "x_dec", "y_syn", "row", "col", "score", "down", "right"]
@@ -93,9 +96,9 @@ def test_it_is_the_cut_decoder_around_the_search(
     assert np.array_equal(x_hat, same) == (not related)
 
 
-def test_real_frames(kitti_pair: tuple[Image, Image]) -> None:
+def test_real_frames(whole: Whole, kitti_pair: tuple[Image, Image]) -> None:
     """A cut of a pair, and the same with a side image of no use."""
-    bundle, decoder = whole()
+    bundle, decoder = whole
     x, y = (np.ascontiguousarray(view[100:260, 400:700]) for view in kitti_pair)
     for side, related in ((y, True), (np.ascontiguousarray(y[::-1, ::-1]), False)):
         inputs, expected, _ = by_stages(bundle, x, side, 3)
@@ -106,12 +109,12 @@ def test_real_frames(kitti_pair: tuple[Image, Image]) -> None:
         assert np.abs(x_hat - expected.x_hat).mean() < 0.05
 
 
-def test_it_says_what_it_takes_and_gives() -> None:
-    bundle, decoder = whole()
+def test_it_says_what_it_takes_and_gives(whole: Whole) -> None:
+    bundle, decoder = whole
     notes = decoder.get_modelmeta().custom_metadata_map
     values = {value.name for value in (*decoder.get_inputs(), *decoder.get_outputs())}
     assert set(notes) == {*values, "padding", "bundle", "codec_id"}
-    assert notes["bundle"] == "edge-structure"
+    assert notes["bundle"] == "my-edge"
     assert notes["codec_id"] == bundle.codec_id.hex()
     assert notes["y_hat"].endswith("padded to multiples of 64x64 (height x width), over 16")
     assert notes["rate"] == "the packet's rate, 0 to 7"

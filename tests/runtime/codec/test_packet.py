@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsin.runtime.codec.packet import (
+    MAX_PACKET_BYTES,
     MAX_PAYLOAD,
     MAX_PIXELS,
     PACKET_HEADER_BYTES,
     Packet,
     PacketHeader,
+    Reference,
 )
 from dsin.runtime.errors import PacketError
 
@@ -21,9 +23,14 @@ HEADER = PacketHeader(
     CODEC, width=1242, height=375, rate=2, frame_number=7, timestamp_ns=1_600_000_000_123_456_789
 )
 
+REFERRING = dataclasses.replace(HEADER, reference=Reference(5, 0xAABBCCDD))
+
 sizes = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).filter(
     lambda size: size[0] * size[1] <= MAX_PIXELS
 )
+
+
+numbers = st.integers(0, 2**32 - 1)
 
 
 @st.composite
@@ -36,6 +43,7 @@ def headers(draw: st.DrawFn) -> PacketHeader:
         draw(st.integers(0, 255)),
         draw(st.integers(0, 2**32 - 1)),
         draw(st.integers(0, 2**64 - 1)),
+        draw(st.none() | st.builds(Reference, numbers, numbers)),
     )
 
 
@@ -52,6 +60,22 @@ class TestPacket:
             "15 cd fb df 85 57 34 16 da 04 77 01 1e e5 64 3b "  # nanoseconds, width, height, CRC-32
             "70 61 79 6c 6f 61 64"
         )
+
+    def test_its_bytes_with_a_reference_are_these(self) -> None:
+        packet = bytes(Packet(REFERRING, b"payload"))
+        assert packet.hex(" ") == (
+            "44 53 49 4e 02 02 01 02 03 04 05 06 07 00 00 00 "
+            "15 cd fb df 85 57 34 16 da 04 77 01 99 76 86 8b "
+            "05 00 00 00 dd cc bb aa 70 61 79 6c 6f 61 64"  # frame number, its packet's checksum
+        )
+        assert Packet(REFERRING, b"payload").checksum == 0x8B867699
+
+    def test_a_reference_that_is_cut_off_is_refused_whatever_the_checksum(self) -> None:
+        head = bytes(Packet(REFERRING, b""))[:28]
+        for length in range(8):
+            with pytest.raises(PacketError, match="before it says which frame"):
+                Packet.parse(with_checksum(head, bytes(length)))
+        assert Packet.parse(with_checksum(head, bytes(8))).header.reference == Reference(0, 0)
 
     @given(headers(), st.binary(max_size=200))
     def test_what_goes_in_comes_out(self, header: PacketHeader, payload: bytes) -> None:
@@ -76,21 +100,23 @@ class TestPacket:
 
     @pytest.mark.parametrize("payload", [b"", b"\x00", b"payload", bytes(range(64))])
     def test_every_truncation_and_extension_is_refused(self, payload: bytes) -> None:
-        packet = bytes(Packet(HEADER, payload))
-        for length in range(len(packet)):
-            with pytest.raises(PacketError):
-                Packet.parse(packet[:length])
-        with pytest.raises(PacketError, match="checksum"):
-            Packet.parse(packet + b"\x00")
+        for header in (HEADER, REFERRING):
+            packet = bytes(Packet(header, payload))
+            for length in range(len(packet)):
+                with pytest.raises(PacketError):
+                    Packet.parse(packet[:length])
+            with pytest.raises(PacketError, match="checksum"):
+                Packet.parse(packet + b"\x00")
 
     @pytest.mark.parametrize("payload", [b"", b"\x00", b"payload", bytes(range(64))])
     def test_every_single_bit_flip_is_refused(self, payload: bytes) -> None:
-        packet = bytes(Packet(HEADER, payload))
-        for bit in range(8 * len(packet)):
-            flipped = bytearray(packet)
-            flipped[bit // 8] ^= 1 << bit % 8
-            with pytest.raises(PacketError):
-                Packet.parse(flipped)
+        for header in (HEADER, REFERRING):
+            packet = bytes(Packet(header, payload))
+            for bit in range(8 * len(packet)):
+                flipped = bytearray(packet)
+                flipped[bit // 8] ^= 1 << bit % 8
+                with pytest.raises(PacketError):
+                    Packet.parse(flipped)
 
     def test_another_kind_of_file_is_named(self) -> None:
         with pytest.raises(PacketError, match="does not start with DSIN"):
@@ -99,7 +125,7 @@ class TestPacket:
     def test_another_version_is_named(self) -> None:
         packet = bytearray(bytes(Packet(HEADER, b"")))
         packet[4] = 9
-        with pytest.raises(PacketError, match="version 9, but this dsin reads version 1"):
+        with pytest.raises(PacketError, match="version 9, but this dsin reads versions 1 and 2"):
             Packet.parse(packet)
 
     def test_a_packet_of_another_bundle_is_named(self) -> None:
@@ -118,6 +144,11 @@ class TestPacket:
             Packet.parse(bytes(Packet(HEADER, b"")) + bytes(MAX_PAYLOAD + 1))
         with pytest.raises(PacketError, match="over the limit"):
             Packet(HEADER, bytes(MAX_PAYLOAD + 1))
+        largest = bytes(Packet(REFERRING, bytes(MAX_PAYLOAD)))
+        assert len(largest) == MAX_PACKET_BYTES
+        assert Packet.parse(largest).header == REFERRING
+        with pytest.raises(PacketError, match="over the limit"):
+            Packet.parse(largest + b"\0")
 
     @pytest.mark.parametrize(
         "change",
@@ -129,9 +160,11 @@ class TestPacket:
             {"timestamp_ns": -1},
             {"width": 0},
             {"width": 70000, "height": 1},
+            {"reference": Reference(2**32, 0)},
+            {"reference": Reference(0, -1)},
         ],
     )
-    def test_fields_that_do_not_fit_are_refused(self, change: dict[str, int]) -> None:
+    def test_fields_that_do_not_fit_are_refused(self, change: dict[str, object]) -> None:
         with pytest.raises(PacketError):
             Packet(dataclasses.replace(HEADER, **change), b"")  # type: ignore[arg-type]
 

@@ -78,3 +78,35 @@ def test_an_excess_is_made_good_over_one_and_a_half_frames() -> None:
     assert control.next_rate() == 50
     control.sent(50, 2300)
     assert control.next_rate() == 39
+
+
+def test_another_aim_forgets_most_of_what_was_saved() -> None:
+    """Points of 1000, 2000 and 4000 bytes. 80 kbit/s are 1000 bytes at 10 frames a second."""
+    control = RateController([0.1, 0.2, 0.4], pixels=80_000, target_kbps=320, fps=10)
+    assert control.predicted_sizes == [1000, 2000, 4000]
+    for _ in range(5):
+        control.sent(0, 1000)  # 3000 saved each time
+    control.aim(80)
+    assert control.target_kbps == 80
+    assert control._saved == 250
+    assert control.next_rate() == 0
+    control.aim(160)
+    assert control.next_rate() == 1
+    control.sent(1, 9000)
+    control.aim(160)
+    assert control._saved == -500
+
+
+def test_frames_that_took_over_most_of_each_other_keep_their_rate() -> None:
+    """Points of 1000, 2000 and 4000 bytes; 160 kbit/s are 2000 bytes at 10 frames a second."""
+    control = RateController([0.1, 0.2, 0.4], pixels=80_000, target_kbps=160, fps=10)
+    control.sent(1, 2600)
+    assert (control.next_rate(), control.next_rate(held=1)) == (0, 1)
+    predicted = control.predicted_sizes
+    for _ in range(50):
+        control.spared(60)
+    assert control.predicted_sizes == predicted, "small frames tell nothing of their rate"
+    assert control._saved == 1000, "no burst after a long stand"
+    assert (control.next_rate(held=0), control.next_rate(held=1)) == (1, 1)
+    control.aim(50)  # 625 bytes
+    assert control.next_rate(held=1) == 0

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from support.block_bundle import read_manifest, write_block_bundle, write_manife
 from support.command_line import Outcome, Run, command_line
 
 from dsin.runtime import Decoder, Encoder, open_bundle
-from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet
+from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet, Reference
 from dsin.runtime.commands import demo
 from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
@@ -197,19 +198,30 @@ class TestInfo:
         facts = json.loads(dsin("info", packet, "--json").out)
         assert facts == {
             "packet": str(packet),
+            "format": 1,
             "codec_id": header.codec_id.hex(),
             "width": 400,
             "height": 176,
             "rate": 1,
             "frame_number": 0,
             "timestamp_ns": 0,
+            "reference": None,
             "bytes": packet.stat().st_size,
             "payload_bytes": len(coded.payload),
             "bpp": round(8 * packet.stat().st_size / (400 * 176), 6),
         }
         lines = dsin("info", packet).out.splitlines()
         assert "width          400" in lines
+        assert "reference      none" in lines
         assert len(lines) == len(facts)
+        packet.write_bytes(bytes(Packet(replace(header, reference=Reference(17, 5)), b"payload")))
+        lines = dsin("info", packet).out.splitlines()
+        assert "format         2" in lines
+        assert "reference      17" in lines
+        user_error(
+            dsin("decode", packet, "--no-side", "--bundle", bundle, "-o", folder / "no.png"),
+            "refers to frame 17",
+        )
 
     def test_of_a_bundle(self, dsin: Run, bundle: Path) -> None:
         facts = json.loads(dsin("info", bundle, "--json").out)
@@ -220,7 +232,7 @@ class TestInfo:
         assert "weights licence    MIT" in lines
         assert len(lines) == len(facts)
 
-    def test_a_bundle_in_ten_lines(self, dsin: Run, bundle: Path) -> None:
+    def test_a_bundle_in_few_lines(self, dsin: Run, bundle: Path) -> None:
         lines = dsin("info", bundle).out.splitlines()
         assert [" ".join(line.split()) for line in lines] == [
             "bundle blocks",
@@ -231,6 +243,7 @@ class TestInfo:
             "default rate 1, of 0 to 1",
             "frames any size, padded to multiples of 24x40",
             "networks float, 0.0 MB",
+            "looks faithful",
             f"codec id {open_bundle(bundle).codec_id.hex()}",
             "weights licence MIT",
         ]
@@ -287,7 +300,9 @@ class TestOtherRooms:
         monkeypatch.setattr(
             demo,
             "run_demo",
-            lambda *a, kbps, fps, web, side: asked.append((*a, kbps, fps, web, side)),
+            lambda *a, kbps, fps, web, side, foxglove, trace: asked.append(
+                (*a, kbps, fps, web, side)
+            ),
         )
         dsin("demo")
         dsin("demo", "--kitti", folder, "--frames", 3, "--bundle", "b", "--rate", 1,
@@ -381,7 +396,7 @@ class TestImports:
         program = (
             "import sys; sys.modules['torch'] = None\n"
             "from dsin.runtime.commands.cli import main\n"
-            "sys.argv = ['dsin', 'evaluate', '--pairs', 'l', '--root', 'r']\n"
+            "sys.argv = ['dsin', 'train', 'paper', '--pairs', 'l', '--val', 'l', '--root', 'r']\n"
             "main()"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

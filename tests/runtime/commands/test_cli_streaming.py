@@ -18,6 +18,7 @@ from support.block_bundle import write_block_bundle
 from support.certificates import Authority
 from support.command_line import interruptible
 from support.rig_drive import write_drive
+from support.time_line import check_time_line, slices_of
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
@@ -112,7 +113,7 @@ class Server(Process):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__("serve", "127.0.0.1:0", *arguments)
-        self.port = int(self.wait_for(r"^serving at 127.0.0.1:(\d+)")[1])
+        self.port = int(self.wait_for(r"^serving at 127.0.0.1:(\d+) \(\w+\), networks \w+")[1])
 
 
 @pytest.fixture
@@ -231,6 +232,13 @@ class TestTwoCommands:
         assert decoded(lines[-1])
         assert metric(url, 'dsin_frames_total{rig="two",status="decoded"}') == decoded(lines[-1])
         assert metric(url, 'dsin_side_total{rig="two",use="paired"}')
+        assert lines[1].endswith(", frames go in datagrams")
+        assert metric(url, 'dsin_transport{rig="two",transport="datagram"}') == 1
+        assert metric(url, 'dsin_datagrams_total{rig="two",status="received"}')
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(bytes(50), ("127.0.0.1", plain_server.port))
+        unknown = 'dsin_datagrams_rejected_total{reason="unknown_session",rig=""}'
+        wait_until(lambda: metric(url, unknown))
         assert y.end(signal.SIGTERM) == 0
         assert "stored" in y.lines[-1]
 
@@ -238,13 +246,15 @@ class TestTwoCommands:
         self, drive: Path, bundle: Path, tmp_path: Path, start: Callable[..., Process]
     ) -> None:
         recording = tmp_path / "drive.mcap"
+        traces = tmp_path / "server.json", tmp_path / "device.json"
         server = start(
-            Server, "--plaintext", "--side", drive, "--bundle", bundle, "--mcap", recording
-        )
+            Server, "--plaintext", "--side", drive, "--bundle", bundle, "--mcap", recording,
+            "--trace", traces[0],
+        )  # fmt: skip
         assert isinstance(server, Server)
         device = start(
             Process, "stream", f"127.0.0.1:{server.port}", "--plaintext", "--source", drive,
-            "--bundle", bundle, "--loop", "--fps", 50,
+            "--bundle", bundle, "--loop", "--fps", 50, "--trace", traces[1],
         )  # fmt: skip
         wait_until(lambda: packets(recording) >= FRAMES)
         assert device.end(signal.SIGQUIT) == 0
@@ -256,6 +266,12 @@ class TestTwoCommands:
         whole = McapReader(recording)
         assert 0 < len([m for m in whole if m.topic == "/rig/x/packet"]) <= count
         assert whole.complete
+        numbers = []
+        for path in traces:
+            slices = slices_of(path)
+            check_time_line(slices)
+            numbers.append({s.known["frame"] for s in slices if s.name == "frame"})
+        assert len(numbers[0] & numbers[1]) >= count - 2, "one may be under way at the end"
 
     def test_a_recording_ends_after_so_many_frames_however_often_it_is_played(
         self, plain_server: Server, drive: Path, bundle: Path
@@ -401,6 +417,7 @@ class TestMistakes:
             ([*THERE, "--source", "none"], "there is no 'none'"),
             ([*THERE, "--fps", "0"], "ask for more than 0"),
             ([*THERE, "--kbps", "-1"], "above 0"),
+            ([*THERE, "--kbps", "0"], "above 0"),
             ([*THERE, "--start", "noon"], "give a time of day, HH:MM:SS"),
         ],
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import pytest
 from support.block_bundle import write_block_bundle
 from support.command_line import interruptible
 from support.rig_drive import write_drive
+from support.time_line import Shown, check_time_line, slices_of
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.commands.demo import _blocked_interrupts
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
@@ -63,9 +66,11 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_demo_streams_a_drive_and_reports(drive: Path, bundle: Path, tmp_path: Path) -> None:
     done = run(
-        "--kitti", drive, "--bundle", bundle, "--out", "pictures", "--json", "r.json", cwd=tmp_path
-    )
+        "--kitti", drive, "--bundle", bundle, "--out", "pictures", "--json", "r.json",
+        "--trace", "t.json", cwd=tmp_path,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "streaming 4 frames of 144x90\n")
+    check_demos_time_line(slices_of(tmp_path / "t.json"))
     report = json.loads((tmp_path / "r.json").read_text())
     assert set(report) == {
         "frames", "bpp", "psnr_db", "psnr_db_no_side", "fps", "dropped", "stages", "end_to_end_ms",
@@ -85,6 +90,24 @@ def test_the_demo_streams_a_drive_and_reports(drive: Path, bundle: Path, tmp_pat
     assert pictures == [f"frame_{number:06d}.png" for number in range(4)]
     assert "with side information" in done.stdout
     assert "end to end" in done.stdout
+
+
+def check_demos_time_line(slices: list[Shown]) -> None:
+    """Every frame is there in both processes, first in the device, and then in the server."""
+    check_time_line(slices)
+    frames: dict[str, dict[int, Shown]] = {"device": {}, "server": {}}
+    for piece in slices:
+        if piece.name == "frame":
+            frames[piece.process][piece.known["frame"]] = piece
+    assert set(frames["device"]) == set(frames["server"]) == {0, 1, 2, 3}
+    for number, sent in frames["device"].items():
+        decoded = frames["server"][number]
+        assert sent.start < decoded.start < decoded.end
+        assert {k: sent.known[k] for k in ("rate", "bytes")} == {
+            k: decoded.known[k] for k in ("rate", "bytes")
+        }
+    tracks = {(s.process, s.name) for s in slices}
+    assert {("device", "compute"), ("server", "x_decoder"), ("server", "draw")} <= tracks
 
 
 def test_the_demos_figures_are_those_of_the_files(
@@ -130,6 +153,7 @@ def test_mistakes_are_one_line(drive: Path, bundle: Path, tmp_path: Path) -> Non
         ((*good, "--kbps", 0), "above 0"),
         ((*good, "--out", "file"), "cannot write pictures to file"),
         ((*good, "--json", "none/r.json"), "cannot write none/r.json"),
+        ((*good, "--trace", "none/t.json"), "cannot write none/t.json"),
         (("--kitti", drive, "--bundle", tmp_path / "none"), "none"),
     ):
         done = run(*arguments, cwd=tmp_path)
@@ -214,6 +238,14 @@ def test_a_killed_process_is_reported_and_takes_the_other_with_it(
     assert errors.splitlines()[-1].startswith("dsin: the ")
     assert "was killed by signal 9" in errors.splitlines()[-1]
     wait_until_gone(children)
+
+
+def test_ctrl_c_stays_blocked_while_the_first_child_starts() -> None:
+    """Starting a process may start multiprocessing's tracker, which unblocks the signal."""
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    with _blocked_interrupts():
+        resource_tracker.ensure_running()
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @linux

@@ -75,12 +75,13 @@ def test_serve(catch: Catch) -> None:
         "serve 0.0.0.0:7 --side camera:1 --side b=camera:2 --bundle paper --backend cuda "
         "--workers 3 --budget-mib 77 --tolerance-ms 11 --side-wait-ms 22 --side-max-age-ms 33 "
         "--pictures p --jpeg --panels --video v.mp4 --mcap m.mcap --rerun r.rrd --web 81 "
-        f"--metrics 82 --foxglove 83 --web-host 127.0.0.3 {PEMS}",
+        f"--metrics 82 --foxglove 83 --web-host 127.0.0.3 --trace t {PEMS}",
     )
     expected = {
         "address": "0.0.0.0:7", "bundle": "paper", "backend": "cuda", "workers": 3,
         "budget_mib": 77, "policy": PairingPolicy(11, 22, 33), "certificates": CERTIFICATES,
         "web": 81, "metrics": 82, "foxglove": 83, "web_host": "127.0.0.3", "fleet": None,
+        "trace": Path("t"),
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     assert list(calls[0].arguments[0].sides) == ["camera:1", "b=camera:2"]
@@ -155,6 +156,7 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     with module.running_server(options) as server:
         assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
         assert server.foxglove_url == "http://here/"
+        assert server.networks == "float"
     assert live[0].arguments[:2] == ("127.0.0.1", 0)
     assert live[0].options == {"patch": open_bundle("paper").search.patch, "original": original}
     assert calls["SideCameras"][0].arguments == (["b=x"],)
@@ -194,23 +196,27 @@ def test_stream(catch: Catch) -> None:
     run(
         cli.app,
         "stream host:7 --source s.mp4 --rig front --bundle paper --backend cuda --rate 3 "
-        f"--fps 5 --frames 9 --loop --give-up-s 4 {PEMS}",
+        "--fps 5 --frames 9 --loop --give-up-s 4 --trace t --transport grpc --independent "
+        f"{PEMS}",
     )
     expected = {
         "address": "host:7", "source": "s.mp4", "rig": "front", "camera": "x", "bundle": "paper",
         "backend": "cuda", "rate": 3, "kbps": None, "fps": 5, "frames": 9, "loop": True,
         "every": False, "start": None, "quality": None, "certificates": CERTIFICATES,
-        "give_up_s": 4,
+        "give_up_s": 4, "trace": Path("t"), "transport": "grpc", "independent": True,
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     run(cli.app, "stream host:7 --camera y --quality 80 --plaintext")
     expected = {"camera": "y", "quality": 80, "certificates": None, "source": "synthetic"}
     assert calls[1].fields(expected) == expected
     run(cli.app, "stream host:7 --kbps 250 --start 12:00:00 --plaintext")
-    expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None}
+    expected = {"kbps": 250, "start": "12:00:00", "rate": None, "loop": False, "fps": None,
+                "transport": "auto", "independent": False}  # fmt: skip
     assert calls[2].fields(expected) == expected
+    run(cli.app, "stream host:7 --kbps auto --plaintext")
+    assert calls[3].fields({"kbps": 1}) == {"kbps": "auto"}
     run(cli.app, "stream host:7 --every --precision int8 --plaintext")
-    assert calls[3].fields({"every": 1, "bundle": 1}) == {"every": True, "bundle": "edge@int8"}
+    assert calls[4].fields({"every": 1, "bundle": 1}) == {"every": True, "bundle": "edge@int8"}
 
 
 def test_a_devices_parts_get_what_it_was_asked_for(
@@ -224,6 +230,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     monkeypatch.setattr(module, "_start_s", lambda start: {"12:00:00": 77.0, None: None}[start])
     pictures, packets = catch(here + "PictureMaker"), catch(here + "PacketMaker", "maker")
     paced = catch(here + "RateController.for_bundle", "controller")
+    followers = catch(here + "LinkFollower", "follower")
     catch(here + "warm_up")
     checked = catch(here + "check_camera")
     counts = SimpleNamespace(
@@ -234,7 +241,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     module.stream(
         module.StreamOptions(
             "127.0.0.1:1", "s", "front", camera="y", quality=80, fps=5, frames=9, loop=True,
-            start="12:00:00", give_up_s=4,
+            start="12:00:00", give_up_s=4, transport="datagram",
         ),
         print,
     )  # fmt: skip
@@ -242,7 +249,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert opened[0] == Call(("s", "right"), given)
     assert pictures[0].arguments == (80,)
     assert devices[0].arguments[2:] == ("127.0.0.1:1", "front", None)
-    expected: dict[str, Any] = {"every": False, "give_up_s": 4}
+    expected: dict[str, Any] = {"every": False, "give_up_s": 4, "transport": "datagram"}
     assert subset(devices[0].options, expected) == expected
     assert checked[0].arguments == ("127.0.0.1:1", None)
     module.stream(
@@ -253,10 +260,20 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert packets[0].arguments[0].bundle.path.name == "paper"
     assert packets[0].arguments[1:] == (0, None)
     assert devices[1].options["every"] is True
-    module.stream(module.StreamOptions("127.0.0.1:1", bundle="paper", kbps=250), print)
+    assert packets[0].options == {"independent": False}
+    module.stream(
+        module.StreamOptions("127.0.0.1:1", bundle="paper", kbps=250, independent=True), print
+    )
     assert packets[1].arguments[1:] == (None, "controller")
+    assert packets[1].options == {"independent": True}
     assert paced[0].arguments[1:] == (250, 12.0)
     assert paced[0].options == {"size": (32, 48)}
+    assert devices[2].options["follower"] is None
+    module.stream(module.StreamOptions("127.0.0.1:1", bundle="paper", kbps="auto"), print)
+    assert packets[2].arguments[1:] == (None, "controller")
+    assert paced[1].arguments[1:] == (200, 12.0)
+    assert followers[0].arguments == ("controller", 12.0)
+    assert devices[3].options["follower"] == "follower"
 
 
 def test_replay(catch: Catch) -> None:
@@ -300,10 +317,12 @@ def test_demo(catch: Catch) -> None:
     run(
         cli.app,
         "demo --kitti d --frames 9 --bundle paper --rate 0 --out o --json j --backend cuda "
-        "--fps 7 --web 81 --foxglove 82",
+        "--fps 7 --web 81 --foxglove 82 --trace t",
     )
     assert calls[0].arguments == (Path("d"), 9, "paper", 0, Path("o"), Path("j"), "cuda")
-    assert calls[0].options == {"kbps": None, "fps": 7, "web": 81, "side": None, "foxglove": 82}
+    assert calls[0].options == {
+        "kbps": None, "fps": 7, "web": 81, "side": None, "foxglove": 82, "trace": Path("t"),
+    }  # fmt: skip
     run(cli.app, "demo --kbps 300 --source s --side t --precision int8 --look structure")
     assert calls[1].arguments[:3] == ("s", None, "edge@int8@structure")
     assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
@@ -398,7 +417,7 @@ def test_evaluate(catch: Catch) -> None:
     assert calls[0].options == {
         "bundle": "paper@float", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
         "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
-        "plot": Path("p"),
+        "plot": Path("p"), "in_order": False,
     }  # fmt: skip
 
 
@@ -410,6 +429,10 @@ def test_evaluate_of_a_recording(catch: Catch) -> None:
     run(cli.app, "evaluate --source bag:b,x=/l --side bag:b,y=/r --frames 3")
     assert pairs[0].arguments == ("bag:b,x=/l", "bag:b,y=/r", 3)
     assert calls[0].arguments == (Path("l"), Path("r"))
+    run(cli.app, "evaluate --kitti d --rate 1 --against h264-lowdelay")
+    assert pairs[1].arguments == ("d", None, None)
+    expected: dict[str, Any] = {"rate": 1, "against": ["h264-lowdelay"], "in_order": True}
+    assert subset(calls[1].options, expected) == expected
 
 
 def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Path) -> None:
@@ -436,6 +459,19 @@ def test_evaluations_parts_get_what_it_was_asked_for(catch: Catch, tmp_path: Pat
     assert compared[0].arguments[2:4] == ((40, 48), "cuda")
     assert compared[0].arguments[5] == tmp_path / "p"
     assert len(printed) == 1
+
+
+def test_pairs(catch: Catch) -> None:
+    done = SimpleNamespace(train=7, validation=2)
+    calls = catch("dsin.runtime.sources.pair_list.write_pairs", done)
+    out = run(cli.app, "pairs s -o o --side t --frames 9 --every 3 --val-share 0.25")
+    assert calls[0].arguments == ("s", Path("o"))
+    expected = {"side": "t", "frames": 9, "every": 3, "validation": 0.25}
+    assert subset(calls[0].options, expected) == expected
+    assert "train.txt with 7 pairs, val.txt with 2" in out
+    run(cli.app, "pairs s -o o")
+    expected = {"side": None, "frames": None, "every": 1, "validation": 0.1}
+    assert subset(calls[1].options, expected) == expected
 
 
 TRAIN = (

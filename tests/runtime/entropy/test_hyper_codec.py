@@ -12,7 +12,7 @@ from test_integer_entropy import integer, latents, model
 from dsin.calibration.integer_entropy import IntegerEntropy, integer_bits
 from dsin.export.edge.integer_graph import hyper_graph, step_graph
 from dsin.runtime.backends.session import open_session
-from dsin.runtime.entropy.hyper_codec import HyperCodec, turns
+from dsin.runtime.entropy.hyper_codec import CodedLatent, HyperCodec, Kept, turns
 from dsin.runtime.entropy.hyper_kernels import put_symbols, symbol_places
 from dsin.runtime.errors import PacketError
 from dsin.training.edge import entropy as edge_entropy
@@ -81,6 +81,68 @@ def test_damaged_payloads_are_refused(model: EntropyModel, codec: HyperCodec) ->
         codec.decode(payload, (y.shape[0], y.shape[1] + 1, y.shape[2]), rate)
     with pytest.raises(PacketError, match="rate 3"):
         codec.decode(payload, y.shape, SMALL.rates)
+
+
+class TestWithAReference:
+    """Parts of a latent are another one's."""
+
+    @pytest.fixture
+    def reference(self, model: EntropyModel, codec: HyperCodec) -> CodedLatent:
+        y, z, rate = sample(model, 7)
+        y[1, :, :], z[0, 0, 0] = 900, 400  # beyond all tables and what the steps are given
+        return codec.quantised(y, z, rate).latent
+
+    @pytest.mark.parametrize("coded", ["none", "all", "some"])
+    def test_what_comes_out_is_what_the_encoder_said(
+        self, model: EntropyModel, codec: HyperCodec, reference: CodedLatent, coded: str
+    ) -> None:
+        y, z, rate = sample(model, 7)
+        y = y[:, ::-1].copy()
+        shape = y.shape[1] // 2, y.shape[2] // 2
+        share = {"none": 0.0, "all": 1.0, "some": 0.3}[coded]
+        kept = Kept(reference, np.random.default_rng(1).random(shape) < share)
+        parts = codec.quantised(y, z, rate, kept)
+        payload = codec.payload(parts)
+        found = codec.decoded(payload, y.shape, rate, reference)
+        for ours, theirs in zip(found, parts.latent, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        whole = kept.coded.repeat(2, 0).repeat(2, 1)
+        np.testing.assert_array_equal(found.latent[:, ~whole], reference.latent[:, ~whole])
+        assert np.abs(found.latent - y)[:, whole].max(initial=0) <= 0.5 + 1 / 64
+        np.testing.assert_array_equal(found.z[:, ~kept.cells], reference.z[:, ~kept.cells])
+        assert 8 * len(payload) == pytest.approx(
+            codec.block_bits(parts).sum(), abs=70 + kept.coded.size
+        )
+        assert np.all(codec.block_bits(parts)[~kept.cells.repeat(2, 0).repeat(2, 1)] == 0)
+
+    def test_all_of_it_coded_is_the_latent_without_a_reference(
+        self, model: EntropyModel, codec: HyperCodec, reference: CodedLatent
+    ) -> None:
+        y, z, rate = sample(model, 8)
+        every = np.ones((y.shape[1] // 2, y.shape[2] // 2), np.bool_)
+        alone = codec.quantised(y, z, rate)
+        with_it = codec.quantised(y, z, rate, Kept(reference, every))
+        np.testing.assert_array_equal(with_it.latent.latent, alone.latent.latent)
+        assert len(codec.payload(with_it)) <= len(codec.payload(alone)) + 4
+
+    def test_none_of_it_coded_costs_nothing(
+        self, model: EntropyModel, codec: HyperCodec, reference: CodedLatent
+    ) -> None:
+        y, z, rate = sample(model, 7)
+        none = np.zeros((y.shape[1] // 2, y.shape[2] // 2), np.bool_)
+        assert len(codec.payload(codec.quantised(y, z, rate, Kept(reference, none)))) <= 8
+
+    def test_damaged_payloads_and_other_sizes_are_refused(
+        self, model: EntropyModel, codec: HyperCodec, reference: CodedLatent
+    ) -> None:
+        y, z, rate = sample(model, 7)
+        some = np.random.default_rng(2).random((y.shape[1] // 2, y.shape[2] // 2)) < 0.5
+        payload = codec.payload(codec.quantised(y, z, rate, Kept(reference, some)))
+        for spoiled in (payload[:-1], payload + b"\0", payload[:7], b"", payload[::-1]):
+            with pytest.raises(PacketError):
+                codec.decode(spoiled, y.shape, rate, reference)
+        with pytest.raises(PacketError, match="another size"):
+            codec.decode(payload, (y.shape[0], y.shape[1] + 4, y.shape[2]), rate, reference)
 
 
 def test_both_sides_take_turns_as_in_training() -> None:

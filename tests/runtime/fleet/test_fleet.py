@@ -7,6 +7,7 @@ Ray is not installed (pip install 'dsin[fleet]').
 import asyncio
 import importlib.util
 import os
+import pickle
 import signal
 import sys
 from collections import Counter, defaultdict
@@ -30,7 +31,16 @@ from support.fleet_play import (
     small_scene,
 )
 
-from dsin.runtime import Decoder, Encoder, FrameError, PacketError
+from dsin.runtime import (
+    Decoder,
+    Encoder,
+    FrameError,
+    Packet,
+    PacketError,
+    ReferenceMissingError,
+    SentFrames,
+)
+from dsin.runtime.entropy.hyper_codec import CodedLatent
 from dsin.runtime.errors import BackendError
 from dsin.runtime.fleet import decoders
 from dsin.runtime.fleet.decoders import (
@@ -43,6 +53,7 @@ from dsin.runtime.fleet.decoders import (
 )
 from dsin.runtime.fleet.replica import (
     FleetAnswer,
+    ReferenceStore,
     ReplicaOptions,
     RigDecoder,
     SideStore,
@@ -139,6 +150,41 @@ def test_a_replica_refuses_damaged_bytes_and_goes_on(scene: Scene) -> None:
         assert good.decoded is None, "pictures were sent that nobody wanted"
 
     asyncio.run(run())
+
+
+def test_a_replica_keeps_what_frames_refer_to(scene: Scene) -> None:
+    frame = textured_pair(*SIZE, seed=3)[0]
+    sent = SentFrames()
+    with Encoder(threads=1) as encoder:
+        first = bytes(encoder.encode(frame, frame_number=1, references=sent))
+        sent.confirm(1)
+        second = bytes(encoder.encode(frame, frame_number=2, references=sent))
+    assert len(second) < len(first) / 2
+
+    async def run() -> None:
+        replica = RigDecoder(ReplicaOptions(), lambda: "0")
+        whole = await replica.frame("a", first, None)
+        stranger = await replica.frame("b", second, None)
+        assert isinstance(stranger.refused, ReferenceMissingError), "another rig's was taken"
+        assert isinstance(pickle.loads(pickle.dumps(stranger.refused)), ReferenceMissingError)
+        known = await replica.frame("a", second, None)
+        assert whole.decoded is not None
+        assert known.decoded is not None
+        np.testing.assert_array_equal(known.decoded.image, whole.decoded.image)
+
+    asyncio.run(run())
+
+
+def test_what_frames_refer_to_stays_within_its_budget(scene: Scene) -> None:
+    store = ReferenceStore(budget=0)
+    latent = CodedLatent(np.zeros((8, 4, 4), np.float32), np.zeros((2, 1, 1), np.int32))
+    packet = Packet.parse(scene.packet)
+    store.of("a").add(packet, latent)
+    store.weigh("a")
+    assert len(store.of("a")) == 1, "the only rig's frames are kept"
+    store.of("b").add(packet, latent)
+    store.weigh("b")
+    assert (len(store.of("b")), len(store.of("a"))) == (1, 0)
 
 
 def test_side_images_stay_within_their_budget(scene: Scene) -> None:

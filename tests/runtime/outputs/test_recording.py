@@ -22,6 +22,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
+from mcap.records import Channel, Chunk, ChunkIndex, Message, Schema, Statistics
+from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.writer import CompressionType, Writer
 from support import rig_frames
 from support.block_bundle import write_block_bundle
@@ -54,6 +56,48 @@ def recording(frames: list[DecodedFrame], tmp_path_factory: pytest.TempPathFacto
     """Four frames; the last uses the side image of the one before it."""
     late = replace(frames[3], side=frames[2].side, side_use=SideUse.PREVIOUS)
     return record(tmp_path_factory.mktemp("recording") / "drive.mcap", [*frames[:3], late])
+
+
+def test_the_file_is_as_mcap_doctor_wants_it(recording: Path) -> None:
+    """What that tool checks, by the package mcap: checksums, order, indexes and statistics."""
+    schemas, channels, counts = set[int](), set[int](), Counter[int]()
+    latest = 0
+    places, indexed, statistics = [], [], []
+    with recording.open("rb") as file:
+        kinds = []
+        for record in StreamReader(file, emit_chunks=True, validate_crcs=True).records:
+            kinds.append(type(record).__name__)
+            if isinstance(record, Chunk):
+                places.append((record.message_start_time, record.message_end_time))
+                inner = breakup_chunk(record, validate_crc=True)
+            else:
+                inner = [record]
+            times = []
+            for each in inner:
+                if isinstance(each, Schema):
+                    assert each.id > 0
+                    schemas.add(each.id)
+                elif isinstance(each, Channel):
+                    assert each.schema_id in schemas
+                    channels.add(each.id)
+                elif isinstance(each, Message):
+                    assert each.channel_id in channels
+                    assert each.log_time >= latest
+                    latest = each.log_time
+                    counts[each.channel_id] += 1
+                    times.append(each.log_time)
+            if times:
+                assert places[-1] == (min(times), max(times))
+            if isinstance(record, ChunkIndex):
+                indexed.append((record.message_start_time, record.message_end_time))
+            if isinstance(record, Statistics):
+                statistics.append(record)
+    assert (kinds[0], kinds[-1]) == ("Header", "Footer")
+    assert indexed == places
+    (told,) = statistics
+    assert told.channel_message_counts == counts
+    assert (told.chunk_count, told.message_count) == (len(places), counts.total())
+    assert (told.schema_count, told.channel_count) == (len(schemas), len(channels))
 
 
 class Decoder:

@@ -17,6 +17,7 @@ from support.block_bundle import write_block_bundle
 from support.command_line import Outcome, Run, command_line
 from support.rig_frames import INTERVAL_NS, SECOND_CAMERA_LATE_NS, make_frames
 
+from dsin.runtime import DecodedFrames, Encoder, SentFrames
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.errors import DsinError, PacketError, RecordingError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
@@ -33,6 +34,7 @@ from dsin.runtime.replay.replay import ReplayReport, replay_recordings
 from dsin.runtime.signals import ENDING
 from dsin.runtime.sources.mcap_reader import McapReader, RecordedMessage
 from dsin.runtime.sources.recordings import open_recording
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.sources.video_file import VideoFile
 
 
@@ -83,6 +85,50 @@ def replay(bundle: Path) -> Callable[..., Replayed]:
 
 
 Replay = Callable[..., Replayed]
+
+
+def standing_frames(count: int) -> list[DecodedFrame]:
+    """Frames without side images, of which all but the first refer to the one before."""
+    scene = SyntheticRig(width=128, height=64, frames=1).view(0, "left")
+    sent, seen, frames = SentFrames(), DecodedFrames(), []
+    with Encoder(threads=1) as encoder, Decoder(threads=1) as decoder:
+        for number in range(count):
+            packet = encoder.encode(scene, 5, frame_number=number, references=sent)
+            decoded = decoder.decode(packet, None, references=seen)
+            sent.confirm(number)
+            at_ns = 10**18 + number * INTERVAL_NS
+            frames.append(
+                DecodedFrame(
+                    rig="car",
+                    number=number,
+                    timestamp_ns=0,
+                    captured_ns=at_ns,
+                    received_ns=at_ns,
+                    decoded_ns=at_ns,
+                    packet=bytes(packet),
+                    decoded=decoded,
+                    side=None,
+                    side_use=SideUse.MISSING,
+                    stage_ms={},
+                )
+            )
+            assert (packet.header.reference is None) == (number == 0)
+    return frames
+
+
+def test_frames_that_refer_to_others_in_the_recording(tmp_path: Path) -> None:
+    frames = standing_frames(4)
+    again: list[DecodedFrame] = []
+    with Decoder(threads=1) as decoder:
+        whole = record(tmp_path / "whole.mcap", frames)
+        replay_recordings([whole], decoder, on_frame=again.append)
+        for was, now in zip(frames, again, strict=True):
+            assert np.array_equal(was.decoded.image, now.decoded.image)
+        cut = record(tmp_path / "cut.mcap", [frames[0], *frames[2:]])
+        figures = replay_recordings([cut], decoder).rigs["car"]
+    assert (figures.frames, figures.rejected) == (1, 2)
+    assert figures.fault is not None
+    assert "packet refers to frame 1, which is not among the last frames" in figures.fault
 
 
 class TestReplay:

@@ -102,7 +102,7 @@ def test_asking_for_the_clock_ends_when_it_is_told_to_at_any_moment(steps: int) 
 
     async def doubt_then_end() -> bool:
         camera = cast(CameraSession, ProbedCamera())
-        probing = asyncio.create_task(rig_service._probe(camera))
+        probing = asyncio.create_task(rig_service._probe(camera, camera.ended))
         await asyncio.sleep(0.05)
         camera.doubted.set()
         for _ in range(steps):

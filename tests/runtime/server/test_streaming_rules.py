@@ -308,7 +308,7 @@ def test_the_rate_control_is_told_how_many_frames_are_really_sent(
         clock = SimpleNamespace(monotonic=lambda times=times: next(times) / 5)
         monkeypatch.setattr(device_module, "time", clock)
         for _ in range(11):
-            device._pace_controller()
+            device._steer()
         assert paces == pytest.approx([] if every and not paces else [5.0, 5.0])
 
 

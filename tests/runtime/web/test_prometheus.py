@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.errors import BackendError
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
-from dsin.runtime.outputs.rig_status import RigStatus
+from dsin.runtime.outputs.rig_status import LinkStatus, RigStatus
 from dsin.runtime.web.http_server import LOOPBACK, HttpServer
 from dsin.runtime.web.prometheus_metrics import Metrics, SinkCounts
 
@@ -24,9 +24,10 @@ PICTURE = np.zeros((8, 8, 3), np.uint8)
 STATUS = RigStatus(
     rig="front", camera_connected=True, side_connected=False, width=8, height=8, decoded=40,
     superseded=3, rejected=2, side_uses={"paired": 30, "missing": 10}, kbps=287.5, fps=9.8,
+    referring=25,
     newest_age_ms=212.0, clock_offset_ms=-1.5, clock_error_ms=0.25,
     device={"captured": 50.0, "dropped": 4.0, "lost": 1.0, "reconnects": 2.0, "encode_ms": 48.0,
-            "target_kbps": 300.0},
+            "target_kbps": 300.0, "delivered_kbps": 280.0, "queueing_ms": 20.0, "loss": 0.25},
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_frames_total", rig="front", status="decoded") == 40
     assert samples.of("dsin_frames_total", rig="front", status="superseded") == 3
     assert samples.of("dsin_frames_total", rig="front", status="rejected") == 2
+    assert samples.of("dsin_frames_with_reference_total", rig="front") == 25
     assert samples.of("dsin_side_total", rig="front", use="paired") == 30
     assert samples.of("dsin_side_total", rig="front", use="missing") == 10
     assert samples.of("dsin_camera_connected", rig="front", camera="x") == 1
@@ -82,6 +84,34 @@ def test_status_becomes_counters_and_gauges() -> None:
     assert samples.of("dsin_device_reconnects_total", rig="front") == 2
     assert samples.of("dsin_device_encode_seconds", rig="front") == pytest.approx(0.048)
     assert samples.of("dsin_device_target_bytes_per_second", rig="front") == 37500
+    assert samples.of("dsin_device_delivered_bytes_per_second", rig="front") == 35000
+    assert samples.of("dsin_device_queueing_seconds", rig="front") == pytest.approx(0.02)
+    assert samples.of("dsin_device_loss_ratio", rig="front") == 0.25
+
+
+def test_the_way_of_datagrams_is_told_by_rig_and_what_is_of_nobody_without() -> None:
+    link = LinkStatus("datagram", 0.05, 0.5, 950, 50, 3, 20, 4, {"repeated": 7, "forged": 1})
+    samples = scrape(
+        Metrics(lambda: [replace(STATUS, link=link)], strangers={"unknown_session": 9})
+    )
+    assert samples.of("dsin_transport", rig="front", transport="datagram") == 1
+    assert samples.of("dsin_datagram_loss_ratio", rig="front") == pytest.approx(0.05)
+    assert samples.of("dsin_parity_ratio", rig="front") == pytest.approx(0.5)
+    assert samples.of("dsin_datagrams_total", rig="front", status="received") == 950
+    assert samples.of("dsin_datagrams_total", rig="front", status="lost") == 50
+    assert samples.of("dsin_datagram_frames_total", rig="front", status="incomplete") == 3
+    assert samples.of("dsin_datagram_frames_total", rig="front", status="repaired") == 20
+    assert samples.of("dsin_datagrams_late_total", rig="front") == 4
+    assert samples.of("dsin_datagrams_rejected_total", rig="front", reason="repeated") == 7
+    assert samples.of("dsin_datagrams_rejected_total", rig="front", reason="forged") == 1
+    assert samples.of("dsin_datagrams_rejected_total", rig="", reason="unknown_session") == 9
+
+
+def test_without_datagrams_nothing_is_told_of_them() -> None:
+    by_grpc = replace(STATUS, link=LinkStatus("grpc"))
+    samples = scrape(Metrics(lambda: [by_grpc]))
+    assert samples.of("dsin_transport", rig="front", transport="grpc") == 1
+    assert not {name for name, _ in samples if "datagram" in name or "parity" in name}
 
 
 def test_what_is_not_known_is_absent_rather_than_zero() -> None:
@@ -125,6 +155,12 @@ def test_rigs_that_are_gone_are_forgotten() -> None:
     assert not any(labels for _, labels in scrape(metrics))
     known[0] = [STATUS]
     assert not any("age_seconds_count" in name for name, _ in scrape(metrics))
+
+
+def test_what_the_networks_compute_in_is_told() -> None:
+    samples = scrape(Metrics(list, networks={"bundle": "edge", "precision": "8 bits"}))
+    assert samples.of("dsin_networks_info", bundle="edge", precision="8 bits") == 1
+    assert not any(name == "dsin_networks_info" for name, _ in scrape(Metrics(list)))
 
 
 def test_outputs_are_counted() -> None:

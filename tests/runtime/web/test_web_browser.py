@@ -124,6 +124,8 @@ class TestInBrowser:
         for canvas in ("plot-kbps", "plot-age", "plot-drops"):
             await browser.wait_for(f"{INK}('{canvas}') > 3")
         assert await browser.evaluate("document.getElementById('use').textContent") == "paired"
+        link = "document.getElementById('link-note').textContent"
+        assert await browser.evaluate(link) == "datagrams: loss 4.2 %, parity 66 %"
         await self._point(browser)
         wide = "document.documentElement.scrollWidth <= window.innerWidth"
         assert await browser.evaluate(wide), "the page scrolls sideways"

@@ -59,7 +59,7 @@ def rigs(coded: list[DecodedFrame]) -> list[FedRig]:
 @pytest.fixture
 def page(rigs: list[FedRig], bundle: Path) -> WebPage:
     patch = open_bundle(bundle).search.patch
-    return WebPage(lambda: [rig.status() for rig in rigs], patch=patch)
+    return WebPage(lambda: [rig.status() for rig in rigs], patch=patch, networks="8 bits")
 
 
 @pytest.fixture
@@ -202,7 +202,8 @@ class TestPictures:
             for _ in range(5):
                 page.take(rigs[0].next_frame())
             async with looking(server, rig=AWKWARD, views=ALL, credits=2) as viewer:
-                await viewer.status()  # one who looks at another rig
+                told = await viewer.status()  # one who looks at another rig
+            assert told["networks"] == "8 bits"
             assert encoded == []
 
         soon(story)

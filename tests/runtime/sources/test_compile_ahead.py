@@ -1,0 +1,73 @@
+"""What is compiled ahead is what decoding calls, for the same types."""
+
+import subprocess
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.patch_correlation import block_refinement, flow_kernels, patch_kernels
+from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
+from dsin.runtime.sources import compile_ahead as module
+
+
+def specialisations() -> dict[str, list[Any]]:
+    """Of each kernel, the types that it is compiled for."""
+    return {
+        f"{part.__name__}.{name}": list(found.signatures)
+        for part in (flow_kernels, block_refinement, patch_kernels)
+        for name, found in vars(part).items()
+        if isinstance(found, numba.core.dispatcher.Dispatcher)
+    }
+
+
+def test_decoding_compiles_nothing_more() -> None:
+    module.compile_search()
+    module.compile_flow()
+    before = specialisations()
+    assert all(before[f"{flow_kernels.__name__}.{name}"] for name in ("search_all", "places"))
+    search = open_bundle().search
+    x, y = np.random.default_rng(0).integers(0, 256, (2, 160, 192, 3), np.uint8)
+    find_side_views(x, prepare_flow_side(y, search), search)
+    assert specialisations() == before
+
+
+def test_nothing_is_started_where_kernels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
+    monkeypatch.setattr(module, "compile_search", lambda: calls.append("search"))
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+    module.compile_ahead()
+    monkeypatch.setattr(module, "has_kernels", lambda: False)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0})
+    module.compile_ahead()
+    assert calls == []
+
+
+def test_the_other_half_is_compiled_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    class Other:
+        returncode = 1
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            commands.append(command)
+
+        def __enter__(self) -> "Other":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    here: list[str] = []
+    monkeypatch.setattr(subprocess, "Popen", Other)
+    monkeypatch.setattr(module, "compile_search", lambda: here.append("search"))
+    monkeypatch.setattr(module, "has_kernels", lambda: False)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
+    module.compile_ahead()
+    assert here == ["search"]
+    (command,) = commands
+    monkeypatch.setattr(module, "compile_flow", lambda: here.append("flow"))
+    exec(command[2])
+    assert here == ["search", "flow"]
