@@ -155,7 +155,7 @@ def test_a_camera_that_starts_again_with_another_size_takes_its_own_place() -> N
 def test_failures_of_one_rig_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with fake_server() as server:
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise PacketError("payload is damaged")
 
         with pytest.MonkeyPatch.context() as patch:
