@@ -31,14 +31,23 @@ class ExactCoder:
         if bundle.family == "edge":
             self._hyper = open_hyper_codec(bundle, bundle.hyper_tables, backend, threads)
 
-    def decode(self, packet: Packet) -> npt.NDArray[Any]:
-        """The latent of a packet. Raises PacketError."""
+    def decode(self, packet: Packet, reference: Packet | None = None) -> npt.NDArray[Any]:
+        """The latent of a packet, which may refer to another one that stands alone. Raises
+        PacketError."""
+        if self._hyper is None:
+            return decode_symbols(self._bundle.context_model, packet.payload, self._shape(packet))
+        before = None
+        if reference is not None:
+            shape, rate = self._shape(reference), reference.header.rate
+            before = self._hyper.decoded(reference.payload, shape, rate, None)
+        shape, rate = self._shape(packet), packet.header.rate
+        return self._hyper.decoded(packet.payload, shape, rate, before).latent
+
+    def _shape(self, packet: Packet) -> tuple[int, int, int]:
+        """Of a packet's latent."""
         header, bundle = packet.header, self._bundle
         rows, columns = padded_size(header.height, header.width, bundle.frame_multiple)
-        shape = bundle.channels, rows // bundle.stride, columns // bundle.stride
-        if self._hyper is None:
-            return decode_symbols(bundle.context_model, packet.payload, shape)
-        return self._hyper.decode(packet.payload, shape, header.rate)
+        return bundle.channels, rows // bundle.stride, columns // bundle.stride
 
     def encode_again(self, packet: Packet, latent: npt.NDArray[Any]) -> bytes:
         """The payload of a packet's latent. What a payload has besides, z, is the packet's."""

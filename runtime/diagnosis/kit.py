@@ -5,12 +5,14 @@
 
 A file has the bundle's `codec_id` and a list of `packets`:
 
-    kind        "picture": x.png, or "extremes": numbers that no picture reaches
-    networks    "float" or "8 bits": what made the packet of a picture; null of extremes
+    kind        "picture": x.png; "extremes": numbers that no picture reaches; in format 2
+                "referring": x.png with a square that has changed since the frame before
+    networks    "float" or "8 bits": what made the packet of a picture; null of the others
     rate        rate index
     packet      the whole packet, base64
     latent      sha256 of what it decodes to: the latent's values, little-endian, in C order
-    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null of extremes
+    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null of the others
+    reference   the packet of the frame that a referring one refers to, base64; null of the others
 
 Every format has a folder of its own, and folders of older formats stay as they are: packets that
 were written once are decoded for ever. `tests/golden/make_packets.py` writes the newest one.
@@ -29,7 +31,7 @@ from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
 
 FOLDER = Path(__file__).parent / "packets"
-Kind = Literal["picture", "extremes"]
+Kind = Literal["picture", "extremes", "referring"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,16 @@ class Golden:
     latent: str
     psnr_db: float | None
     psnr_db_no_side: float | None
+    reference: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the file has it."""
-        return {**vars(self), "packet": base64.b64encode(self.packet).decode()}
+        written = {**vars(self), "packet": base64.b64encode(self.packet).decode()}
+        if self.reference is None:
+            del written["reference"]
+        else:
+            written["reference"] = base64.b64encode(self.reference).decode()
+        return written
 
 
 @dataclass(frozen=True)
@@ -90,4 +98,6 @@ def _read(path: Path) -> KitFile:
 
 def _goldens(entries: list[dict[str, Any]]) -> Iterator[Golden]:
     for entry in entries:
-        yield Golden(**{**entry, "packet": base64.b64decode(entry["packet"], validate=True)})
+        given = [key for key in ("packet", "reference") if key in entry]
+        packets = {key: base64.b64decode(entry[key], validate=True) for key in given}
+        yield Golden(**{**entry, **packets})

@@ -3,7 +3,8 @@
 Of each packet of the kit:
 
     decoded     its latent is the one that it was made of                    must be equal
-    encoded     that latent gives the same payload                           must be equal
+    encoded     that latent gives the same payload, but for packets that refer to another one,
+                whose latent does not tell what was coded                    must be equal
 
 and of the built-in picture, at each rate:
 
@@ -28,7 +29,7 @@ from dsin.runtime.codec.bundle import Bundle, Precision, open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.exact import ExactCoder, latent_sha256
-from dsin.runtime.codec.packet import Packet
+from dsin.runtime.codec.packet import REFERRING, Packet
 from dsin.runtime.codec.precision import at_precision, precision_of
 from dsin.runtime.diagnosis.kit import (
     Golden,
@@ -132,7 +133,7 @@ class SelfTest:
         ]
         lines += [_line(check) for check in self.checks]
         verdict, packets = "equal" if self.equal else "UNEQUAL", sum(c.packets for c in self.checks)
-        rates = f"the built-in picture at {len(self.checks)} rates"
+        rates = f"the built-in picture at {sum(c.format == 1 for c in self.checks)} rates"
         return "\n".join([*lines, "", f"{verdict}: {packets} packets of the kit, and {rates}"])
 
 
@@ -226,14 +227,16 @@ class _Codec:
         latents, decoded, encoded = {}, True, True
         for golden in goldens:
             packet = Packet.parse(golden.packet)
+            reference = None if golden.reference is None else Packet.parse(golden.reference)
             try:
-                latent = self._exact.decode(packet)
+                latent = self._exact.decode(packet, reference)
             except PacketError:  # other probabilities than the sender's end that way too
                 decoded = encoded = False
                 continue
             latents[golden.packet] = latent
             decoded &= latent_sha256(latent) == golden.latent
-            encoded &= self._exact.encode_again(packet, latent) == packet.payload
+            if reference is None:
+                encoded &= self._exact.encode_again(packet, latent) == packet.payload
         return _Exact(latents, decoded, encoded)
 
     def _picture(self, golden: Golden, theirs: npt.NDArray[Any] | None) -> PictureCheck:
@@ -263,6 +266,8 @@ def _line(check: RateCheck) -> str:
         "equal" if it else "UNEQUAL" for it in (check.decoded_equal, check.encoded_equal)
     )
     shown, difference, picture = "not in the kit", "", check.picture
+    if check.format == REFERRING:
+        shown = "refers to another"
     if picture is not None:
         difference = f"{picture.psnr_difference_db:+.2f} dB"
         shown = "equal bytes"

@@ -5,16 +5,10 @@ machine; those of extremes have numbers that no picture reaches, so that every c
 passed. A bundle whose codec id is in its file already keeps that file: what decodes differently
 under the same codec id is a fault, not a new golden packet. Folders of older formats are not
 touched.
-
-REFERRING, which is not part of the kit, has of each bundle whose packets may refer to earlier ones
-pairs of packets at the lowest and the highest rate, the second of which refers to the first, with
-the latent of the second.
 """
 
-import base64
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,10 +17,8 @@ from dsin.runtime import Decoder, Encoder, Packet, SentFrames, open_bundle, ship
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.edge import open_hyper_codec
 from dsin.runtime.codec.exact import ExactCoder, latent_sha256
-from dsin.runtime.codec.families import family_of
-from dsin.runtime.codec.packet import VERSION, PacketHeader
+from dsin.runtime.codec.packet import REFERRING, VERSION, PacketHeader
 from dsin.runtime.codec.precision import precision_of
-from dsin.runtime.codec.protocols import ReferringDecoder
 from dsin.runtime.diagnosis.kit import (
     FOLDER,
     Golden,
@@ -40,7 +32,7 @@ from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import padded_size
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
-REFERRING = Path(__file__).parent / "referring.json"
+Make = Callable[[Bundle], Iterator[Golden]]
 WIDTH, HEIGHT = 150, 100
 SMALL = {"edge": (64, 64), "paper": (40, 48)}
 """Height and width of packets that hold no picture."""
@@ -87,24 +79,11 @@ def of_extremes(bundle: Bundle) -> Iterator[Golden]:
         yield Golden("extremes", None, rate, bytes(packet), latent, None, None)
 
 
-def case(name: str) -> dict[str, Any]:
-    """What the file of a bundle holds."""
-    bundle = open_bundle(name)
-    precisions = ("float", "int8") if bundle.int8 else ("float",)
-    goldens = [golden for p in precisions for golden in of_pictures(f"{name}@{p}")]
-    goldens += of_extremes(bundle)
-    return {
-        "codec_id": bundle.codec_id.hex(),
-        "packets": [golden.to_json() for golden in goldens],
-    }
-
-
-def referring_pairs(bundle: Bundle) -> dict[str, list[Packet]]:
-    """By name: a picture, and the same with a square that has changed."""
-    view = SyntheticRig(width=WIDTH, height=HEIGHT, frames=6).view(5, "left")
+def referring_pairs(bundle: Bundle) -> Iterator[tuple[Packet, Packet]]:
+    """A picture, and the same with a changed square, at the lowest and the highest rate."""
+    view, _ = built_in_pictures()
     changed = view.copy()
     changed[70:95, 20:60] = 255 - changed[70:95, 20:60]
-    pairs = {}
     with Encoder(bundle, threads=1) as encoder:
         for rate in (0, len(bundle.rate_points) - 1):
             sent = SentFrames()
@@ -112,66 +91,57 @@ def referring_pairs(bundle: Bundle) -> dict[str, list[Packet]]:
             sent.confirm(1)
             second = encoder.encode(changed, rate, frame_number=2, references=sent)
             assert second.header.reference is not None
-            pairs[f"rate {rate}"] = [first, second]
-    return pairs
+            yield first, second
 
 
-def referring_hash(bundle: Bundle, pair: Sequence[Packet]) -> str:
-    """The sha256 of the latent of a pair's second packet."""
-    decoder = family_of(bundle).open_codecs(bundle, "cpu", 1)[1]
-    assert isinstance(decoder, ReferringDecoder)
-    coded = None
-    for packet in pair:
-        header = packet.header
-        size = padded_size(header.height, header.width, bundle.frame_multiple)
-        coded = decoder.coded_latent(packet.payload, size, header.rate, coded)
-    assert coded is not None
-    return latent_sha256(coded.latent)
+def of_pairs(bundle: Bundle) -> Iterator[Golden]:
+    """Packets that refer to another one."""
+    exact = ExactCoder(bundle, "cpu", 1)
+    for first, second in referring_pairs(bundle):
+        latent = latent_sha256(exact.decode(second, first))
+        rate = second.header.rate
+        yield Golden("referring", None, rate, bytes(second), latent, None, None, bytes(first))
 
 
-def referring_case(bundle: Bundle) -> dict[str, Any]:
-    """What REFERRING holds of a bundle."""
-    pairs = {
-        name: {
-            "packets": [base64.b64encode(bytes(packet)).decode() for packet in pair],
-            "latent": referring_hash(bundle, pair),
-        }
-        for name, pair in referring_pairs(bundle).items()
-    }
-    return {"codec_id": bundle.codec_id.hex(), "pairs": pairs}
+def case(bundle: Bundle, goldens: Iterator[Golden]) -> dict[str, Any]:
+    """What the file of a bundle holds."""
+    packets = [golden.to_json() for golden in goldens]
+    return {"codec_id": bundle.codec_id.hex(), "packets": packets}
 
 
-def write_referring() -> None:
-    """As `main` does for the packets that stand alone."""
-    stored = json.loads(REFERRING.read_text()) if REFERRING.is_file() else {}
-    bundles = [bundle for bundle in map(open_bundle, shipped_bundles()) if bundle.refers]
-    kept = {}
-    for bundle in bundles:
-        before = stored.get(bundle.path.name, {})
-        same = before.get("codec_id") == bundle.codec_id.hex()
-        kept[bundle.path.name] = before if same else referring_case(bundle)
-    REFERRING.write_text(json.dumps(kept, indent=1) + "\n")
+def standing_alone(bundle: Bundle) -> Iterator[Golden]:
+    """Packets of format 1."""
+    name = bundle.path.name
+    for precision in ("float", "int8") if bundle.int8 else ("float",):
+        yield from of_pictures(f"{name}@{precision}")
+    yield from of_extremes(bundle)
+
+
+def write(version: int, bundles: dict[str, Bundle], make: Make) -> None:
+    """The files of one format."""
+    folder = kit_folder(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, bundle in bundles.items():
+        path = folder / f"{name}.json"
+        if path.is_file() and json.loads(path.read_text())["codec_id"] == bundle.codec_id.hex():
+            print(f"format {version}, {name}: unchanged")
+            continue
+        path.write_text(json.dumps(case(bundle, make(bundle)), indent=1) + "\n")
+        print(f"format {version}, {name}: written")
+    for path in folder.glob("*.json"):
+        if path.stem not in bundles:
+            path.unlink()
+            print(f"format {version}, {path.stem}: removed")
 
 
 def main() -> None:
-    write_referring()
-    folder = kit_folder(VERSION)
-    folder.mkdir(parents=True, exist_ok=True)
     if not (FOLDER / "x.png").is_file():
         frame = SyntheticRig(width=WIDTH, height=HEIGHT, frames=6).frame(5)
         write_image(FOLDER / "x.png", frame.left)
         write_image(FOLDER / "y.png", frame.right)
-    for name in shipped_bundles():
-        bundle, path = open_bundle(name), folder / f"{name}.json"
-        if path.is_file() and json.loads(path.read_text())["codec_id"] == bundle.codec_id.hex():
-            print(f"{name}: unchanged")
-            continue
-        path.write_text(json.dumps(case(name), indent=1) + "\n")
-        print(f"{name}: written")
-    for path in folder.glob("*.json"):
-        if path.stem not in shipped_bundles():
-            path.unlink()
-            print(f"{path.stem}: removed")
+    bundles = {name: open_bundle(name) for name in shipped_bundles()}
+    write(VERSION, bundles, standing_alone)
+    write(REFERRING, {n: bundle for n, bundle in bundles.items() if bundle.refers}, of_pairs)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from dsin.runtime import DsinError, Packet, open_bundle, shipped_bundles
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.exact import ExactCoder, latent_sha256
-from dsin.runtime.codec.packet import VERSION
+from dsin.runtime.codec.packet import REFERRING, VERSION
 from dsin.runtime.diagnosis import kit
 from dsin.runtime.diagnosis.kit import KitFile, read_kit
 
@@ -29,7 +29,20 @@ def test_every_bundle_has_packets_of_every_rate() -> None:
 
 
 def test_every_format_that_was_ever_written_keeps_a_packet() -> None:
-    assert {file.format for file in FILES if file.packets} == set(range(1, VERSION + 1))
+    assert {file.format for file in FILES if file.packets} == {VERSION, REFERRING}
+
+
+def test_every_bundle_that_refers_has_pairs_at_the_lowest_and_the_highest_rate() -> None:
+    files = {file.bundle: file for file in FILES if file.format == REFERRING}
+    bundles = {name: open_bundle(name) for name in shipped_bundles()}
+    assert set(files) == {name for name, bundle in bundles.items() if bundle.refers}, REMAKE
+    for name, file in files.items():
+        assert [g.rate for g in file.packets] == [0, len(bundles[name].rate_points) - 1]
+        for golden in file.packets:
+            assert golden.reference is not None
+            first, second = (Packet.parse(p) for p in (golden.reference, golden.packet))
+            assert second.header.reference == (1, first.checksum)
+            assert len(second) < 0.7 * len(first)
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda file: f"{file.bundle} {file.format}")
@@ -59,8 +72,11 @@ def test_packets_decode_to_latents_that_are_coded_to_the_same_payloads(
     coder = ExactCoder(bundle, "cpu", 1)
     for golden in file.packets:
         packet = Packet.parse(golden.packet)
-        latent = coder.decode(packet)
+        before = None if golden.reference is None else Packet.parse(golden.reference)
+        latent = coder.decode(packet, before)
         assert latent_sha256(latent) == golden.latent, golden
+        if before is not None:
+            continue
         assert coder.encode_again(packet, latent) == packet.payload, golden
         if golden.kind == "extremes" and bundle.family == "edge":
             assert np.abs(coder.hyper_symbols(packet, latent)).max() > 128, "nothing to clip"

@@ -153,8 +153,18 @@ def test_both_precisions_decode_all_packets() -> None:
         dataclasses.replace(file, packets=tuple(g for g in file.packets if g.rate == 0))
         for file in kit(name="edge")
     ]
-    (check,) = selftest("cpu", "float", kit=few).checks
-    assert check.equal
-    assert (check.networks, check.packets) == ("float", 3)
-    (check,) = selftest("cpu", "int8", kit=few).checks
-    assert (check.networks, check.decoded_equal, check.encoded_equal) == ("8 bits", True, True)
+    alone, referring = selftest("cpu", "float", kit=few).checks
+    assert alone.equal
+    assert (alone.networks, alone.packets) == ("float", 3)
+    assert referring.equal
+    assert (referring.format, referring.packets, referring.picture) == (2, 1, None)
+    alone, _ = selftest("cpu", "int8", kit=few).checks
+    assert (alone.networks, alone.decoded_equal, alone.encoded_equal) == ("8 bits", True, True)
+
+
+def test_a_packet_that_refers_to_another_one_than_it_should_is_unequal() -> None:
+    (file,) = (file for file in kit(name="edge") if file.format == 2)
+    first, last = file.packets
+    swapped = dataclasses.replace(first, reference=last.reference)
+    (check,) = selftest("cpu", kit=[dataclasses.replace(file, packets=(swapped,))]).checks
+    assert not check.decoded_equal
