@@ -99,5 +99,5 @@ def _read(path: Path) -> KitFile:
 def _goldens(entries: list[dict[str, Any]]) -> Iterator[Golden]:
     for entry in entries:
         given = [key for key in ("packet", "reference") if key in entry]
-        packets = {key: base64.b64decode(entry[key], validate=True) for key in given}
-        yield Golden(**{**entry, **packets})
+        packets: dict[str, Any] = {k: base64.b64decode(entry[k], validate=True) for k in given}
+        yield Golden(**(entry | packets))
