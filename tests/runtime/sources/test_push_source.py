@@ -93,6 +93,7 @@ def test_a_frame_of_another_kind_is_refused_and_the_next_one_taken(frame: Any, t
         (time.monotonic_ns(), "away from this machine's clock"),
         (2**63, "away from this machine's clock"),
     ],
+    ids=["fraction", "bool", "none", "zero", "monotonic", "later"],
 )
 def test_a_time_of_another_clock_is_refused(captured_ns: Any, told: str) -> None:
     with PushSource(SIZE) as source, pytest.raises(FrameError, match=told):
