@@ -160,10 +160,11 @@ def info(
     from dsin.runtime.codec.bundle import open_bundle
     from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
     from dsin.runtime.codec.packet import Packet
-    from dsin.runtime.files import is_file
+    from dsin.runtime.files import exists, is_file
 
-    if is_file(Path(what)):
-        facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(Path(what))))}
+    path = Path(what)
+    if is_file(path) or (path.suffix == ".dsin" and not exists(path)):
+        facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(path)))}
     else:
         bundle = open_bundle(what)
         if not (verbose or as_json):

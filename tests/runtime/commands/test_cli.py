@@ -242,6 +242,7 @@ class TestInfo:
     def test_of_something_else(self, dsin: Run, folder: Path, tmp_path: Path) -> None:
         user_error(dsin("info", folder / "left.png"), "not a dsin packet")
         user_error(dsin("info", folder / "absent"), "there is no bundle")
+        user_error(dsin("info", folder / "absent.dsin"), "cannot read")
         broken = write_block_bundle(tmp_path / "broken")
         write_manifest(broken, {**read_manifest(broken), "format": 3})
         user_error(dsin("info", broken), "format 3")
