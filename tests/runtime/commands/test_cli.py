@@ -94,6 +94,20 @@ class TestEncodeAndDecode:
         user_error(done, "cannot write", (folder / output).resolve())
         assert sorted(folder.iterdir()) == before
 
+    @pytest.mark.parametrize("output", ["absent/x.png", "x.xyz", "x"])
+    def test_an_unwritable_picture_is_found_out_before_the_work(
+        self, dsin: Run, folder: Path, output: str
+    ) -> None:
+        """Nothing else is there to be read either, and would be told later."""
+        done = dsin("decode", folder / "absent.dsin", "--no-side", "-o", folder / output)
+        user_error(done, "cannot write", output)
+
+    def test_an_unwritable_packet_is_found_out_before_the_work(
+        self, dsin: Run, folder: Path
+    ) -> None:
+        done = dsin("encode", folder / "absent.png", "-o", folder / "absent" / "x.dsin")
+        user_error(done, "cannot write", "its folder does not exist")
+
     def test_a_picture_of_no_known_format(self, dsin: Run, folder: Path, bundle: Path) -> None:
         dsin("encode", folder / "left.png", "--bundle", bundle)
         packet, target = folder / "left.dsin", folder / "x.xyz"
