@@ -58,6 +58,15 @@ def check_target(*paths: Path | None) -> None:
             raise DsinError(f"cannot write {path}: its folder does not exist")
 
 
+def check_picture_target(path: Path) -> None:
+    """Raise DsinError, too, for a suffix that `write_image` does not know."""
+    import cv2
+
+    check_target(path)
+    if not cv2.haveImageWriter("x" + path.suffix):
+        raise DsinError(f"cannot write {path}: use a suffix such as .png")
+
+
 def write_bytes_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Write to a temporary name beside `path`, then rename; an existing file is replaced.
 

@@ -79,13 +79,14 @@ def encode(
     """Encode one image into a packet."""
     bundle = bundle_at(bundle, precision)
     from dsin.runtime.codec.encoder import Encoder
-    from dsin.runtime.files import write_bytes_atomically
+    from dsin.runtime.files import check_target, write_bytes_atomically
     from dsin.runtime.picture_files import read_image
 
+    target = output or image.with_suffix(".dsin")
+    check_target(target)
     frame = read_image(image)
     with Encoder(bundle, backend.value) as encoder:
         packet = encoder.encode(frame, rate)
-    target = output or image.with_suffix(".dsin")
     write_bytes_atomically(target, bytes(packet))
     bpp = 8 * len(packet) / (packet.header.width * packet.header.height)
     say(f"{target}: {len(packet)} bytes, {bpp:.4f} bpp", wrote=target)
@@ -120,7 +121,7 @@ def decode(
         raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
     from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.codec.packet import Packet
-    from dsin.runtime.files import exists, write_image
+    from dsin.runtime.files import check_picture_target, exists, write_image
     from dsin.runtime.picture_files import read_image
     from dsin.runtime.sources.compile_ahead import compile_ahead
 
@@ -128,6 +129,7 @@ def decode(
     if output is None and exists(target):
         # It may well be the original of the packet.
         raise DsinError(f"{target} exists: name the output with -o")
+    check_picture_target(target)
     coded = Packet.parse(_read_packet(packet))
     view = None if side is None else read_image(side)
     if view is not None:
@@ -162,8 +164,10 @@ def info(
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.files import exists, is_folder
 
-    if exists(Path(what)) and not is_folder(Path(what)):  # pipes too
-        facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(Path(what))))}
+    path = Path(what)
+    is_packet = exists(path) and not is_folder(path)  # a pipe is one too
+    if is_packet or (path.suffix == ".dsin" and not exists(path)):
+        facts = {"packet": what, **packet_facts(Packet.parse(_read_packet(path)))}
     else:
         bundle = open_bundle(what)
         if not (verbose or as_json):

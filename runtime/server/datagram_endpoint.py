@@ -1,6 +1,7 @@
 """The server's UDP port: hands each datagram to the session that it names."""
 
 import asyncio
+import errno
 import logging
 import secrets
 import socket
@@ -51,9 +52,11 @@ class DatagramEndpoint:
                 _enlarge(transport)
         except OSError as error:
             self.close()
+            reason = (error.strerror or str(error)).lower()
+            if error.errno == errno.EADDRINUSE:
+                reason = "the port is taken; choose another one with HOST:PORT"
             raise StreamError(
-                f"cannot listen at {join_address(host, port)} for datagrams (UDP): "
-                f"{(error.strerror or str(error)).lower()}"
+                f"cannot listen at {join_address(host, port)} for datagrams (UDP): {reason}"
             ) from error
         self._ticking = asyncio.create_task(self._tick())
 

@@ -23,6 +23,9 @@ from dsin.runtime.sources.av_device import AvDevice, import_av
 from dsin.runtime.sources.capture_device import CameraSpec
 
 LAUNCH = "gst-launch-1.0"
+OPTIONS = {"fpsprobesize": "0"}
+"""The header tells all. FFmpeg would wait for twenty pictures to tell their rate, seconds of a slow
+camera, and they would come in one burst with the times of its end."""
 SILENCE_S = 10.0
 """A pipeline that writes nothing for so long is ended, to be started again."""
 END_S = 2.0
@@ -36,7 +39,7 @@ def open_pipeline(spec: CameraSpec) -> AvDevice:
     av = import_av(spec.name)
     child = _Child(spec)
     try:
-        container = av.open(child, format="matroska")
+        container = av.open(child, format="matroska", options=OPTIONS)
         return AvDevice(container, spec.name, child.end, child.message)
     except (av.error.FFmpegError, OSError, FrameError) as error:
         child.end()

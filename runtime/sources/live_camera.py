@@ -60,7 +60,8 @@ class LiveCamera:
     was grabbed and not retrieved is gone as soon as the next grab begins. Timestamps are
     time.monotonic's, set by the wall clock once, at the start: they never step. A camera that was
     unplugged is opened again when it is back; meanwhile `newest` returns None, and raises
-    FrameError when that has lasted PATIENCE_S. The caller may keep asking.
+    FrameError when that has lasted PATIENCE_S, twice as long, four times as long and so on. The
+    caller may keep asking.
 
     `fps` asks for a rate (cameras take the nearest they have), `frames` ends after so many captured
     frames. Raises FrameError for a camera that is absent, gives no picture, or not the size that
@@ -99,6 +100,7 @@ class LiveCamera:
         self._returned = -1
         self._fault: BaseException | None = None
         self._seen_s = now()
+        self._reported_after_s = patience_s
         self._stop = threading.Event()
         self._backoff_s = FIRST_BACKOFF_S
         self._bad = 0
@@ -123,6 +125,7 @@ class LiveCamera:
             if picture is not None:
                 self.skipped += picture.number - self._returned - 1
                 self._returned = picture.number
+                self._reported_after_s = self._patience_s
             elif self._fault is not None:
                 raise self._fault
             else:
@@ -208,7 +211,9 @@ class LiveCamera:
     def _check_patience(self) -> None:
         silent_s = self._now() - self._seen_s
         over = self._stop.is_set() or self._all_captured()
-        if silent_s > self._patience_s and not over:
+        if silent_s > self._reported_after_s and not over:
+            while self._reported_after_s < silent_s:
+                self._reported_after_s *= 2
             usual = "check that it is plugged in and not used by another program"
             raise FrameError(
                 f"{self._spec.name} has given no picture for {silent_s:.0f} s: "

@@ -11,6 +11,7 @@ record that was cut off for a shorter one, and cannot go on behind a damaged one
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,8 +20,9 @@ from dsin.runtime.errors import RecordingError
 RECORD_BYTES = 256 * 2**20
 """The largest record, and the largest chunk once decompressed, that is read."""
 _MAGIC = b"\x89MCAP0\r\n"
-_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 3, 4, 5, 6, 15
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 2, 3, 4, 5, 6, 15
 _HEAD = struct.Struct("<BQ")
+_FOOTER_BODY = struct.Struct("<QQI")
 
 
 class RecordedMessage(NamedTuple):
@@ -61,6 +63,7 @@ class McapReader:
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
+                _read_summary(file, size, tables)
                 position = file.seek(len(_MAGIC))
                 while (record := _next_record(file, size - position)) is not None:
                     opcode, body = record
@@ -150,6 +153,26 @@ class _Fields:
 
     def rest(self) -> memoryview:
         return self._body
+
+
+def _read_summary(file: BinaryIO, size: int, tables: _Tables) -> None:
+    """Take schemas and channels from the end of a file that has them there too: the chunk that
+    tells them first may be damaged, and with it all that follows would be lost."""
+    end = size - len(_MAGIC) - _HEAD.size - _FOOTER_BODY.size
+    file.seek(max(end, 0))
+    footer = _next_record(file, size - end)
+    if end < 0 or footer is None or footer[0] != _FOOTER or len(footer[1]) < _FOOTER_BODY.size:
+        return
+    position, _, _ = _FOOTER_BODY.unpack_from(footer[1])
+    if not len(_MAGIC) <= position < end:
+        return
+    file.seek(position)
+    while position < end and (record := _next_record(file, end - position)) is not None:
+        opcode, body = record
+        if opcode in (_SCHEMA, _CHANNEL):
+            with suppress(DamagedError):
+                tables.messages(opcode, body)
+        position += _HEAD.size + len(body)
 
 
 def _next_record(file: BinaryIO, left: int) -> tuple[int, memoryview] | None:

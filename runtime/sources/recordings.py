@@ -147,6 +147,7 @@ def open_stereo(
     if source is None and side is None:
         source = f"synthetic:{SYNTHETIC_FRAMES if frames is None else frames}"
     spec = "synthetic" if source is None else str(source)
+    _refuse_live(spec, side)
     left = open_recording(spec, "left", frames)
     right = open_recording(side or spec, "right", frames)
     if side is None and _is_one_camera(spec, left, right):
@@ -161,6 +162,17 @@ def open_stereo(
              f"{width}x{height}")  # fmt: skip
         right = ResizedRecording(right, left.size)
     return StereoRecording(left, right)
+
+
+def _refuse_live(*specs: str | None) -> None:
+    from dsin.runtime.sources.capture_device import is_live, shown_name
+
+    for spec in specs:
+        if spec is not None and is_live(spec):
+            raise FrameError(
+                f"{shown_name(spec)} is a live camera, and a recording is needed here: "
+                "dsin stream and dsin serve take live cameras"
+            )
 
 
 def _other(spec: str) -> str:

@@ -94,6 +94,20 @@ class TestEncodeAndDecode:
         user_error(done, "cannot write", (folder / output).resolve())
         assert sorted(folder.iterdir()) == before
 
+    @pytest.mark.parametrize("output", ["absent/x.png", "x.xyz", "x"])
+    def test_an_unwritable_picture_is_found_out_before_the_work(
+        self, dsin: Run, folder: Path, output: str
+    ) -> None:
+        """Nothing else is there to be read either, and would be told later."""
+        done = dsin("decode", folder / "absent.dsin", "--no-side", "-o", folder / output)
+        user_error(done, "cannot write", output)
+
+    def test_an_unwritable_packet_is_found_out_before_the_work(
+        self, dsin: Run, folder: Path
+    ) -> None:
+        done = dsin("encode", folder / "absent.png", "-o", folder / "absent" / "x.dsin")
+        user_error(done, "cannot write", "its folder does not exist")
+
     def test_a_picture_of_no_known_format(self, dsin: Run, folder: Path, bundle: Path) -> None:
         dsin("encode", folder / "left.png", "--bundle", bundle)
         packet, target = folder / "left.dsin", folder / "x.xyz"
@@ -252,6 +266,7 @@ class TestInfo:
     def test_of_something_else(self, dsin: Run, folder: Path, tmp_path: Path) -> None:
         user_error(dsin("info", folder / "left.png"), "not a dsin packet")
         user_error(dsin("info", folder / "absent"), "there is no bundle")
+        user_error(dsin("info", folder / "absent.dsin"), "cannot read")
         broken = write_block_bundle(tmp_path / "broken")
         write_manifest(broken, {**read_manifest(broken), "format": 3})
         user_error(dsin("info", broken), "format 3")

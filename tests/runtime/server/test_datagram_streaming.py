@@ -222,5 +222,6 @@ def test_a_port_that_another_program_has_for_udp_is_named() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        with pytest.raises(StreamError, match=rf"127.0.0.1:{port} for datagrams \(UDP\)"):
+        told = rf"127.0.0.1:{port} for datagrams \(UDP\): the port is taken; choose another"
+        with pytest.raises(StreamError, match=told):
             fake_server(port=port).__enter__()

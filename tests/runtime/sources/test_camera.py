@@ -430,6 +430,23 @@ def test_a_camera_that_stays_away_is_reported(closing: list[tuple[Rig, Device]])
     assert not rig.camera.ended
 
 
+def test_a_long_absence_is_reported_more_and_more_rarely(
+    closing: list[tuple[Rig, Device]],
+) -> None:
+    """Callers ask four times a second, and log each report."""
+    device = Device(bgr(0), None)
+    rig = Rig(device, patience_s=5.0)
+    closing.append((rig, device))
+    reported = []
+    for quarter in range(1, 400):
+        rig.time.passes(0.25)
+        try:
+            assert rig.camera.newest(0.0) is None
+        except FrameError:
+            reported.append(quarter / 4)
+    assert reported == [5.25, 10.25, 20.25, 40.25, 80.25]
+
+
 def test_another_size_after_the_return_is_refused(closing: list[tuple[Rig, Device]]) -> None:
     device, other = Device(bgr(0), None), Device()
     rig = Rig(device, other)

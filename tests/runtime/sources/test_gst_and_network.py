@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 from support.video_sender import LONG_S, SIZE, Sender, free_port
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.sources import av_device, gst_device
 from dsin.runtime.sources.cameras import Camera, CapturedFrame, open_camera
+from dsin.runtime.sources.capture_device import parse_camera_spec
 from dsin.runtime.sources.gst_device import gstreamer_message, launch_command
 
 has_gstreamer = pytest.mark.skipif(
@@ -82,6 +84,26 @@ def test_gstreamer_says_what_is_wrong_with_a_pipeline(pipeline: str, complaint: 
     with pytest.raises(FrameError, match=complaint) as told:
         open_camera(f"gst:{pipeline}")
     assert "\n" not in str(told.value)
+
+
+@has_gstreamer
+def test_a_pipeline_is_open_with_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are read ahead would all come at once, later than they were taken."""
+    sizes = []
+    read = gst_device._Child.read
+
+    def counted(self: gst_device._Child, size: int) -> bytes:
+        content = read(self, size)
+        sizes.append(len(content))
+        return content
+
+    monkeypatch.setattr(gst_device._Child, "read", counted)
+    pipeline = "videotestsrc num-buffers=30 ! video/x-raw,width=320,height=240,framerate=5/1"
+    device = gst_device.open_pipeline(parse_camera_spec(f"gst:{pipeline}"))
+    read_ahead = sum(sizes)
+    assert device.get(cv2.CAP_PROP_FPS) == 5
+    device.release()
+    assert read_ahead < 3 * 320 * 240 * 3
 
 
 @has_gstreamer

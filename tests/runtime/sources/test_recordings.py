@@ -262,6 +262,14 @@ class TestAnotherSideCamera:
             open_stereo(str(tmp_path / "a"))
 
 
+@pytest.mark.parametrize("live", ["camera:0", "gst:videotestsrc", "rtsp://me:secret@10.0.0.7/x"])
+def test_live_cameras_are_refused_as_such(live: str) -> None:
+    for source, side in ((live, None), ("synthetic", live)):
+        with pytest.raises(FrameError, match=r"is a live camera.*dsin stream") as refused:
+            open_stereo(source, side=side)
+        assert "secret" not in str(refused.value)
+
+
 def test_what_is_missing_in_a_folder_is_named(odometry: Path, tmp_path: Path) -> None:
     (odometry / "image_3" / "000001.png").unlink()
     with pytest.raises(FrameError, match=r"000001\.png has no partner in .*image_3"):
