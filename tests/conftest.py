@@ -41,8 +41,9 @@ SMALL = EdgeConfig(
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 """Whether another process runs other tests beside this one."""
 
-ALONE = ("test_streaming_faults.py",)
-"""Files whose tests watch a stream in real time: while one runs, the other process pauses."""
+ALONE = ("test_fleet.py", "test_streaming_faults.py")
+"""Files whose tests watch a stream or a fleet in real time: while one runs, the other process
+pauses."""
 
 torch.set_num_threads(1 if PARALLEL else 2)
 

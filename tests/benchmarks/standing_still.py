@@ -21,7 +21,7 @@ import numpy as np
 from dsin.runtime import DecodedFrames, Decoder, Encoder, SentFrames
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image
-from dsin.runtime.sources.recordings import open_stereo
+from dsin.runtime.sources.recordings import StereoRecording, open_stereo
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 NOISE = 2.0
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--delays", type=lambda text: list(map(int, text.split(","))), default=[1])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    rig: SyntheticRig | StereoRecording
     if arguments.kitti is None:
         rig = SyntheticRig(width=640, height=360, frames=max(2, arguments.frames))
     else:

@@ -65,7 +65,8 @@ def test_convolutions_are_half_but_the_last_and_borders_stay(name: str) -> None:
     assert list(model.graph.input) == list(before.graph.input)
     assert list(model.graph.output) == list(before.graph.output)
     for value in model.graph.output:
-        if name != "paper/decoder" or value.name != "y_syn":
+        # What the correlation yields is of its own types.
+        if name != "paper/decoder" or value.name not in ("y_syn", "row", "col", "score"):
             assert known[value.name] == value.type.tensor_type.elem_type
 
 

@@ -41,8 +41,9 @@ def on_terminal(total: int | None) -> tuple[str, str]:
     )  # fmt: skip
     os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # EIO: nothing was written
-        shown = os.read(ours, 65536)
+    with contextlib.suppress(OSError):  # EIO: all was read, a few thousand bytes at a time
+        while part := os.read(ours, 65536):
+            shown += part
     os.close(ours)
     return shown.decode(), done.stdout
 

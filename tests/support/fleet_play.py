@@ -151,7 +151,7 @@ async def kill_one(fleet: FleetDecoder, scene: Scene) -> Killing:
     killed_s = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     while first.home in before.values():
-        assert time.monotonic() < killed_s + 60, "no replacement within a minute"
+        assert time.monotonic() < killed_s + 180, "no replacement within three minutes"
         await asyncio.sleep(INTERVAL_S / 10)
     replaced_s, busy_after = time.monotonic(), processors.busy()
     await asyncio.sleep(10 * INTERVAL_S)
