@@ -227,9 +227,7 @@ class _Turned:
 
     def _is_picture(self, node: onnx.NodeProto) -> bool:
         """Whether a DepthToSpace yields few channels."""
-        side = int(_attributes(node)["blocksize"])
-        source = next(n for n in self._graph.node if n.output[0] == self._float_source(node))
-        return self._shape(self._weight_of(source))[0] // side**2 <= FEW
+        return self._channels(node) // int(_attributes(node)["blocksize"]) ** 2 <= FEW
 
     def _enlarge(self, node: onnx.NodeProto) -> None:
         """DepthToSpace by columns and rows of each channel (CRD)."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dsin.runtime.commands.cli_app import command_app, parse_size
-from dsin.runtime.commands.cli_options import BackendName
+from dsin.runtime.commands.cli_options import BackendName, RootOption
 from dsin.runtime.commands.option_rules import command
 from dsin.runtime.errors import DsinError, ExportError
 from dsin.runtime.terminal import run_app, say
@@ -42,10 +42,6 @@ class OtherLook(str, enum.Enum):
 BundleArgument = Annotated[
     str,
     typer.Argument(metavar="BUNDLE", help="Bundle directory, or the name of a shipped bundle."),
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
 
 

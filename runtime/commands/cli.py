@@ -26,6 +26,7 @@ from dsin.runtime.commands.cli_options import (
     PrecisionName,
     PrecisionOption,
     RateOption,
+    RootOption,
     TraceOption,
     bundle_at,
 )
@@ -44,10 +45,6 @@ PairsOption = Annotated[
     typer.Option(
         "--pairs", metavar="LIST", help="List of pairs: the paths of x and y on alternate lines."
     ),
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
 ]
 SourceOption = Annotated[
     str | None,
@@ -405,12 +402,7 @@ def train(
     validation: Annotated[
         Path | None, typer.Option("--val", metavar="LIST", help="List of pairs to validate on.")
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root", metavar="DIR", help="Folder that the paths in lists are relative to."
-        ),
-    ] = None,
+    root: RootOption = None,
     photos: Annotated[
         Path | None,
         typer.Option(
@@ -544,12 +536,7 @@ def calibrate(
             "--val", metavar="LIST", help="List of pairs to measure the loss on, as BD-rate."
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root", metavar="DIR", help="Folder that the paths in lists are relative to."
-        ),
-    ] = None,
+    root: RootOption = None,
     crop: Annotated[
         str | None,
         typer.Option("--crop", metavar="HxW", help="Crop the pairs of --val about their centre."),

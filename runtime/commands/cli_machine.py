@@ -14,6 +14,7 @@ from dsin.runtime.commands.cli_options import (
     PrecisionName,
     PrecisionOption,
     RateOption,
+    RootOption,
     bundle_at,
 )
 
@@ -67,12 +68,7 @@ def benchmark(
             "--pairs", metavar="LIST", help="List of pairs to measure on [the built-in rig]."
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root", metavar="DIR", help="Folder that the paths in lists are relative to."
-        ),
-    ] = None,
+    root: RootOption = None,
     crop: Annotated[
         str | None,
         typer.Option("--crop", metavar="HxW", help="Crop the pairs about their centre."),

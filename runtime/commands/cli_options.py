@@ -75,6 +75,10 @@ RateOption = Annotated[
         help="Rate point; 0 is the lowest rate [the bundle's default].",
     ),
 ]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Folder that the paths in lists are relative to."),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE as JSON.")
 ]

@@ -17,6 +17,7 @@ from dsin.runtime.commands.cli_options import (
     LookOption,
     PrecisionName,
     PrecisionOption,
+    RateOption,
     TraceOption,
     bundle_at,
 )
@@ -280,15 +281,7 @@ def stream(
     bundle: BundleOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
-    rate: Annotated[
-        int | None,
-        typer.Option(
-            "--rate",
-            metavar="R",
-            min=0,
-            help="Rate point; 0 is the lowest rate [the bundle's default].",
-        ),
-    ] = None,
+    rate: RateOption = None,
     kbps: Annotated[
         str | None,
         typer.Option(

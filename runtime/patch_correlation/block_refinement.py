@@ -72,8 +72,7 @@ def displacements(matches: Matches, patch: tuple[int, int]) -> tuple[Shifts, Shi
 def paste(image: Image, refined: Refined) -> Image:
     """The image whose blocks are those of `image`, uint8 H×W×3, where `refined` says they lie."""
     pasted = np.empty_like(image, order="C")
-    with thread_pool():
-        _paste_all(np.ascontiguousarray(image), refined.down, refined.right, pasted)
+    _paste_all(np.ascontiguousarray(image), refined.down, refined.right, pasted)
     return pasted
 
 
@@ -202,7 +201,7 @@ def _refine_all(
 @entry_point()
 def _paste_all(image: Image, down: Shifts, right: Shifts, pasted: Image) -> None:
     rows, columns = down.shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(columns):
             top, left = i * BLOCK + down[i, j], j * BLOCK + right[i, j]
             for r in range(BLOCK):

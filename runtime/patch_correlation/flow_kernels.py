@@ -74,9 +74,9 @@ def search_all(
 ) -> None:  # fmt: skip
     """The inverse search of every window, from `start`."""
     rows, columns = found[0].shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(columns):
-            down, right = _search(x, slopes, y, start, np.int64(i), np.int64(j))
+            down, right = _search(x, slopes, y, start, i, j)
             found[0][i, j], found[1][i, j] = down, right
 
 
@@ -89,9 +89,9 @@ def local_systems(
     (down with down, down with right, right with right), the gradients with the difference (down,
     right), and the weight of all that."""
     rows, columns = field[0].shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(columns):
-            _local_system(x, slopes, y, field, systems, np.int64(i), np.int64(j))
+            _local_system(x, slopes, y, field, systems, i, j)
 
 
 @entry_point(fastmath=True)
@@ -142,11 +142,11 @@ def doubts(
     height, width = x.shape
     margin = STRIDE // 2
     differences = np.empty_like(x)
-    for i in numba.prange(height):
+    for i in range(height):
         for j in range(width):
             down, right = _displacement(field, i, j, 1)
             differences[i, j] = _between(y, i + down, j + right) - x[i, j]
-    for i in numba.prange(rows):
+    for i in range(rows):
         top, bottom = max(i * STRIDE - margin, 0), min((i + 1) * STRIDE + margin, height)
         sums = _sums_of_columns(differences, x, top, bottom)
         for j in range(columns):
@@ -167,7 +167,7 @@ def doubts(
 def places(field: tuple[Floats, Floats], row: Floats, column: Floats) -> None:
     """Where each pixel of a picture twice as large as the field's lies in the other one."""
     height, width = row.shape
-    for i in numba.prange(height):
+    for i in range(height):
         for j in range(width):
             down, right = _displacement(field, i, j, 2)
             row[i, j], column[i, j] = i + 2 * down, j + 2 * right

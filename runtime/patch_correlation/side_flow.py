@@ -134,8 +134,7 @@ def find_side_views(
     refined = refine_with_flow(x_dec, side.blurred, whole, search.patch, field)
     doubt = np.empty((1, 2, *refined.cost.shape), np.float32)
     variance = np.empty_like(refined.cost)
-    with thread_pool():
-        doubts(views.half, side.views.half, field, doubt[0, 0], variance)
+    doubts(views.half, side.views.half, field, doubt[0, 0], variance)
     doubt[0, 1] = refined.cost
     shown = float(np.mean(doubt[0, 0] < SHOWN_SHARE * (variance + NOISE**2)))
     y_flow, y_blocks = to_planes(warped(side.y, field)), to_planes(paste(side.y, refined))
@@ -159,8 +158,7 @@ def warped(y: Image, field: Field) -> Image:
     """Each pixel from where the field of half size says that it lies, by cubic convolution; the
     border of y goes on."""
     row, column = np.empty(y.shape[:2], np.float32), np.empty(y.shape[:2], np.float32)
-    with thread_pool():
-        places(field, row, column)
+    places(field, row, column)
     seen = cv2.remap(y, column, row, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(seen, np.uint8)
 
@@ -169,11 +167,10 @@ def smooth_flow(x: Views, y: Views, start: Field) -> Field:
     """The field at half size, from a start at quarter size."""
     slopes = _slopes(x.quarter)
     found = np.empty_like(start[0]), np.empty_like(start[1])
-    with thread_pool():
-        search_all(x.quarter, slopes, y.quarter, start, found)
-        _smooth(x.quarter, slopes, y.quarter, found)
-        field = _enlarged(found, x.half.shape)
-        _smooth(x.half, _slopes(x.half), y.half, field)
+    search_all(x.quarter, slopes, y.quarter, start, found)
+    _smooth(x.quarter, slopes, y.quarter, found)
+    field = _enlarged(found, x.half.shape)
+    _smooth(x.half, _slopes(x.half), y.half, field)
     return field
 
 
@@ -202,7 +199,7 @@ def _check(y: Image) -> None:
 
 
 def _smooth(x: Floats, slopes: Field, y: Floats, field: Field) -> None:
-    """In place; within the pool."""
+    """In place."""
     systems = np.empty((6, *field[0].shape), np.float32)
     for _ in range(WARPS):
         local_systems(x, slopes, y, field, systems)
