@@ -328,8 +328,8 @@ class Device:
 
     `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
     by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
-    takes datagrams where they get through, but not with `every`, which may lose none; camera y
-    takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
+    takes datagrams as soon as one has come back, but not with `every`, which may lose none; camera
+    y takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
     attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
     thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
     cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
@@ -399,9 +399,12 @@ class Device:
                 try:
                     with CameraStream(
                         self._address, self._certificates, self._greeting, self._answered,
-                        transport=self._transport, on_lost=self._lost, clock=self._clock,
+                        transport=self._transport, on_lost=self._lost,
+                        on_news=lambda line: self._say(logging.INFO, line), clock=self._clock,
                     ) as stream:  # fmt: skip
-                        self._say(logging.INFO, f"connected to {self._address}{self._way(stream)}")
+                        self._had_datagrams = self._had_datagrams or stream.link is not None
+                        way = f", {stream.way}" if stream.way else ""
+                        self._say(logging.INFO, f"connected to {self._address}{way}")
                         pause_s, told, was_connected = FIRST_PAUSE_S, "", True
                         self._maker.connected(takes_references=stream.takes_references)
                         self._pump(stream, slot)
@@ -429,15 +432,6 @@ class Device:
             LOG.log(level, "rig %s: %s", self._greeting.rig, line)
         else:
             self._on_news(line)
-
-    def _way(self, stream: CameraStream) -> str:
-        """How the frames go, where there was a choice."""
-        if stream.link is not None:
-            self._had_datagrams = True
-            return ", frames go in datagrams"
-        if self._transport == "grpc" or self._maker.letter != "x":
-            return ""
-        return ", frames go by gRPC: no datagram came back"
 
     def _gave_up(self, since_s: float) -> bool:
         return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s
