@@ -287,8 +287,9 @@ def stream(
         typer.Option(
             "--kbps",
             metavar="K|auto",
-            help="Choose the rate of each frame so that the stream takes K kbit/s; auto follows "
-            "what the link takes, and sends fewer frames where even the lowest rate is too much.",
+            help="Choose the rate of each frame so that the stream takes K kbit/s and no more; "
+            "auto follows what the link takes. Where even the lowest rate is too much, frames are "
+            "left out.",
         ),
     ] = None,
     fps: Annotated[

@@ -376,6 +376,9 @@ class Device:
         self._timing = JustInTime()
         self._recent: deque[MadeFrame] = deque(maxlen=30)
         self._sent_at: deque[float] = deque(maxlen=10)
+        self._paused_s = 0.0
+        """For how long frames were held back since even the lowest rate is too much."""
+        self._told_of_rate = False
         self.counts = DeviceCounts()
 
     @property
@@ -444,9 +447,10 @@ class Device:
                 stream.wait_for_room()
                 self._hold(stream)
                 self._wait_for_link(stream)
+                held = self._keep_to_rate(stream)
             if slot.ended:
                 break
-            frame = slot.take(POLL_S)
+            frame = None if held else slot.take(POLL_S)
             if frame is not None:
                 with traced("frame", frame=frame.number) as known:
                     made = self._send(stream, frame)
@@ -475,6 +479,34 @@ class Device:
             stream.wait_while_under_way(0)  # raises what ended the stream
             self._follower.wait(min(pause_s, POLL_S))
 
+    def _keep_to_rate(self, stream: CameraStream) -> bool:
+        """Whether the next frame has to wait still, for the stream to take no more than it may."""
+        controller = self._maker.controller
+        if controller is None or self._follower is not None or controller.pause_s == 0:
+            return False
+        self._tell_of_rate(controller)
+        if self._every:  # all frames are wanted
+            return False
+        stream.wait_while_under_way(0)  # raises what ended the stream
+        begun_s = time.monotonic()
+        self._stop.wait(min(controller.pause_s, POLL_S))
+        paused_s = time.monotonic() - begun_s
+        controller.paused(paused_s)
+        self._paused_s += paused_s
+        return controller.pause_s > 0
+
+    def _tell_of_rate(self, controller: RateController) -> None:
+        """Once: that even the lowest rate is too much."""
+        if self._told_of_rate or controller.least_kbps <= controller.target_kbps:
+            return
+        self._told_of_rate = True
+        what = "the stream takes more" if self._every else "frames are left out to keep to it"
+        self._say(
+            logging.WARNING,
+            f"{controller.target_kbps:g} kbit/s is less than the {controller.least_kbps:.0f} "
+            f"kbit/s that the lowest rate takes: {what}",
+        )
+
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)
         stream.send_status(self._status())
@@ -502,7 +534,8 @@ class Device:
             return
         if self._every:
             return
-        self._sent_at.append(time.monotonic())
+        # A pace that went down with the pauses would ask for larger frames, and rarer ones.
+        self._sent_at.append(time.monotonic() - self._paused_s)
         if self._maker.controller is not None and len(self._sent_at) == self._sent_at.maxlen:
             span_s = self._sent_at[-1] - self._sent_at[0]
             self._maker.controller.pace((len(self._sent_at) - 1) / max(span_s, 1e-3))

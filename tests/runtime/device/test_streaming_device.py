@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from support.rig_fakes import FakeCamera, FakeEncoder, fake_device, fake_server
+from support.rig_fakes import FakeCamera, FakeEncoder, SizedEncoder, fake_device, fake_server
 
 from dsin.runtime.device.device import AnsweredFrame, MadeFrame, PictureMaker
 from dsin.runtime.errors import DsinError, FrameError, StreamError
@@ -82,3 +82,20 @@ def test_an_address_means_what_it_says(address: str) -> None:
     """gRPC takes ::1:7000 for the machine ::1:7000, which is not this one."""
     with pytest.raises(StreamError, match="brackets"):
         split_address(address)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_rate_below_the_lowest_is_kept_by_leaving_frames_out_and_told_once(every: bool) -> None:
+    """Frames of 1000 bytes at least, 50 a second: 400 kbit/s, four times what is asked for."""
+    maker = SizedEncoder([0.1, 0.2], pixels=80_000, kbps=100, fps=50)
+    camera = FakeCamera(50, 50, clock="recording", every=every)
+    news: list[str] = []
+    with fake_server() as server:
+        counts = fake_device(
+            server.address, maker=maker, camera=camera, every=every, on_news=news.append
+        ).finish()
+    told = "100 kbit/s is less than the 400 kbit/s that the lowest rate takes: "
+    what = "the stream takes more" if every else "frames are left out to keep to it"
+    assert [line for line in news if "kbit/s" in line] == [told + what]
+    assert counts.sent + counts.dropped == 50
+    assert counts.sent == 50 if every else 5 < counts.sent < 20
