@@ -297,7 +297,14 @@ def stream(
         typer.Option("--fps", metavar="F", help="Frames per second [the rate of the source]."),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
+        int | None,
+        typer.Option(
+            "--frames",
+            metavar="N",
+            min=1,
+            help="Stop after the first N frames of a recording, dropped ones included, or when N "
+            "frames of a live camera were sent.",
+        ),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Repeat a recording endlessly.")] = False,
     every: Annotated[

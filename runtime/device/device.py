@@ -85,7 +85,10 @@ class _UnderWay(NamedTuple):
 class DeviceCounts:
     """Since the start: frames captured, never encoded (`dropped`), sent, answered, sent but never
     answered (`lost`: in datagrams, or when a connection broke); attempts to connect, and how many
-    of these were to connect again. `statuses` counts answers by status."""
+    of these were to connect again. `statuses` counts answers by status.
+
+    Each captured frame is dropped, sent, or at the end `unsent`: the newest ones, if the end came
+    before they could be. Each that was sent is answered or lost."""
 
     captured: int = 0
     dropped: int = 0
@@ -96,6 +99,11 @@ class DeviceCounts:
     reconnects: int = 0
     sent_bytes: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def unsent(self) -> int:
+        """At the end: frames that were captured, and neither dropped nor sent."""
+        return self.captured - self.dropped - self.sent
 
 
 class PacketMaker:
@@ -228,35 +236,39 @@ class PictureMaker:
 
 class FrameSlot:
     """Reads a camera in a thread of its own and holds one frame. With `every` the next one is read
-    when that is taken, else a newer one takes its place."""
+    when that is taken, else a newer one takes its place. It ends with the camera, or when `most`
+    frames were taken."""
 
-    def __init__(self, camera: Camera, every: bool = False) -> None:
+    def __init__(self, camera: Camera, every: bool = False, most: int | None = None) -> None:
         self._camera = camera
         self._every = every
+        self._left = most
         self._changed = threading.Condition()
         self._frame: CapturedFrame | None = None
         self._ended = False
         self._stopping = False
         self._fault: BaseException | None = None
         self._replaced = 0
+        self._counts: tuple[int, int] | None = None
         self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
         self._thread.start()
 
     @property
     def captured(self) -> int:
-        """Frames captured so far."""
-        return self._camera.captured
+        """Frames captured so far, until capturing ended."""
+        return self._camera.captured if self._counts is None else self._counts[0]
 
     @property
     def dropped(self) -> int:
         """Frames that nobody took: replaced here, or skipped by the camera."""
-        return self._replaced + self._camera.skipped
+        skipped = self._camera.skipped if self._counts is None else self._counts[1]
+        return self._replaced + skipped
 
     @property
     def ended(self) -> bool:
         """Whether all frames were taken and no more will come."""
         with self._changed:
-            return self._ended and self._frame is None
+            return self._left == 0 or (self._ended and self._frame is None)
 
     def take(self, timeout_s: float) -> CapturedFrame | None:
         """The newest frame not yet taken; None if none came in time, or none will.
@@ -266,6 +278,9 @@ class FrameSlot:
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
             frame, self._frame = self._frame, None
+            if frame is not None and self._left is not None:
+                self._left -= 1
+                self._stopping = self._stopping or self._left == 0
             self._changed.notify_all()
         if frame is not None and self._every:
             return frame._replace(taken_s=time.monotonic())
@@ -303,6 +318,8 @@ class FrameSlot:
             self._fault = error
         finally:
             with self._changed:
+                skipped = self._camera.skipped  # first: the camera may go on
+                self._counts = self._camera.captured, skipped
                 self._ended = True
                 self._changed.notify_all()
 
@@ -326,7 +343,8 @@ class Device:
         device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
         counts = device.run()
 
-    `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
+    `every` sends all frames of a recording, however long that takes. `frames` ends the stream when
+    so many were taken from the camera for sending. `transport` is how frames go:
     by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
     takes datagrams as soon as one has come back, but not with `every`, which may lose none; camera
     y takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
@@ -346,6 +364,7 @@ class Device:
         certificates: Certificates | None = None,
         *,
         every: bool = False,
+        frames: int | None = None,
         transport: Transport = "auto",
         follower: LinkFollower | None = None,
         give_up_s: float | None = None,
@@ -364,6 +383,7 @@ class Device:
         self._address = address
         self._certificates = certificates
         self._every = every
+        self._frames = frames
         self._transport: Transport = "grpc" if every and transport == "auto" else transport
         self._had_datagrams = False
         self._follower = follower
@@ -392,7 +412,7 @@ class Device:
 
     def run(self) -> DeviceCounts:
         """Stream until the source ends or `stop` is called; see above."""
-        slot = FrameSlot(self._camera, self._every)
+        slot = FrameSlot(self._camera, self._every, self._frames)
         pause_s, since_s, told = FIRST_PAUSE_S, time.monotonic(), ""
         was_connected = False
         try:
@@ -521,9 +541,9 @@ class Device:
         sent_ns = 0 if self._greeting.live else self._clock()
         if self._follower is not None:
             self._follower.sent(made.number, len(made.data))
-        stream.send_frame(self._maker.message(made, held_us, sent_ns))
-        self.counts.sent += 1
+        self.counts.sent += 1  # if the connection is broken, it is lost by that
         self.counts.sent_bytes += len(made.data)
+        stream.send_frame(self._maker.message(made, held_us, sent_ns))
         return made
 
     def _steer(self) -> None:
@@ -580,6 +600,7 @@ class Device:
 
     def _final(self, slot: FrameSlot) -> DeviceCounts:
         self._note_loss()
+        slot.close()  # what is counted must not change any more
         self._update(slot)
         return self.counts
 

@@ -234,7 +234,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     catch(here + "warm_up")
     checked = catch(here + "check_camera")
     counts = SimpleNamespace(
-        answered=1, captured=1, statuses={}, dropped=0, lost=0, reconnects=0, sent_bytes=0
+        answered=1, captured=1, statuses={}, dropped=0, lost=0, reconnects=0, sent_bytes=0, unsent=0
     )
     devices = catch(here + "Device", SimpleNamespace(run=lambda: counts, stop=None))
     catch(here + "on_ending")
@@ -274,6 +274,10 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert paced[1].arguments[1:] == (200, 12.0)
     assert followers[0].arguments == ("controller", 12.0)
     assert devices[3].options["follower"] == "follower"
+    module.stream(module.StreamOptions("127.0.0.1:1", "camera:0", bundle="paper", frames=9), print)
+    # Of a recording the camera counts, of a live one the device does.
+    assert (opened[0].options["frames"], devices[0].options["frames"]) == (9, None)
+    assert (opened[4].options["frames"], devices[4].options["frames"]) == (None, 9)
 
 
 def test_replay(catch: Catch) -> None:
