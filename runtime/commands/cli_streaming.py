@@ -213,6 +213,12 @@ def serve(
             help="With --ray, the number of GPUs of each replica.",
         ),
     ] = 0.0,
+    no_datagrams: Annotated[
+        bool,
+        typer.Option(
+            "--no-datagrams", help="Take frames by gRPC only, and listen at no port of UDP."
+        ),
+    ] = False,
     trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -246,6 +252,7 @@ def serve(
         metrics=metrics,
         foxglove=foxglove,
         web_host=web_host,
+        datagrams=not no_datagrams,
         trace=trace,
         fleet=FleetOptions(
             ray_address, replicas, replica_cpus, replica_gpus,

@@ -218,7 +218,7 @@ def _read_summary(file: BinaryIO, size: int, tables: _Tables) -> int | None:
     if end < 0 or footer is None or footer[0] != _FOOTER or len(footer[1]) < _FOOTER_BODY.size:
         return None
     position, _, _ = _FOOTER_BODY.unpack_from(footer[1])
-    start = position
+    start: int = position
     if not len(_MAGIC) <= position < end:
         return None
     file.seek(position)
