@@ -32,7 +32,7 @@ WELCOME_S = 5.0
 """A server that has not greeted back by then is not one."""
 STALL_S = 10.0
 """Frames that are not answered for so long mean that the server is stuck."""
-SOON_S = 0.1
+SOON_S = 0.25
 """A first datagram that comes back so soon is waited for; for a later one no frame is."""
 POLL_S = 0.02
 """How soon it is noticed that answers of datagrams are overdue."""

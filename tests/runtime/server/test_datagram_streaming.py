@@ -24,7 +24,8 @@ def link_of(server: FakeServer) -> LinkStatus:
     return server.pool.status()[0].link
 
 
-def test_without_loss_every_frame_comes_without_parity() -> None:
+def test_without_loss_every_frame_comes_without_parity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsin.runtime.device.stream_client.SOON_S", 2.0)
     answers: list[AnsweredFrame] = []
     news: list[str] = []
     with fake_server() as server:
