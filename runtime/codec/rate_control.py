@@ -5,6 +5,7 @@ A token bucket over what was really sent: the budget of every frame is added, it
 away. The size of the next frame at each rate point is predicted from the last frames: their sizes
 follow the rate points' declared bits, times a factor for the scene that is learnt on the way. The
 point whose predicted size is nearest to what the bucket holds, spread over the next frames, wins.
+Where even the lowest rate is too much, frames have to become rarer: `pause_s` tells by how much.
 """
 
 import math
@@ -23,6 +24,9 @@ MOST_SPARED = 0.5
 MOST_HELD = 2.5
 """Frames that refer to each other keep their rate until one that stands alone would take so many
 budgets."""
+MOST_KEPT, MOST_OWED = 2.0, 2.0
+"""Frames' budgets that may be saved or overdrawn: no long burst after an easy scene, and none that
+lower rates cannot make good."""
 LEARNT = 0.5
 """Share of the newest frame in the scene's factor."""
 
@@ -79,6 +83,22 @@ class RateController:
         """Bytes that the next frame would take at each rate, by what the last ones took."""
         return [size * f for size, f in zip(self._sizes, self._factors, strict=True)]
 
+    @property
+    def least_kbps(self) -> float:
+        """What frames of the lowest rate that stand alone would take (kbit/s), at this pace."""
+        return 0.008 * self._fps * self.predicted_sizes[0]
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds by which the next frame must come later than the pace has it, for the target not
+        to be exceeded; 0 as long as lower rates can make good what was overdrawn."""
+        owed = -self._saved - MOST_OWED * self._budget
+        return max(0.0, owed / (1000 * self.target_kbps / 8))
+
+    def paused(self, seconds: float) -> None:
+        """Note that for so long nothing was sent because of `pause_s`."""
+        self._saved += 1000 * self.target_kbps / 8 * seconds
+
     def next_rate(self, held: int | None = None) -> int:
         """The rate index for the next frame. `held` is that of the frames before it, if they took
         over most of each other (`spared`): a frame of another rate would have to start anew, so
@@ -97,7 +117,7 @@ class RateController:
 
     def sent(self, rate: int, size: int) -> None:
         """Note that a frame of `size` bytes was sent at that rate."""
-        self._saved += self._budget - size
+        self._saved = min(MOST_KEPT * self._budget, self._saved + self._budget - size)
         seen = size / self._sizes[rate]
         for index in range(len(self._factors)):
             # Neighbouring points learn from each other, the less the further away.

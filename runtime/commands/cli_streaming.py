@@ -213,6 +213,12 @@ def serve(
             help="With --ray, the number of GPUs of each replica.",
         ),
     ] = 0.0,
+    no_datagrams: Annotated[
+        bool,
+        typer.Option(
+            "--no-datagrams", help="Take frames by gRPC only, and listen at no port of UDP."
+        ),
+    ] = False,
     trace: TraceOption = None,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -246,6 +252,7 @@ def serve(
         metrics=metrics,
         foxglove=foxglove,
         web_host=web_host,
+        datagrams=not no_datagrams,
         trace=trace,
         fleet=FleetOptions(
             ray_address, replicas, replica_cpus, replica_gpus,
@@ -287,8 +294,9 @@ def stream(
         typer.Option(
             "--kbps",
             metavar="K|auto",
-            help="Choose the rate of each frame so that the stream takes K kbit/s; auto follows "
-            "what the link takes, and sends fewer frames where even the lowest rate is too much.",
+            help="Choose the rate of each frame so that the stream takes K kbit/s and no more; "
+            "auto follows what the link takes. Where even the lowest rate is too much, frames are "
+            "left out.",
         ),
     ] = None,
     fps: Annotated[
@@ -296,7 +304,14 @@ def stream(
         typer.Option("--fps", metavar="F", help="Frames per second [the rate of the source]."),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", metavar="N", min=1, help="Stop after N frames.")
+        int | None,
+        typer.Option(
+            "--frames",
+            metavar="N",
+            min=1,
+            help="Stop after the first N frames of a recording, dropped ones included, or when N "
+            "frames of a live camera were sent.",
+        ),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Repeat a recording endlessly.")] = False,
     every: Annotated[

@@ -71,6 +71,8 @@ class ServeOptions:
     """Decode on Ray Serve instead of here."""
     trace: Path | None = None
     """Gets a time line of this process."""
+    datagrams: bool = True
+    """Whether frames may come in datagrams, beside gRPC."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def running_server(
             StreamServer(
                 pool, host, port,
                 certificates=options.certificates, sides=sides, health=options.health,
-                strangers=strangers,
+                datagrams=options.datagrams, strangers=strangers,
             )
         )  # fmt: skip
         yield RunningServer(

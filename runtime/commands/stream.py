@@ -27,7 +27,7 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.link.rpc import Certificates, check_camera
 from dsin.runtime.signals import on_ending
 from dsin.runtime.sources.cameras import Camera, open_camera
-from dsin.runtime.sources.capture_device import shown_name
+from dsin.runtime.sources.capture_device import is_live, shown_name
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.warm_up import warm_up
 from dsin.runtime.trace import check_trace_path, tracing
@@ -75,9 +75,12 @@ def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCou
     check_camera(options.address, options.certificates)
     check_trace_path(options.trace)
     side: StereoSide = "left" if options.camera == "x" else "right"
+    # A live camera would be through with its frames before the first one can be sent.
+    live = is_live(options.source)
     camera = open_camera(
-        options.source, side, fps=options.fps, frames=options.frames, loop=options.loop,
-        every=options.every, start_s=_start_s(options.start),
+        options.source, side, fps=options.fps, frames=None if live else options.frames,
+        loop=options.loop, every=options.every,
+        start_s=_start_s(options.start),
     )  # fmt: skip
     try:
         if options.camera == "y":
@@ -118,8 +121,9 @@ def _run(
     report = _Report(announce)
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
-        every=options.every, transport=options.transport, follower=follower,
-        give_up_s=options.give_up_s, on_frame=report.add, on_news=announce,
+        every=options.every, frames=options.frames if is_live(options.source) else None,
+        transport=options.transport, follower=follower, give_up_s=options.give_up_s,
+        on_frame=report.add, on_news=announce,
     )  # fmt: skip
     on_ending(device.stop)
     height, width = camera.size
@@ -169,6 +173,8 @@ class _Report:
         ends.append(f"{counts.dropped} dropped")
         if counts.lost:
             ends.append(f"{counts.lost} lost")
+        if counts.unsent:
+            ends.append(f"{counts.unsent} unsent")
         tries = f", {counts.reconnects} attempts to connect again" if counts.reconnects else ""
         return (
             f"{counts.captured} frames in {seconds:.1f} s: {', '.join(ends)}; "

@@ -105,13 +105,15 @@ class DatagramLink:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def found(cls, address: str, granted: dsin_v1.DatagramSession) -> "DatagramLink | None":
+    def found(
+        cls, address: str, granted: dsin_v1.DatagramSession, given_up: threading.Event | None = None
+    ) -> "DatagramLink | None":
         """A link by the first of the server's addresses from which an answer comes; None if none
-        does."""
+        does, or once it is `given_up`."""
         sealer = Sealer(granted.session, granted.camera_key)
         opener = Opener(granted.session, granted.server_key)
         sockets = _connected(address)
-        chosen = _first_to_answer(sockets, sealer, opener)
+        chosen = _first_to_answer(sockets, sealer, opener, given_up or threading.Event())
         for each in sockets:
             if each is not chosen:
                 each.close()
@@ -141,6 +143,7 @@ class DatagramLink:
         on_message: Callable[[dsin_v1.ServerMessage], None],
     ) -> None:
         """Listen from now on."""
+        self._heard_s = self._begun_s = time.monotonic()
         self._thread = threading.Thread(
             target=self._listen, args=(on_report, on_message), name="datagrams", daemon=True
         )
@@ -291,15 +294,15 @@ def _connected(address: str) -> list[socket.socket]:
 
 
 def _first_to_answer(
-    sockets: Sequence[socket.socket], sealer: Sealer, opener: Opener
+    sockets: Sequence[socket.socket], sealer: Sealer, opener: Opener, given_up: threading.Event
 ) -> socket.socket | None:
     """Ask at all addresses again and again."""
     ping = bytes([pieces.MESSAGE]) + _PING.SerializeToString()
     refusals = dict.fromkeys(sockets, 0)
     end_s = time.monotonic() + PROBE_S
-    while (
-        time.monotonic() < end_s and min(refusals.values(), default=MOST_REFUSALS) < MOST_REFUSALS
-    ):
+    while time.monotonic() < end_s and not given_up.is_set():
+        if min(refusals.values(), default=MOST_REFUSALS) >= MOST_REFUSALS:
+            break
         for each in sockets:
             with contextlib.suppress(OSError):
                 each.send(sealer.seal(ping)[1])

@@ -85,7 +85,10 @@ class _UnderWay(NamedTuple):
 class DeviceCounts:
     """Since the start: frames captured, never encoded (`dropped`), sent, answered, sent but never
     answered (`lost`: in datagrams, or when a connection broke); attempts to connect, and how many
-    of these were to connect again. `statuses` counts answers by status."""
+    of these were to connect again. `statuses` counts answers by status.
+
+    Each captured frame is dropped, sent, or at the end `unsent`: the newest ones, if the end came
+    before they could be. Each that was sent is answered or lost."""
 
     captured: int = 0
     dropped: int = 0
@@ -96,6 +99,11 @@ class DeviceCounts:
     reconnects: int = 0
     sent_bytes: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def unsent(self) -> int:
+        """At the end: frames that were captured, and neither dropped nor sent."""
+        return self.captured - self.dropped - self.sent
 
 
 class PacketMaker:
@@ -228,35 +236,39 @@ class PictureMaker:
 
 class FrameSlot:
     """Reads a camera in a thread of its own and holds one frame. With `every` the next one is read
-    when that is taken, else a newer one takes its place."""
+    when that is taken, else a newer one takes its place. It ends with the camera, or when `most`
+    frames were taken."""
 
-    def __init__(self, camera: Camera, every: bool = False) -> None:
+    def __init__(self, camera: Camera, every: bool = False, most: int | None = None) -> None:
         self._camera = camera
         self._every = every
+        self._left = most
         self._changed = threading.Condition()
         self._frame: CapturedFrame | None = None
         self._ended = False
         self._stopping = False
         self._fault: BaseException | None = None
         self._replaced = 0
+        self._counts: tuple[int, int] | None = None
         self._thread = threading.Thread(target=self._capture, name="capture", daemon=True)
         self._thread.start()
 
     @property
     def captured(self) -> int:
-        """Frames captured so far."""
-        return self._camera.captured
+        """Frames captured so far, until capturing ended."""
+        return self._camera.captured if self._counts is None else self._counts[0]
 
     @property
     def dropped(self) -> int:
         """Frames that nobody took: replaced here, or skipped by the camera."""
-        return self._replaced + self._camera.skipped
+        skipped = self._camera.skipped if self._counts is None else self._counts[1]
+        return self._replaced + skipped
 
     @property
     def ended(self) -> bool:
         """Whether all frames were taken and no more will come."""
         with self._changed:
-            return self._ended and self._frame is None
+            return self._left == 0 or (self._ended and self._frame is None)
 
     def take(self, timeout_s: float) -> CapturedFrame | None:
         """The newest frame not yet taken; None if none came in time, or none will.
@@ -266,6 +278,9 @@ class FrameSlot:
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._ended, timeout_s)
             frame, self._frame = self._frame, None
+            if frame is not None and self._left is not None:
+                self._left -= 1
+                self._stopping = self._stopping or self._left == 0
             self._changed.notify_all()
         if frame is not None and self._every:
             return frame._replace(taken_s=time.monotonic())
@@ -303,6 +318,8 @@ class FrameSlot:
             self._fault = error
         finally:
             with self._changed:
+                skipped = self._camera.skipped  # first: the camera may go on
+                self._counts = self._camera.captured, skipped
                 self._ended = True
                 self._changed.notify_all()
 
@@ -326,10 +343,11 @@ class Device:
         device = Device(camera, PacketMaker(encoder), "server:7000", "front", certificates)
         counts = device.run()
 
-    `every` sends all frames of a recording, however long that takes. `transport` is how frames go:
+    `every` sends all frames of a recording, however long that takes. `frames` ends the stream when
+    so many were taken from the camera for sending. `transport` is how frames go:
     by `grpc`, in a `datagram` each or some (without delay where frames get lost), or `auto`, which
-    takes datagrams where they get through, but not with `every`, which may lose none; camera y
-    takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
+    takes datagrams as soon as one has come back, but not with `every`, which may lose none; camera
+    y takes gRPC. `follower` has the rate of `maker` follow the link. `give_up_s` limits the
     attempts to reach a server (None: for ever). `on_frame` is called with each answer, by a
     thread of the stream. `on_news` is called with a line when a connection is made, is lost, or
     cannot be made for a new reason; without it these lines are logged. `run` returns at the end of
@@ -346,6 +364,7 @@ class Device:
         certificates: Certificates | None = None,
         *,
         every: bool = False,
+        frames: int | None = None,
         transport: Transport = "auto",
         follower: LinkFollower | None = None,
         give_up_s: float | None = None,
@@ -364,6 +383,7 @@ class Device:
         self._address = address
         self._certificates = certificates
         self._every = every
+        self._frames = frames
         self._transport: Transport = "grpc" if every and transport == "auto" else transport
         self._had_datagrams = False
         self._follower = follower
@@ -376,6 +396,9 @@ class Device:
         self._timing = JustInTime()
         self._recent: deque[MadeFrame] = deque(maxlen=30)
         self._sent_at: deque[float] = deque(maxlen=10)
+        self._paused_s = 0.0
+        """For how long frames were held back since even the lowest rate is too much."""
+        self._told_of_rate = False
         self.counts = DeviceCounts()
 
     @property
@@ -389,7 +412,7 @@ class Device:
 
     def run(self) -> DeviceCounts:
         """Stream until the source ends or `stop` is called; see above."""
-        slot = FrameSlot(self._camera, self._every)
+        slot = FrameSlot(self._camera, self._every, self._frames)
         pause_s, since_s, told = FIRST_PAUSE_S, time.monotonic(), ""
         was_connected = False
         try:
@@ -399,9 +422,12 @@ class Device:
                 try:
                     with CameraStream(
                         self._address, self._certificates, self._greeting, self._answered,
-                        transport=self._transport, on_lost=self._lost, clock=self._clock,
+                        transport=self._transport, on_lost=self._lost,
+                        on_news=lambda line: self._say(logging.INFO, line), clock=self._clock,
                     ) as stream:  # fmt: skip
-                        self._say(logging.INFO, f"connected to {self._address}{self._way(stream)}")
+                        self._had_datagrams = self._had_datagrams or stream.link is not None
+                        way = f", {stream.way}" if stream.way else ""
+                        self._say(logging.INFO, f"connected to {self._address}{way}")
                         pause_s, told, was_connected = FIRST_PAUSE_S, "", True
                         self._maker.connected(takes_references=stream.takes_references)
                         self._pump(stream, slot)
@@ -430,15 +456,6 @@ class Device:
         else:
             self._on_news(line)
 
-    def _way(self, stream: CameraStream) -> str:
-        """How the frames go, where there was a choice."""
-        if stream.link is not None:
-            self._had_datagrams = True
-            return ", frames go in datagrams"
-        if self._transport == "grpc" or self._maker.letter != "x":
-            return ""
-        return ", frames go by gRPC: no datagram came back"
-
     def _gave_up(self, since_s: float) -> bool:
         return self._give_up_s is not None and time.monotonic() - since_s > self._give_up_s
 
@@ -450,9 +467,10 @@ class Device:
                 stream.wait_for_room()
                 self._hold(stream)
                 self._wait_for_link(stream)
+                held = self._keep_to_rate(stream)
             if slot.ended:
                 break
-            frame = slot.take(POLL_S)
+            frame = None if held else slot.take(POLL_S)
             if frame is not None:
                 with traced("frame", frame=frame.number) as known:
                     made = self._send(stream, frame)
@@ -481,6 +499,34 @@ class Device:
             stream.wait_while_under_way(0)  # raises what ended the stream
             self._follower.wait(min(pause_s, POLL_S))
 
+    def _keep_to_rate(self, stream: CameraStream) -> bool:
+        """Whether the next frame has to wait still, for the stream to take no more than it may."""
+        controller = self._maker.controller
+        if controller is None or self._follower is not None or controller.pause_s == 0:
+            return False
+        self._tell_of_rate(controller)
+        if self._every:  # all frames are wanted
+            return False
+        stream.wait_while_under_way(0)  # raises what ended the stream
+        begun_s = time.monotonic()
+        self._stop.wait(min(controller.pause_s, POLL_S))
+        paused_s = time.monotonic() - begun_s
+        controller.paused(paused_s)
+        self._paused_s += paused_s
+        return controller.pause_s > 0
+
+    def _tell_of_rate(self, controller: RateController) -> None:
+        """Once: that even the lowest rate is too much."""
+        if self._told_of_rate or controller.least_kbps <= controller.target_kbps:
+            return
+        self._told_of_rate = True
+        what = "the stream takes more" if self._every else "frames are left out to keep to it"
+        self._say(
+            logging.WARNING,
+            f"{controller.target_kbps:g} kbit/s is less than the {controller.least_kbps:.0f} "
+            f"kbit/s that the lowest rate takes: {what}",
+        )
+
     def _tell(self, stream: CameraStream, slot: FrameSlot) -> None:
         self._update(slot)
         stream.send_status(self._status())
@@ -495,9 +541,9 @@ class Device:
         sent_ns = 0 if self._greeting.live else self._clock()
         if self._follower is not None:
             self._follower.sent(made.number, len(made.data))
-        stream.send_frame(self._maker.message(made, held_us, sent_ns))
-        self.counts.sent += 1
+        self.counts.sent += 1  # if the connection is broken, it is lost by that
         self.counts.sent_bytes += len(made.data)
+        stream.send_frame(self._maker.message(made, held_us, sent_ns))
         return made
 
     def _steer(self) -> None:
@@ -508,7 +554,8 @@ class Device:
             return
         if self._every:
             return
-        self._sent_at.append(time.monotonic())
+        # A pace that went down with the pauses would ask for larger frames, and rarer ones.
+        self._sent_at.append(time.monotonic() - self._paused_s)
         if self._maker.controller is not None and len(self._sent_at) == self._sent_at.maxlen:
             span_s = self._sent_at[-1] - self._sent_at[0]
             self._maker.controller.pace((len(self._sent_at) - 1) / max(span_s, 1e-3))
@@ -553,6 +600,7 @@ class Device:
 
     def _final(self, slot: FrameSlot) -> DeviceCounts:
         self._note_loss()
+        slot.close()  # what is counted must not change any more
         self._update(slot)
         return self.counts
 

@@ -2,6 +2,7 @@
 
 Frames, answers and all that is said beside them go in datagrams where the server grants these and
 one comes back (dsin.runtime.device.datagram_link); the gRPC stream is then for greeting and end.
+Until one has come back frames go by gRPC, so that a firewall that swallows datagrams costs none.
 
 gRPC takes thousands of messages into buffers of its own before it slows a sender down, so what
 limits delay here are credits: a frame is made only when the answer to an earlier one has come.
@@ -31,6 +32,8 @@ WELCOME_S = 5.0
 """A server that has not greeted back by then is not one."""
 STALL_S = 10.0
 """Frames that are not answered for so long mean that the server is stuck."""
+SOON_S = 0.25
+"""A first datagram that comes back so soon is waited for; for a later one no frame is."""
 POLL_S = 0.02
 """How soon it is noticed that answers of datagrams are overdue."""
 Transport = Literal["auto", "grpc", "datagram"]
@@ -103,7 +106,8 @@ class CameraStream:
             stream.send_frame(message)
 
     `on_ack` is called in a thread of the stream for each answer, `on_lost` with the numbers of
-    frames that never came (in datagrams). Entering raises ConnectionLostError if no server answers,
+    frames that never came (in datagrams), `on_news` with a line that says what `way` left open.
+    Entering raises ConnectionLostError if no server answers,
     StreamError if it refuses, NoDatagramsError if `transport` is datagram and none gets through;
     so do the other methods once the connection is lost. What the callbacks raise ends the stream
     and is raised by them too.
@@ -118,12 +122,19 @@ class CameraStream:
         *,
         transport: Transport = "auto",
         on_lost: Callable[[list[int]], None] = lambda numbers: None,
+        on_news: Callable[[str], None] = lambda line: None,
         clock: Callable[[], int] = now_ns,
     ) -> None:
         self._transport = "grpc" if greeting.camera != "x" else transport
         self._on_lost = on_lost
+        self._on_news = on_news
         self._granted: dsin_v1.DatagramSession | None = None
         self._link: DatagramLink | None = None
+        self._found: DatagramLink | None = None
+        """Where frames will go once those under way by gRPC are answered."""
+        self._probed = threading.Event()
+        """No datagram is waited for any longer."""
+        self._probes_on = False
         self._address = address
         self._channel = camera_channel(address, certificates)
         self._tls = certificates is not None
@@ -152,8 +163,10 @@ class CameraStream:
         self._listener.start()
         try:
             self._wait(lambda: self._credits > 0, WELCOME_S, "did not answer the greeting")
-            if self._transport != "grpc":
-                self._find_datagrams()
+            if self._transport == "datagram":
+                self._need_datagrams()
+            elif self._transport == "auto" and self._granted is not None:
+                self._try_datagrams(self._granted)
         except BaseException:
             self._close()
             raise
@@ -178,6 +191,19 @@ class CameraStream:
         return self._takes_references
 
     @property
+    def way(self) -> str:
+        """How the frames go at first, where there is a choice; else empty."""
+        if self._link is not None:
+            return "frames go in datagrams"
+        if self._transport == "grpc":
+            return ""
+        if self._granted is None:
+            return "frames go by gRPC: the server takes no datagrams"
+        if self._probes_on:
+            return "frames go by gRPC until a datagram has come back"
+        return "frames go by gRPC: no datagram came back"
+
+    @property
     def link(self) -> DatagramFigures | None:
         """The way of the datagrams; None where frames go by gRPC."""
         return None if self._link is None else self._link.figures
@@ -185,6 +211,9 @@ class CameraStream:
     def wait_for_room(self, timeout_s: float = STALL_S) -> None:
         """Wait until a frame may be sent. Raises ConnectionLostError after `timeout_s`."""
         self._wait(self._has_room, timeout_s, "does not answer frames")
+        if self._may_change_over():
+            self._change_over()
+            self._on_news("a datagram came back: frames go in datagrams from now on")
 
     def wait_until_empty(self, timeout_s: float = STALL_S) -> None:
         """Wait until all frames are answered."""
@@ -219,25 +248,56 @@ class CameraStream:
             self._link.send_message(message)
 
     def _has_room(self) -> bool:
-        if self._link is None:
-            return self._under_way < self._credits
-        return self._link.has_room()
+        if self._link is not None:
+            return self._link.has_room()
+        return self._under_way < (self._credits if self._found is None else 1)
 
-    def _find_datagrams(self) -> None:
-        """Take datagrams if they get through. Raises NoDatagramsError if they must."""
-        why = "the server offers none"
+    def _need_datagrams(self) -> None:
+        """Take datagrams. Raises NoDatagramsError where they do not get through."""
+        why = "the server takes none"
         if self._granted is not None:
-            link = DatagramLink.found(self._address, self._granted)
-            if link is not None:
-                self._link = link
-                link.start(self._take_verdict, self._take)
+            self._found = DatagramLink.found(self._address, self._granted)
+            if self._found is not None:
+                self._change_over()
                 return
             why = "none came back; is its port open for UDP?"
-        if self._transport == "datagram":
-            raise NoDatagramsError(
-                f"the server at {self._address} cannot be reached by datagrams: {why} "
-                "(--transport grpc needs none)"
-            )
+        raise NoDatagramsError(
+            f"the server at {self._address} cannot be reached by datagrams: {why} "
+            "(--transport grpc needs none)"
+        )
+
+    def _try_datagrams(self, granted: dsin_v1.DatagramSession) -> None:
+        """Take datagrams if one comes back at once, else as soon as one does."""
+        threading.Thread(target=self._probe, args=(granted,), name="probe", daemon=True).start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._probed.is_set() or self._has_fault(), SOON_S)
+            self._probes_on = not self._probed.is_set()
+        if self._may_change_over():
+            self._change_over()
+
+    def _probe(self, granted: dsin_v1.DatagramSession) -> None:
+        link = DatagramLink.found(self._address, granted, self._probed)
+        with self._changed:
+            closed = self._probed.is_set()
+            if not closed:
+                self._found = link
+                self._probed.set()
+                self._changed.notify_all()
+            late = self._probes_on
+        if closed and link is not None:
+            link.close()
+        elif late and not closed and link is None:
+            self._on_news("no datagram came back: frames go on by gRPC")
+
+    def _may_change_over(self) -> bool:
+        """Whether datagrams get through and all frames that went by gRPC are answered."""
+        return self._link is None and self._found is not None and self._under_way == 0
+
+    def _change_over(self) -> None:
+        link = self._found
+        assert link is not None
+        self._link = link
+        link.start(self._take_verdict, self._take)
 
     def _take_verdict(self, verdict: Verdict) -> None:
         with self._changed:
@@ -327,8 +387,11 @@ class CameraStream:
 
     def _close(self) -> None:
         self._closing = True
-        if self._link is not None:
-            self._link.close()
+        with self._changed:
+            self._probed.set()
+            link = self._link or self._found
+        if link is not None:
+            link.close()
         self._outgoing.put(None)
         if self._call is not None:
             self._call.cancel()

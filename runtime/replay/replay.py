@@ -51,11 +51,13 @@ class RigReplay:
 
 @dataclass
 class ReplayReport:
-    """Figures of a replay; `lost_bytes` of the recordings could not be read."""
+    """Figures of a replay; `lost_bytes` of the recordings could not be read, and `lost_s` seconds
+    are missing within them."""
 
     rigs: dict[str, RigReplay]
     lost_bytes: int
     complete: bool
+    lost_s: float = 0.0
 
     def table(self) -> str:
         """For a person, without a newline at the end."""
@@ -66,7 +68,8 @@ class ReplayReport:
         if not self.complete:
             lines.append("the recording was cut off; everything before the cut was read")
         if self.lost_bytes:
-            lines.append(f"{self.lost_bytes} bytes of it could not be used")
+            seconds = f", {self.lost_s:.1f} s within it," if self.lost_s else ""
+            lines.append(f"{self.lost_bytes} bytes of it{seconds} could not be used")
         return "\n".join(lines)
 
 
@@ -104,7 +107,7 @@ def replay_recordings(
         if event.rig in replays:
             replays[event.rig].add(event)
     figures = {name: replay.finish() for name, replay in replays.items()}
-    return ReplayReport(figures, parts.lost_bytes, parts.complete)
+    return ReplayReport(figures, parts.lost_bytes, parts.complete, parts.lost_s)
 
 
 class _Parts:
@@ -123,6 +126,10 @@ class _Parts:
     @property
     def lost_bytes(self) -> int:
         return sum(recording.lost_bytes for recording in self._recordings)
+
+    @property
+    def lost_s(self) -> float:
+        return sum(recording.lost_ns for recording in self._recordings) / 1e9
 
     @property
     def complete(self) -> bool:

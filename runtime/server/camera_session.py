@@ -27,6 +27,8 @@ from dsin.runtime.sources.resized import resized
 MOST_PROBES = 16
 """Questions for a camera's time that it may leave unanswered; then no more are asked, and in
 datagrams, which get lost, the oldest is forgotten."""
+LOOK_S = 0.02
+"""How soon it is noticed that a camera shows life."""
 
 
 class RefusedError(Exception):
@@ -59,8 +61,10 @@ class CameraSession:
         rig: Rig,
         hello: dsin_v1.Hello,
         loop: asyncio.AbstractEventLoop,
+        peer: str = "",
     ) -> None:
         self.rig = rig
+        self.peer = peer
         self.kind = int(hello.camera)
         self.letter = "x" if hello.camera == dsin_v1.CAMERA_X else "y"
         self.live = hello.clock == dsin_v1.CLOCK_LIVE
@@ -72,7 +76,8 @@ class CameraSession:
         self._pool = pool
         self._sides = sides
         self._loop = loop
-        self._session = hello.session
+        self.session = hello.session
+        self._heard = 0
         self._wants_references = hello.references
         self._size = hello.height, hello.width
         self._clock = CameraClock()
@@ -114,6 +119,17 @@ class CameraSession:
             self.end_status = code, reason
         self.ended.set()
 
+    async def shows_life(self, within_s: float) -> bool:
+        """Whether the camera says anything within that time, if it is only the time it is asked
+        for now. One that crashed, or whose way is cut, may seem to be connected for seconds."""
+        heard, end_s = self._heard, self._loop.time() + within_s
+        self.doubted.set()
+        while self._loop.time() < end_s and not self.ended.is_set():
+            if self._heard != heard:
+                return True
+            await asyncio.sleep(LOOK_S)
+        return False
+
     async def next_message(self) -> dsin_v1.ServerMessage:
         """What is to be sent next. A frame counts as under way until its answer is, so that
         whoever does not read answers cannot let them pile up."""
@@ -149,6 +165,7 @@ class CameraSession:
     async def take(self, message: dsin_v1.CameraMessage) -> None:
         """A message of the camera. Raises RefusedError for one that breaks the protocol."""
         received_ns = now_ns()
+        self._heard += 1
         kind = message.WhichOneof("message")
         if kind == "frame" and self.letter == "x":
             self._count_under_way()
@@ -165,6 +182,7 @@ class CameraSession:
 
     def take_body(self, number: int, body: bytes, received_ns: int) -> None:
         """A frame that came in datagrams."""
+        self._heard += 1
         try:
             held_us, sent_ns, packet = unpacked_body(body)
         except PieceError as error:
@@ -174,6 +192,7 @@ class CameraSession:
 
     def take_message(self, message: dsin_v1.CameraMessage, received_ns: int) -> None:
         """A message that came in a datagram."""
+        self._heard += 1
         if message.HasField("bye"):
             self.ended.set()
             return
@@ -238,13 +257,13 @@ class CameraSession:
             if (header.frame_number, header.timestamp_ns) != (number, told_ns):
                 raise PacketError("packet and message differ in frame number or time")
             last = self.rig.last_frame
-            if last is not None and last[0] == self._session and number <= last[1]:
+            if last is not None and last[0] == self.session and number <= last[1]:
                 raise PacketError(f"frame {number} comes after frame {last[1]}")
         except PacketError as error:
             self._pool.reject(self.rig)
             self._answer(Outcome(number, FrameStatus.REJECTED, reason=str(error)))
             return
-        self.rig.last_frame = self._session, number
+        self.rig.last_frame = self.session, number
         sent_ns = header.timestamp_ns + 1000 * frame.held_us if self.live else frame.sent_ns
         doubt = self._watch(sent_ns, received_ns)
         captured_ns = self._clock.to_server(sent_ns - 1000 * frame.held_us, received_ns)

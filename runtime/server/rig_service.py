@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -29,6 +30,9 @@ HELLO_S = 5.0
 """A stream that has not said who it is by then is ended."""
 PROBE_S = 1.0
 """A camera's clock is asked for that often, and at once when it seems to have stepped."""
+ALIVE_S = 2.0
+"""A camera that says nothing for so long, though it is asked to, gives its place to another one of
+its name: one that was started again after a crash does not wait for longer."""
 LINGER_S = 0.1
 """How soon the end of a camera is noticed that lives by datagrams alone."""
 _REPLACED = grpc.StatusCode.ABORTED, "a newer connection of this camera came"
@@ -72,7 +76,9 @@ class RigService:
         """One camera, from its greeting to its end."""
         try:
             hello = await self._greeting(context)
-            camera = self._admitted(hello, context)
+            self._check_name(hello.rig, context)
+            await self._check_alone(hello)
+            camera = self._admitted(hello, context.peer())
         except RefusedError as refused:
             self._log_refusal(context.peer(), refused.reason)
             await context.abort(refused.code, refused.reason)
@@ -189,11 +195,23 @@ class RigService:
         hello: dsin_v1.Hello = message.hello
         return hello
 
-    def _admitted(self, hello: dsin_v1.Hello, context: Context) -> CameraSession:
+    async def _check_alone(self, hello: dsin_v1.Hello) -> None:
+        """Raise RefusedError where another device of this name is alive. The same one, which
+        connects again, and one whose forerunner is silent take that place."""
+        key = hello.rig, int(hello.camera)
+        while (other := self._cameras.get(key)) is not None and other.session != hello.session:
+            if await other.shows_life(ALIVE_S):
+                raise _unfit(
+                    f"camera {other.letter} of rig {hello.rig} is streaming already, from "
+                    f"{other.peer}: stop that device, or give this one a rig of its own"
+                )
+            if self._cameras.get(key) is other:
+                return
+
+    def _admitted(self, hello: dsin_v1.Hello, peer: str) -> CameraSession:
         """Check a greeting. Raises RefusedError."""
         if hello.protocol != PROTOCOL:
             raise _unfit(f"this server speaks protocol {PROTOCOL}, not {hello.protocol}")
-        self._check_name(hello.rig, context)
         if hello.camera not in (dsin_v1.CAMERA_X, dsin_v1.CAMERA_Y):
             raise _unfit("a camera is x or y")
         if hello.clock not in (dsin_v1.CLOCK_LIVE, dsin_v1.CLOCK_RECORDING):
@@ -215,7 +233,8 @@ class RigService:
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except StreamError as error:
             raise _unfit(str(error)) from error
-        return CameraSession(self._pool, self._sides, rig, hello, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        return CameraSession(self._pool, self._sides, rig, hello, loop, _shown(peer))
 
     def _make_way(self, hello: dsin_v1.Hello, size: tuple[int, int]) -> tuple[int, int]:
         """The size of the rig's pictures, which is that of camera x as soon as it is there.
@@ -331,6 +350,11 @@ def _parsed(data: bytes) -> dsin_v1.CameraMessage:
         return dsin_v1.CameraMessage.FromString(data)
     except DecodeError:
         return dsin_v1.CameraMessage()
+
+
+def _shown(peer: str) -> str:
+    """A peer's address without what gRPC adds to it."""
+    return unquote(peer.partition(":")[2])
 
 
 def _unfit(reason: str) -> RefusedError:

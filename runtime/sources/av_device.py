@@ -1,6 +1,7 @@
 """Live video that FFmpeg decodes, through PyAV (extra `video`), as a camera: network streams, and
 whatever a child process writes."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,11 @@ OPTIONS = {"analyzeduration": "2000000"}
 stands alone may be among them.)"""
 MOST_SKIPPED = 250
 """So many pictures are waited for one that stands alone; some cameras never send any."""
+STORED_SHARE, STORED_S = 0.5, 2.0
+"""Pictures that come in less than that share of the time between them were stored on the way, as at
+the start of a stream; for so long at most they are left out."""
+UNTIMED = ("mpjpeg", "mjpeg")
+"""Formats whose times FFmpeg makes up."""
 RTSP_OPTIONS = {"rtsp_transport": "tcp"}
 """Over UDP, pictures with missing pieces come without any mark."""
 
@@ -24,7 +30,9 @@ RTSP_OPTIONS = {"rtsp_transport": "tcp"}
 class AvDevice:
     """The video track of a container that grows, as a CaptureDevice.
 
-    Pictures that were damaged on the way are left out. `grab` raises FrameError where the video
+    Pictures that were damaged on the way are left out, and with `catch_up` those at the beginning
+    that were stored before it was opened: they are as old as that, and their times would be too
+    late. `grab` raises FrameError where the video
     ends or breaks off, `retrieve` for one that is interlaced. `closed` is called at the end, and
     `why` for the reason of an end, empty where there is none.
     """
@@ -35,6 +43,9 @@ class AvDevice:
         name: str,
         closed: Callable[[], None] = lambda: None,
         why: Callable[[], str] = lambda: "",
+        *,
+        catch_up: bool = False,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         if not container.streams.video:
             raise FrameError(f"{name} has no video")
@@ -44,6 +55,8 @@ class AvDevice:
         # Threads for frames would keep as many of them back.
         self._stream.thread_type = "SLICE"
         self._frames = self._decoded()
+        self._now = now
+        self._catches_up = catch_up and container.format.name not in UNTIMED
         self._grabbed: Any = None
 
     def grab(self) -> bool:
@@ -52,6 +65,9 @@ class AvDevice:
 
         try:
             self._grabbed = next(self._frames, None)
+            if self._catches_up:
+                self._catches_up = False
+                self._grabbed = self._first_live(self._grabbed)
         except (av.error.FFmpegError, OSError) as error:
             raise FrameError(f"{self._name}: {self._why() or _reason(error)}") from error
         if self._grabbed is None:
@@ -78,6 +94,22 @@ class AvDevice:
     def release(self) -> None:
         self._container.close()
         self._closed()
+
+    def _first_live(self, first: Any) -> Any:
+        """The first picture that took its time to come; the last one where none does."""
+        frame, begun_s = first, self._now()
+        came_s = begun_s
+        while frame is not None and came_s - begun_s < STORED_S:
+            following = next(self._frames, None)
+            if following is None:
+                return frame
+            before_s, came_s = came_s, self._now()
+            if None in (frame.time, following.time):
+                return following
+            if came_s - before_s >= STORED_SHARE * (following.time - frame.time):
+                return following
+            frame = following
+        return frame
 
     def _decoded(self) -> Iterator[Any]:
         import av
@@ -108,7 +140,7 @@ def open_network_stream(spec: CameraSpec) -> AvDevice:
             "sender runs"
         ) from error
     try:
-        return AvDevice(container, spec.name)
+        return AvDevice(container, spec.name, catch_up=True)
     except FrameError:
         container.close()
         raise

@@ -154,8 +154,9 @@ def _mcap_messages(file: Path, topic: str) -> Iterator[BagMessage]:
             yield BagMessage(topic, kind, message.log_ns, data, ros1)
     if not reader.complete:
         tell(f"{file} was cut off: what lies before the cut is read")
-    elif reader.lost_bytes:
-        tell(f"{file} is damaged: {reader.lost_bytes} bytes of it could not be used")
+    if reader.lost_ns or (reader.complete and reader.lost_bytes):
+        lost = f"{reader.lost_bytes} bytes of it, {reader.lost_ns / 1e9:.1f} s,"
+        tell(f"{file} is damaged: {lost} could not be used")
 
 
 def _mcap_topics(file: Path) -> dict[str, str]:

@@ -110,3 +110,25 @@ def test_frames_that_took_over_most_of_each_other_keep_their_rate() -> None:
     assert (control.next_rate(held=0), control.next_rate(held=1)) == (1, 1)
     control.aim(50)  # 625 bytes
     assert control.next_rate(held=1) == 0
+
+
+def test_where_the_lowest_rate_is_too_much_frames_become_rarer() -> None:
+    """Frames of 1000 bytes at least; 20 kbit/s are 250 at 10 frames a second."""
+    control = RateController([0.1, 0.2, 0.4], pixels=80_000, target_kbps=20, fps=10)
+    assert (control.least_kbps, control.pause_s) == (80, 0)
+    control.sent(0, 1000)
+    assert control.pause_s == pytest.approx(0.1), "750 bytes overdrawn, of which 500 may be"
+    seconds = 0.0
+    for _ in range(20):
+        seconds += 1 / FPS + control.pause_s
+        control.paused(control.pause_s)
+        assert control.next_rate() == 0
+        control.sent(0, 1000)
+    assert 20 * 8 / seconds == pytest.approx(20, rel=0.05)
+
+
+def test_an_easy_scene_is_no_reason_for_a_long_burst() -> None:
+    control = RateController([0.1], pixels=80_000, target_kbps=160, fps=10)
+    for _ in range(100):
+        control.sent(0, 1000)
+    assert control._saved == 4000

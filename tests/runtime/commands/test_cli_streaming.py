@@ -232,7 +232,7 @@ class TestTwoCommands:
         assert decoded(lines[-1])
         assert metric(url, 'dsin_frames_total{rig="two",status="decoded"}') == decoded(lines[-1])
         assert metric(url, 'dsin_side_total{rig="two",use="paired"}')
-        assert lines[1].endswith(", frames go in datagrams")
+        assert any("frames go in datagrams" in line for line in lines)
         assert metric(url, 'dsin_transport{rig="two",transport="datagram"}') == 1
         assert metric(url, 'dsin_datagrams_total{rig="two",status="received"}')
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:

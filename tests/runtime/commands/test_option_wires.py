@@ -75,13 +75,14 @@ def test_serve(catch: Catch) -> None:
         "serve 0.0.0.0:7 --side camera:1 --side b=camera:2 --bundle paper --backend cuda "
         "--workers 3 --budget-mib 77 --tolerance-ms 11 --side-wait-ms 22 --side-max-age-ms 33 "
         "--pictures p --jpeg --panels --video v.mp4 --mcap m.mcap --rerun r.rrd --web 81 "
-        f"--metrics 82 --foxglove 83 --web-host 127.0.0.3 --trace t {PEMS}",
+        "--metrics 82 --foxglove 83 --web-host 127.0.0.3 --trace t --no-datagrams "
+        f"{PEMS}",
     )
     expected = {
         "address": "0.0.0.0:7", "bundle": "paper", "backend": "cuda", "workers": 3,
         "budget_mib": 77, "policy": PairingPolicy(11, 22, 33), "certificates": CERTIFICATES,
         "web": 81, "metrics": 82, "foxglove": 83, "web_host": "127.0.0.3", "fleet": None,
-        "trace": Path("t"),
+        "trace": Path("t"), "datagrams": False,
     }  # fmt: skip
     assert calls[0].fields(expected) == expected
     assert list(calls[0].arguments[0].sides) == ["camera:1", "b=camera:2"]
@@ -110,7 +111,7 @@ def test_serve_with_ray_and_without_anything(catch: Catch) -> None:
         "address": "127.0.0.1:7000", "workers": 1, "budget_mib": None, "web": None,
         "metrics": None, "foxglove": None, "policy": PairingPolicy(50, 50, 300),
         "certificates": None,
-        "outputs": Outputs(), "fleet": None, "web_host": "127.0.0.1",
+        "outputs": Outputs(), "fleet": None, "web_host": "127.0.0.1", "datagrams": True,
     }  # fmt: skip
     assert calls[1].fields(plain) == plain
 
@@ -151,7 +152,7 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     options = module.ServeOptions(
         address="127.0.0.1:0", bundle="paper", backend="cpu", workers=3, budget_mib=77,
         sides=["b=x"], policy=PairingPolicy(1, 2, 3), web=0, metrics=0, web_host="127.0.0.1",
-        foxglove=0, original=original,
+        foxglove=0, original=original, datagrams=False,
     )  # fmt: skip
     with module.running_server(options) as server:
         assert (server.urls, server.metrics_urls) == (["http://here/"], ["http://here/"])
@@ -170,6 +171,7 @@ def test_a_servers_parts_get_what_it_was_asked_for(
     assert (len(pool.arguments[0]), pool.arguments[1]) == (3, PairingPolicy(1, 2, 3))
     assert pool.options == {"budget_mib": 77}
     assert calls["StreamServer"][0].arguments[1:] == ("127.0.0.1", 0)
+    assert calls["StreamServer"][0].options["datagrams"] is False
     assert [call.arguments[:2] for call in http] == [("127.0.0.1", 0)] * 2
     assert len(http[0].arguments[2]) == len(http[1].arguments[2]) + 1, "the page is on the first"
 
@@ -234,7 +236,7 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     catch(here + "warm_up")
     checked = catch(here + "check_camera")
     counts = SimpleNamespace(
-        answered=1, captured=1, statuses={}, dropped=0, lost=0, reconnects=0, sent_bytes=0
+        answered=1, captured=1, statuses={}, dropped=0, lost=0, reconnects=0, sent_bytes=0, unsent=0
     )
     devices = catch(here + "Device", SimpleNamespace(run=lambda: counts, stop=None))
     catch(here + "on_ending")
@@ -274,6 +276,10 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     assert paced[1].arguments[1:] == (200, 12.0)
     assert followers[0].arguments == ("controller", 12.0)
     assert devices[3].options["follower"] == "follower"
+    module.stream(module.StreamOptions("127.0.0.1:1", "camera:0", bundle="paper", frames=9), print)
+    # Of a recording the camera counts, of a live one the device does.
+    assert (opened[0].options["frames"], devices[0].options["frames"]) == (9, None)
+    assert (opened[4].options["frames"], devices[4].options["frames"]) == (None, 9)
 
 
 def test_replay(catch: Catch) -> None:

@@ -1,10 +1,19 @@
 """What ends a device, and what must not: faults of its camera, its own code, its surroundings."""
 
+import re
 import threading
 
 import pytest
-from support.rig_fakes import FakeCamera, FakeEncoder, fake_device, fake_server
+from support.rig_fakes import (
+    FakeCamera,
+    FakeEncoder,
+    SizedEncoder,
+    fake_device,
+    fake_server,
+    wait_until,
+)
 
+from dsin.runtime.commands.stream import _Report
 from dsin.runtime.device.device import AnsweredFrame, MadeFrame, PictureMaker
 from dsin.runtime.errors import DsinError, FrameError, StreamError
 from dsin.runtime.link.rpc import split_address
@@ -82,3 +91,48 @@ def test_an_address_means_what_it_says(address: str) -> None:
     """gRPC takes ::1:7000 for the machine ::1:7000, which is not this one."""
     with pytest.raises(StreamError, match="brackets"):
         split_address(address)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_rate_below_the_lowest_is_kept_by_leaving_frames_out_and_told_once(every: bool) -> None:
+    """Frames of 1000 bytes at least, 50 a second: 400 kbit/s, four times what is asked for."""
+    maker = SizedEncoder([0.1, 0.2], pixels=80_000, kbps=100, fps=50)
+    camera = FakeCamera(50, 50, clock="recording", every=every)
+    news: list[str] = []
+    with fake_server() as server:
+        counts = fake_device(
+            server.address, maker=maker, camera=camera, every=every, on_news=news.append
+        ).finish()
+    told = "100 kbit/s is less than the 400 kbit/s that the lowest rate takes: "
+    what = "the stream takes more" if every else "frames are left out to keep to it"
+    assert [line for line in news if "kbit/s" in line] == [told + what]
+    assert counts.sent + counts.dropped == 50
+    assert counts.sent == 50 if every else 5 < counts.sent < 20
+
+
+def test_so_many_frames_are_sent_however_long_the_server_is_not_there() -> None:
+    with fake_server() as server:
+        port = server.server.port
+    device = fake_device(f"127.0.0.1:{port}", fps=200, count=None, frames=7)
+    wait_until(lambda: device.device._camera.captured > 20)
+    with fake_server(port=port) as server:
+        counts = device.finish()
+        assert counts.sent == counts.answered == len(server.frames) == 7
+    assert counts.dropped > 7
+
+
+def test_every_captured_frame_is_sent_dropped_or_unsent() -> None:
+    """Whatever the camera does until it is closed, and wherever the end comes."""
+    with fake_server() as server:
+        streaming = fake_device(server.address, fps=200, count=None)
+        wait_until(lambda: server.frames)
+        port = server.server.port
+    away = fake_device(f"127.0.0.1:{port}", fps=200, count=None)
+    wait_until(lambda: away.device._camera.captured > 10)
+    for device in (streaming, away):
+        counts = device.stop()
+        line = _Report(print).line(counts)
+        found = re.findall(r"(\d+) (?:frames|decoded|dropped|lost|unsent)", line)
+        captured, *ends = map(int, found)
+        assert captured == sum(ends) > 0, line
+    assert counts.unsent == 1, "the one that would have been next"

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ from dsin.runtime.errors import RecordingError
 from dsin.runtime.outputs import mcap_sink
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.mcap_sink import McapSink
+from dsin.runtime.sources import mcap_reader
 from dsin.runtime.sources.mcap_reader import McapReader, RecordedMessage
 
 TESTS = Path(__file__).parents[2]
@@ -400,6 +402,67 @@ class TestDamage:
         assert list(found) == list(McapReader(recording))[4:]
         assert found.complete
         assert found.lost_bytes > 50_000
+
+    @pytest.mark.parametrize("damage", ["zeros", "noise", "short", "long", "name"])
+    def test_behind_a_hole_reading_goes_on_with_the_next_chunk(
+        self, recording: Path, tmp_path: Path, damage: str
+    ) -> None:
+        data, whole = bytearray(recording.read_bytes()), list(McapReader(recording))
+        with recording.open("rb") as file:
+            summary = make_reader(file).get_summary()
+        assert summary is not None
+        second, third = (index.chunk_start_offset for index in summary.chunk_indexes[1:3])
+        expected = whole[:4] + whole[8:]
+        if damage in ("short", "long"):
+            length = int.from_bytes(data[second + 1 : second + 9], "little")
+            changed = 100 if damage == "short" else length + 1000
+            data[second + 1 : second + 9] = changed.to_bytes(8, "little")
+            expected = expected if damage == "short" else whole  # there is another length within
+        elif damage == "name":
+            data[second + 37 : second + 45] = b"\x04\0\0\0zsud"
+        else:
+            hole = range(second - 40, third - 100)
+            noise = np.random.default_rng(1).bytes(len(hole))
+            data[hole.start : hole.stop] = bytes(len(hole)) if damage == "zeros" else noise
+        path = tmp_path / "hole.mcap"
+        path.write_bytes(data)
+        found = McapReader(path)
+        assert list(found) == expected
+        assert found.complete
+        assert found.lost_ns == whole[8].log_ns - whole[7 if damage == "long" else 3].log_ns
+        least = 0 if damage == "long" else third - second - 200
+        assert least < found.lost_bytes < least + 600
+
+    def test_a_last_chunk_that_is_gone_is_no_cut(self, recording: Path, tmp_path: Path) -> None:
+        with recording.open("rb") as file:
+            summary = make_reader(file).get_summary()
+        assert summary is not None
+        last = summary.chunk_indexes[-1].chunk_start_offset
+        path, data = tmp_path / "hole.mcap", bytearray(recording.read_bytes())
+        data[last : last + 50] = bytes(50)
+        path.write_bytes(data)
+        found = McapReader(path)
+        assert list(found) == list(McapReader(recording))[:12]
+        assert found.complete
+        assert 0 < found.lost_bytes < len(data) - last
+
+    def test_what_only_looks_like_chunks_takes_no_time_without_end(self, tmp_path: Path) -> None:
+        """Each claims to reach to the end of the file, and to be whole until it is read."""
+        path, count, size = tmp_path / "a.mcap", 3000, 49
+        parts = []
+        for number in range(count):
+            held = (count - number - 1) * size
+            lengths = [held.to_bytes(8, "little")] * 2
+            parts.append(
+                b"\x06" + (40 + held).to_bytes(8, "little") + bytes(16) + lengths[0] + b"\1\0\0\0"
+                + bytes(4) + lengths[1]
+            )  # fmt: skip
+        path.write_bytes(b"\x89MCAP0\r\n" + b"\0" * 9 + b"".join(parts))
+        reader = McapReader(path)
+        with patch.object(mcap_reader, "_chunk_records", wraps=mcap_reader._chunk_records) as tried:
+            assert list(reader) == []
+        assert 3 < tried.call_count < 10
+        assert not reader.complete
 
     @settings(max_examples=100, deadline=None)
     @given(st.binary(max_size=200))

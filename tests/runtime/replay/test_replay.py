@@ -265,6 +265,19 @@ class TestReplay:
         assert "cut off" in report.table()
         assert f"{report.lost_bytes} bytes" in report.table()
 
+    def test_a_hole_costs_the_frames_within(
+        self, replay: Replay, frames: list[DecodedFrame], tmp_path: Path
+    ) -> None:
+        path = record(tmp_path / "a.mcap", frames)
+        data = bytearray(path.read_bytes())
+        data[200_000:210_000] = bytes(10_000)
+        path.write_bytes(data)
+        again, report = replay(path)
+        assert [frame.number for frame in again] == [0, 1, 2, 4, 5]
+        assert report.complete
+        seconds = f"{2 * INTERVAL_NS / 1e9:.1f} s within it"
+        assert f"{report.lost_bytes} bytes of it, {seconds}, could not be used" in report.table()
+
     @settings(max_examples=60, deadline=None)
     @given(data=st.data())
     def test_hostile_messages(

@@ -24,7 +24,8 @@ def link_of(server: FakeServer) -> LinkStatus:
     return server.pool.status()[0].link
 
 
-def test_without_loss_every_frame_comes_without_parity() -> None:
+def test_without_loss_every_frame_comes_without_parity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsin.runtime.device.stream_client.SOON_S", 2.0)
     answers: list[AnsweredFrame] = []
     news: list[str] = []
     with fake_server() as server:
@@ -52,10 +53,10 @@ def test_with_certificates_the_keys_come_inside_mutual_tls(tmp_path: Path) -> No
     assert counts.statuses["decoded"] == counts.sent > 0
 
 
-def test_where_no_datagram_gets_through_auto_takes_grpc_and_datagram_is_an_error(
+def test_where_datagrams_are_swallowed_auto_sends_by_grpc_from_the_first_frame_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dsin.runtime.device.datagram_link.PROBE_S", 0.3)
+    monkeypatch.setattr("dsin.runtime.device.datagram_link.PROBE_S", 0.4)
     news: list[str] = []
     with (
         fake_server() as server,
@@ -64,19 +65,46 @@ def test_where_no_datagram_gets_through_auto_takes_grpc_and_datagram_is_an_error
     ):
         sink.bind(("127.0.0.1", tcp_only.port))
         address = f"127.0.0.1:{tcp_only.port}"
-        counts = fake_device(address, transport="auto", on_news=news.append).finish()
-        assert "frames go by gRPC: no datagram came back" in news[0]
-        assert counts.statuses["decoded"] > 0
+        device = fake_device(address, fps=50, count=None, transport="auto", on_news=news.append)
+        wait_until(lambda: len(server.frames) > 5)
+        assert news == [f"connected to {address}, frames go by gRPC until a datagram has come back"]
+        wait_until(lambda: len(news) == 2)
+        assert device.stop().reconnects == 0
+        assert news[1] == "no datagram came back: frames go on by gRPC"
         assert link_of(server).transport == "grpc"
         with pytest.raises(StreamError, match="open for UDP"):
             fake_device(address, transport="datagram").finish()
 
 
-def test_a_server_that_offers_none_is_an_error_for_datagram() -> None:
+def test_auto_changes_over_to_datagrams_once_one_has_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsin.runtime.device.stream_client.SOON_S", 0.0)
+    news: list[str] = []
+    with fake_server() as server, LinkSimulator(server.server.port, Conditions(0.01)) as link:
+        device = fake_device(
+            f"127.0.0.1:{link.port}", fps=50, count=None, transport="auto", on_news=news.append
+        )  # fmt: skip
+        wait_until(lambda: len(news) == 2)
+        seen = len(server.frames)
+        wait_until(lambda: len(server.frames) > seen + 5)
+        assert link_of(server).transport == "datagram"
+        counts = device.stop()
+        numbers = server.numbers("front")
+    assert news[0].endswith("frames go by gRPC until a datagram has come back")
+    assert news[1:] == ["a datagram came back: frames go in datagrams from now on"]
+    assert numbers == sorted(set(numbers))
+    assert (counts.lost, counts.reconnects) == (0, 0)
+
+
+def test_a_server_that_takes_none_is_an_error_for_datagram() -> None:
+    news: list[str] = []
     with fake_server(datagrams=False) as server:
-        with pytest.raises(StreamError, match="offers none"):
+        with pytest.raises(StreamError, match="takes none"):
             fake_device(server.address, transport="datagram").finish()
-        assert fake_device(server.address, transport="auto").finish().statuses["decoded"] > 0
+        device = fake_device(server.address, transport="auto", on_news=news.append)
+        assert device.finish().statuses["decoded"] > 0
+    assert news[0].endswith("frames go by gRPC: the server takes no datagrams")
 
 
 def test_the_second_camera_stays_with_grpc() -> None:

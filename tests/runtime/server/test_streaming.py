@@ -1,5 +1,6 @@
 """The streaming rig on loopback: what a device sends is decoded; who is refused, and why."""
 
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from support.rig_fakes import (
 )
 
 from dsin.runtime.device.device import AnsweredFrame, PictureMaker
+from dsin.runtime.device.stream_client import Transport
 from dsin.runtime.errors import StreamError
 from dsin.runtime.files import write_image
 from dsin.runtime.outputs.decoded_frame import SideUse
@@ -216,16 +218,32 @@ def test_a_rig_over_the_memory_budget_waits_until_there_is_room() -> None:
         second.stop()
 
 
-def test_a_newer_connection_of_a_camera_takes_the_place_of_the_older_one() -> None:
+@pytest.mark.parametrize("transport", ["grpc", "datagram"])
+def test_a_second_device_of_the_same_name_is_refused_while_the_first_is_alive(
+    transport: Transport,
+) -> None:
+    with fake_server() as server:
+        first = fake_device(server.address, count=None, transport=transport)
+        wait_until(lambda: server.frames)
+        second = fake_device(server.address, count=None, transport=transport)
+        told = "camera x of rig front is streaming already, from 127.0.0.1:.*: stop that device"
+        with pytest.raises(StreamError, match=told):
+            second.finish()
+        assert first.stop().reconnects == 0
+
+
+def test_a_device_that_connects_again_takes_its_own_place_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "getrandbits", lambda bits: 7)  # the session of both
     with fake_server() as server:
         old = fake_device(server.address, count=None)
         wait_until(lambda: server.frames)
-        new = fake_device(server.address, count=None)
+        again = fake_device(server.address, count=None)
         with pytest.raises(StreamError, match="newer connection"):
             old.finish()
-        seen = len(server.frames)
-        wait_until(lambda: len(server.frames) > seen + 5)
-        assert new.stop().answered > 5
+        wait_until(lambda: again.device.counts.answered)
+        again.stop()
 
 
 def test_without_a_server_a_device_gives_up_only_when_told_to() -> None:

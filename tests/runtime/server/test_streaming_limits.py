@@ -133,11 +133,15 @@ def test_a_wait_without_end_is_refused(limit: float) -> None:
         PairingPolicy(wait_ms=limit)
 
 
-def test_a_camera_that_starts_again_with_another_size_takes_its_own_place() -> None:
-    """Its connection from before may seem to live for some seconds."""
+@pytest.mark.parametrize("width", [SIZE[1], 48])
+def test_a_camera_that_starts_again_after_a_crash_takes_its_own_place(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection from before, of that size or another, may seem to live for some seconds."""
+    monkeypatch.setattr(rig_service, "ALIVE_S", 0.3)
 
-    class Wide(FakeCamera):
-        size = (16, 48)
+    class Again(FakeCamera):
+        size = (16, width)
 
     with fake_server() as server, grpc.insecure_channel(server.address) as channel:
         silent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -145,8 +149,9 @@ def test_a_camera_that_starts_again_with_another_size_takes_its_own_place() -> N
         call = channel.stream_stream(PATH)(iter(silent.get, b""))
         next(call)
         wait_until(lambda: server.pool.status()[0].camera_connected)
-        again = fake_device(server.address, count=None, camera=Wide(20), maker=FakeEncoder())
-        wait_until(lambda: again.result is not None or server.pool.status()[0].width == 48)
+        again = fake_device(server.address, count=None, camera=Again(20), maker=FakeEncoder())
+        wait_until(lambda: again.result is not None or again.device.counts.answered)
+        assert server.pool.status()[0].width == width
         again.stop()
         assert ended(call)[0] is grpc.StatusCode.ABORTED
         silent.put(b"")

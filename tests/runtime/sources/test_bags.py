@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shutil
 import struct
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from dsin.runtime.picture_files import read_image
 from dsin.runtime.profiling.pipeline import Frames
 from dsin.runtime.sources.bag_files import bag_files
 from dsin.runtime.sources.bag_spec import parse_bag_spec
+from dsin.runtime.sources.mcap_search import next_chunk
 from dsin.runtime.sources.pair_list import pair_list_of
 from dsin.runtime.sources.recordings import open_recording, open_stereo
 
@@ -212,6 +214,26 @@ def test_bags_without_an_index(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (tmp_path / "drive" / "metadata.yaml").unlink()
     assert 2 <= len(open_recording(f"{bag},x=/l", "left")) < 16
     assert "was cut off: what lies before the cut is read" in caplog.text
+
+
+def test_a_bag_with_a_hole_is_read_on_behind_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shots = [Shot("/l", 10**9 * n, picture(n, (400, 600))) for n in range(1, 9)]
+    bag = written(tmp_path, shots)
+    file = tmp_path / "drive" / "drive.mcap"
+    data = bytearray(file.read_bytes())
+    with file.open("rb") as whole:
+        chunk = next_chunk(whole, len(data) // 4, len(data))
+    assert chunk is not None
+    data[chunk : chunk + 500] = bytes(500)
+    file.write_bytes(data)
+    found = len(open_recording(f"{bag},x=/l", "left"))
+    assert 4 < found < 8
+    told = re.search(r"is damaged: (\d+) bytes of it, (\d).0 s, could not be used", caplog.text)
+    assert told
+    assert int(told[1]) > (8 - found) * 400 * 600 * 3
+    assert int(told[2]) == 9 - found
 
 
 @pytest.mark.parametrize("storage", ["ros1", "sqlite"])

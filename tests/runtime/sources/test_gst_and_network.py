@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import pytest
@@ -15,6 +17,7 @@ from support.video_sender import LONG_S, SIZE, Sender, free_port
 
 from dsin.runtime.errors import FrameError
 from dsin.runtime.sources import av_device, gst_device
+from dsin.runtime.sources.av_device import AvDevice
 from dsin.runtime.sources.cameras import Camera, CapturedFrame, open_camera
 from dsin.runtime.sources.capture_device import parse_camera_spec
 from dsin.runtime.sources.gst_device import gstreamer_message, launch_command
@@ -244,6 +247,45 @@ def test_a_network_stream_is_a_camera_and_is_looked_for_again(
     if protocol != "udp":  # a sender of datagrams may come back without anybody noticing
         assert f"{address} is back" in caplog.text
     again.stop()
+
+
+class Stored:
+    """A stream of 25 pictures a second that begins with as many as were `stored`, at once."""
+
+    def __init__(self, stored: int, form: str = "rtsp", count: int = 100) -> None:
+        self.format = SimpleNamespace(name=form)
+        self.streams = SimpleNamespace(video=[SimpleNamespace(thread_type="")])
+        self.now_s = 0.0
+        self._stored, self._count = stored, count
+
+    def demux(self, stream: object) -> Iterator[Any]:
+        for number in range(self._count):
+            self.now_s += 1 / 128 if number < self._stored else 0.038
+            frame = SimpleNamespace(
+                time=number / 25, key_frame=True, is_corrupt=False, number=number
+            )
+            yield SimpleNamespace(decode=lambda frame=frame: [frame])
+
+
+@pytest.mark.parametrize(
+    ("stream", "first"),
+    [
+        (Stored(30), 30),
+        (Stored(1), 1),
+        (Stored(10, count=10), 9),  # it ends with these
+        (Stored(30, "mpjpeg"), 0),  # their times are made up
+        (Stored(300, count=400), 256),  # a file that a server gives as fast as it can
+    ],
+)
+def test_pictures_that_were_stored_before_a_stream_was_opened_are_left_out(
+    stream: Stored, first: int
+) -> None:
+    device = AvDevice(stream, "camera", catch_up=True, now=lambda: stream.now_s)
+    numbers = [device.grab() and device._grabbed.number for _ in range(1 + (first != 9))]
+    assert numbers == [first, first + 1][: len(numbers)]
+    every = AvDevice(Stored(30), "pipeline")
+    assert every.grab()
+    assert every._grabbed.number == 0
 
 
 def opened_when_ready(opened: Callable[[str], Camera], address: str) -> Camera:
