@@ -37,8 +37,8 @@ def decode_image(content: bytes, name: Path | str) -> Image:
     if any(mark in content for mark in _TURNED):
         image = _decoded(data, cv2.IMREAD_COLOR, name)
     if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(image[:, :, ::-1])
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_bytes(path: Path) -> bytes:

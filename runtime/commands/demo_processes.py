@@ -21,10 +21,10 @@ from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.commands.serve import ServeOptions, running_server
 from dsin.runtime.device.device import AnsweredFrame, Device, PacketMaker
 from dsin.runtime.errors import DsinError, StreamError
-from dsin.runtime.files import write_image
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.panels import Panel, side_by_side
+from dsin.runtime.quick_png import write_quickly
 from dsin.runtime.sources.cameras import PlayedRecording
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import StereoRecording, open_recording, open_stereo
@@ -269,7 +269,7 @@ class _Gallery:
             note = "patches of the server's own view"
             panels.insert(2, Panel(decoded.y_syn, "y_syn", note))
         with traced("draw"):
-            write_image(self._out / picture_name(frame.number), side_by_side(panels))
+            write_quickly(self._out / picture_name(frame.number), side_by_side(panels))
 
 
 def picture_name(number: int) -> str:
