@@ -135,7 +135,10 @@ STOP = "stop"
 
 def run_device(pipe: Connection, settings: Settings) -> None:
     """Encode and send the left views. Waits in `pipe` for the server's address."""
-    with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
+    with (
+        _reporting(pipe),
+        Encoder(settings.bundle, settings.backend, threads=_device_threads()) as encoder,
+    ):
         source = settings.source()
         # What a frame may refer to depends on when answers come; the demo's figures do not.
         controller = settings.controller(encoder.bundle, source)
@@ -158,6 +161,12 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         finished = Finished(time.monotonic() - start, counts.captured)
         _tell_slices(pipe)
         pipe.send(finished)
+
+
+def _device_threads() -> int:
+    """Half of the cores: the server works at the same time, and a thread that waits for another one
+    which has no core keeps its own one from working too."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _report(pipe: Connection, frame: AnsweredFrame) -> None:
