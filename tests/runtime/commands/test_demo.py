@@ -129,6 +129,11 @@ def test_the_demos_figures_are_those_of_the_files(
     assert len(list((tmp_path / "dsin-demo").iterdir())) == 2
 
 
+def test_one_frame_is_told_as_one(drive: Path, bundle: Path, tmp_path: Path) -> None:
+    done = run("--kitti", drive, "--bundle", bundle, "--frames", 1, cwd=tmp_path)
+    assert done.stderr == "streaming 1 frame of 144x90\n"
+
+
 def test_a_bit_rate_is_kept_frame_by_frame(tmp_path: Path) -> None:
     """With the shipped weights, on the built-in rig: 12 frames at 10 a second."""
     rig = SyntheticRig(width=416, height=128, frames=12)
