@@ -19,6 +19,7 @@ from dsin.runtime.files import write_bytes_atomically, write_image
 from dsin.runtime.pictures import Image
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 _LONGEST = 13
 """Bits of a code word: deflate allows two more, but two words and their length are to fit 32."""
 _LENGTH_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
@@ -62,8 +63,8 @@ def _deflated(rows: Bytes) -> bytes:
     head, bits = _block_head(lengths)
     packed = np.empty((bits + _LONGEST * (rows.size + 1)) // 32 + 3, np.uint32)
     size = pack_bytes(rows.ravel(), words, np.array(lengths, np.uint32), head, bits, packed)
-    block = packed.astype("<u4", copy=False).view(np.uint8)[:size]
-    return b"".join((b"\x78\x01", block, struct.pack(">I", zlib.adler32(rows))))
+    block = packed.astype("<u4", copy=False).data.cast("B")[:size]
+    return b"".join((b"\x78\x01", block, struct.pack(">I", zlib.adler32(rows.data))))
 
 
 def _counts(rows: Bytes) -> list[int]:
@@ -107,7 +108,7 @@ def _code_words(lengths: list[int]) -> list[int]:
     return words
 
 
-def _block_head(lengths: list[int]) -> tuple[npt.NDArray[np.uint32], int]:
+def _block_head(lengths: list[int]) -> tuple[Words, int]:
     """Of the last block, with a code of its own: the lengths in 4 bits each, and how many bits that
     takes. There is one distance, which is never used."""
     fields = [(1, 1), (2, 2), (len(lengths) - 257, 5), (0, 5), (len(_LENGTH_ORDER) - 4, 4)]
@@ -122,7 +123,9 @@ def _block_head(lengths: list[int]) -> tuple[npt.NDArray[np.uint32], int]:
 
 
 @entry_point()
-def pack_bytes(data, words, lengths, head, bits, packed):  # type: ignore[no-untyped-def]
+def pack_bytes(
+    data: Bytes, words: Words, lengths: Words, head: Words, bits: int, packed: Words
+) -> int:
     """Write the words of all bytes and of the end behind a head of so many bits; returns how many
     bytes that took. Two bytes are one step: `joined` has their words behind one another, and how
     long these are in the lowest 6 bits."""
@@ -151,4 +154,4 @@ def pack_bytes(data, words, lengths, head, bits, packed):  # type: ignore[no-unt
     held += np.uint64(lengths[256])
     packed[place] = np.uint32(buffer)
     packed[place + np.uint64(1)] = np.uint32(buffer >> np.uint64(32))
-    return 4 * np.int64(place) + np.int64(held + np.uint64(7)) // 8
+    return int(np.uint64(4) * place + (held + np.uint64(7)) // np.uint64(8))
