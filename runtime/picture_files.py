@@ -31,14 +31,19 @@ def decode_image(content: bytes, name: Path | str) -> Image:
     """What `read_image` makes of a file's content; `name` is what its errors call it."""
     data = np.frombuffer(content, np.uint8)
     image = _decoded(data, cv2.IMREAD_UNCHANGED, name)
+    if image.ndim == 3 and image.shape[2] == 4 and image.dtype == np.uint8:
+        raise FrameError(
+            f"{name} has transparency, which is not coded: write it without an alpha channel, "
+            "as by ImageMagick's 'convert IN -alpha off OUT'"
+        )
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] != 3):
         shape = "x".join(map(str, image.shape))
         raise FrameError(f"{name} is {shape} {image.dtype}: an 8-bit colour image is needed")
     if any(mark in content for mark in _TURNED):
         image = _decoded(data, cv2.IMREAD_COLOR, name)
     if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(image[:, :, ::-1])
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_bytes(path: Path) -> bytes:

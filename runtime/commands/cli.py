@@ -128,6 +128,12 @@ def decode(
         raise DsinError(f"{target} exists: name the output with -o")
     check_picture_target(target)
     coded = Packet.parse(_read_packet(packet))
+    if coded.header.reference is not None:
+        raise DsinError(
+            f"{packet} says only what has changed since frame {coded.header.reference.frame_number}"
+            " of its stream: dsin replay decodes recorded streams, and dsin stream --independent "
+            "sends frames that stand alone"
+        )
     view = None if side is None else read_image(side)
     if view is not None:
         compile_ahead()
@@ -222,7 +228,10 @@ def demo(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder to write the pictures to.")
+        Path,
+        typer.Option(
+            "--out", "--output", "-o", metavar="DIR", help="Folder to write the pictures to."
+        ),
     ] = Path("dsin-demo"),
     json_path: JsonOption = None,
     trace: TraceOption = None,
@@ -363,9 +372,10 @@ def evaluate(
     ] = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Measure bits, PSNR and MS-SSIM on a list of pairs, or on the frames of a recording."""
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     size = None if crop is None else parse_size(crop, "--crop")
     recording = source if kitti is None else str(kitti)
     if recording is None and (pairs is None or root is None):
@@ -421,7 +431,13 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder to write the run to [runs/PRESET]."),
+        typer.Option(
+            "--out",
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder to write the run to [runs/PRESET].",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     start_from: Annotated[

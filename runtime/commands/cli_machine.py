@@ -11,6 +11,8 @@ from dsin.runtime.commands.cli_options import (
     BackendOption,
     BundleOption,
     JsonOption,
+    LookName,
+    LookOption,
     PrecisionName,
     PrecisionOption,
     RateOption,
@@ -106,13 +108,14 @@ def try_pictures(
     rate: RateOption = None,
     backend: BackendOption = BackendName.cpu,
     precision: PrecisionOption = PrecisionName.auto,
+    look: LookOption = LookName.faithful,
 ) -> None:
     """Try two pictures of your own, and write one page about them.
 
     Shows the pictures, bits and quality beside HEVC and JPEG at equal bytes, and where the second
     picture helped.
     """
-    bundle = bundle_at(bundle, precision)
+    bundle = bundle_at(bundle, precision, look)
     from dsin.runtime.evaluation.two_pictures import run_try
 
     run_try(left, right, output, bundle=bundle, rate=rate, backend=backend.value)

@@ -225,7 +225,8 @@ class _Results:
         self._served: dict[int, Served] = {}
         self._device = Finished()
         self._progress = progress
-        progress.show(f"streaming {settings.frames} frames of {width}x{height}")
+        frames = "1 frame" if settings.frames == 1 else f"{settings.frames} frames"
+        progress.show(f"streaming {frames} of {width}x{height}")
 
     def add(self, message: Message) -> None:
         """Take in a message."""

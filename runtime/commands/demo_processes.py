@@ -21,10 +21,10 @@ from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.commands.serve import ServeOptions, running_server
 from dsin.runtime.device.device import AnsweredFrame, Device, PacketMaker
 from dsin.runtime.errors import DsinError, StreamError
-from dsin.runtime.files import write_image
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.panels import Panel, side_by_side
+from dsin.runtime.quick_png import write_quickly
 from dsin.runtime.sources.cameras import PlayedRecording
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import StereoRecording, open_recording, open_stereo
@@ -135,7 +135,10 @@ STOP = "stop"
 
 def run_device(pipe: Connection, settings: Settings) -> None:
     """Encode and send the left views. Waits in `pipe` for the server's address."""
-    with _reporting(pipe), Encoder(settings.bundle, settings.backend) as encoder:
+    with (
+        _reporting(pipe),
+        Encoder(settings.bundle, settings.backend, threads=_device_threads()) as encoder,
+    ):
         source = settings.source()
         # What a frame may refer to depends on when answers come; the demo's figures do not.
         controller = settings.controller(encoder.bundle, source)
@@ -158,6 +161,12 @@ def run_device(pipe: Connection, settings: Settings) -> None:
         finished = Finished(time.monotonic() - start, counts.captured)
         _tell_slices(pipe)
         pipe.send(finished)
+
+
+def _device_threads() -> int:
+    """Half of the cores: the server works at the same time, and a thread that waits for another one
+    which has no core keeps its own one from working too."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _report(pipe: Connection, frame: AnsweredFrame) -> None:
@@ -269,7 +278,7 @@ class _Gallery:
             note = "patches of the server's own view"
             panels.insert(2, Panel(decoded.y_syn, "y_syn", note))
         with traced("draw"):
-            write_image(self._out / picture_name(frame.number), side_by_side(panels))
+            write_quickly(self._out / picture_name(frame.number), side_by_side(panels))
 
 
 def picture_name(number: int) -> str:

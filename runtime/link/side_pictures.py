@@ -47,7 +47,7 @@ def decode_picture(data: bytes, size: tuple[int, int]) -> Image:
         image = None
     if image is None or image.shape != (*size, 3):
         raise FrameError("side image is damaged")
-    return np.ascontiguousarray(image[:, :, ::-1])
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def picture_size(data: bytes) -> tuple[int, int]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from dsin.runtime.errors import DsinError
-from dsin.runtime.files import write_image
 from dsin.runtime.outputs.decoded_frame import DecodedFrame
 from dsin.runtime.outputs.output_names import rig_name_in_paths
 from dsin.runtime.outputs.panels import Panel, side_by_side
+from dsin.runtime.quick_png import write_quickly
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 EMPTY_PANEL = 40
@@ -40,10 +40,10 @@ class PictureSink:
         folder = self._folder / rig_name_in_paths(frame.rig)
         _make_folder(folder)
         number = f"{frame.number:06d}{self._suffix}"
-        write_image(folder / f"frame_{number}", frame.decoded.image)
+        write_quickly(folder / f"frame_{number}", frame.decoded.image)
         if self._panels:
             sheet = side_by_side(frame_panels(frame))
-            write_image(folder / f"panels_{number}", sheet)
+            write_quickly(folder / f"panels_{number}", sheet)
 
     def close(self) -> None:
         """Nothing is pending."""

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from dsin.runtime.errors import DsinError
 from dsin.runtime.files import is_folder
@@ -61,7 +60,7 @@ class VideoSink:
             video = None
         if video is None:
             video = self._videos[frame.rig] = self._open(frame.rig, picture)
-        video.writer.write(np.ascontiguousarray(picture[:, :, ::-1]))
+        video.writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
         """Write the indexes."""

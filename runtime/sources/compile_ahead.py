@@ -13,7 +13,9 @@ import sys
 import numpy as np
 
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.runtime.compiled import has_kernels, thread_pool
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.compiled import has_kernels, quick_compilation, thread_pool
 from dsin.runtime.patch_correlation.block_refinement import paste
 from dsin.runtime.patch_correlation.definition import Matches
 from dsin.runtime.patch_correlation.flow_kernels import doubts
@@ -43,6 +45,7 @@ def compile_ahead() -> None:
     ) as other:  # fmt: skip
         try:
             compile_search()
+            compile_entropy()
         except BaseException:
             other.kill()
             raise
@@ -50,6 +53,7 @@ def compile_ahead() -> None:
         LOG.info("compiling ahead ended with status %d", other.returncode)
 
 
+@quick_compilation()
 def compile_search() -> None:
     """The search by patches, at half size."""
     search = open_bundle().search
@@ -59,6 +63,15 @@ def compile_search() -> None:
     halved.match(x, x, prepared=halved.prepare(x, None))
 
 
+@quick_compilation()
+def compile_entropy() -> None:
+    """The entropy coder, both ways, while the other process is busy anyway."""
+    picture = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)
+    with Encoder(threads=1) as encoder, Decoder(threads=1) as decoder:
+        decoder.decode(encoder.encode(picture), None)
+
+
+@quick_compilation()
 def compile_flow() -> None:
     """Flow and blocks."""
     x, y = np.random.default_rng(0).integers(0, 256, (2, _SIDE, _SIDE, 3), np.uint8)

@@ -7,11 +7,13 @@ looks alike or nothing fits. So small pictures of every kind come first.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.compiled import quick_compilation
 from dsin.runtime.patch_correlation import match
 from dsin.runtime.pictures import Image
 from dsin.runtime.sources.compile_ahead import compile_ahead
@@ -21,6 +23,7 @@ TILE = (160, 240)
 """Height and width of the scene: the smallest size that is enough to warm up with."""
 
 
+@quick_compilation()
 def warm_up(encoder: Encoder, size: tuple[int, int], decoder: Decoder | None = None) -> None:
     """Compile and allocate for pictures of that height and width; with a decoder, for packets and
     side images of theirs too."""
@@ -57,8 +60,14 @@ def _kinds() -> Iterator[tuple[Image, Image]]:
 
 def _pair(size: tuple[int, int]) -> tuple[Image, Image]:
     """Both views of a scene of the built-in rig, repeated: a large one takes seconds to draw."""
+    left, right = _scene()
+    return _tiled(left, size), _tiled(right, size)
+
+
+@cache
+def _scene() -> tuple[Image, Image]:
     rig = SyntheticRig(width=TILE[1], height=TILE[0], frames=1)
-    return _tiled(rig.view(0, "left"), size), _tiled(rig.view(0, "right"), size)
+    return rig.view(0, "left"), rig.view(0, "right")
 
 
 def _tiled(tile: Image, size: tuple[int, int]) -> Image:

@@ -81,7 +81,6 @@ def test_grey_becomes_colour(tmp_path: Path) -> None:
     ("name", "picture", "shape"),
     [
         ("deep.png", np.zeros((8, 8, 3), np.uint16), "8x8x3 uint16"),
-        ("clear.png", np.zeros((8, 8, 4), np.uint8), "8x8x4 uint8"),
         ("deep_grey.png", np.zeros((8, 9), np.uint16), "8x9 uint16"),
     ],
 )
@@ -91,6 +90,12 @@ def test_other_pictures_are_refused(
     assert cv2.imwrite(str(tmp_path / name), picture)
     with pytest.raises(FrameError, match=f"is {shape}: an 8-bit colour image is needed"):
         read_image(tmp_path / name)
+
+
+def test_transparency_is_refused_with_advice(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "clear.png"), np.zeros((8, 8, 4), np.uint8))
+    with pytest.raises(FrameError, match=r"clear\.png has transparency.*-alpha off"):
+        read_image(tmp_path / "clear.png")
 
 
 def test_a_header_that_promises_too_much(tmp_path: Path) -> None:

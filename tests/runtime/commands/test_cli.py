@@ -234,7 +234,8 @@ class TestInfo:
         assert "reference      17" in lines
         user_error(
             dsin("decode", packet, "--no-side", "--bundle", bundle, "-o", folder / "no.png"),
-            "refers to frame 17",
+            f"{packet} says only what has changed since frame 17",
+            "--independent",
         )
 
     def test_of_a_bundle(self, dsin: Run, bundle: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import Pipe, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from support.time_line import Shown, check_time_line, slices_of
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.commands import demo_processes
 from dsin.runtime.commands.demo import _blocked_interrupts
+from dsin.runtime.errors import DsinError
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
@@ -127,6 +129,33 @@ def test_the_demos_figures_are_those_of_the_files(
     assert report["bpp"] == pytest.approx(np.mean(bits), abs=1e-6)
     assert report["psnr_db"] == pytest.approx(np.mean(quality), abs=1e-3)
     assert len(list((tmp_path / "dsin-demo").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 4)])
+def test_the_device_leaves_half_of_the_cores_to_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int, threads: int
+) -> None:
+    opened: list[int] = []
+
+    def encoder(bundle: str | None, backend: str, *, threads: int) -> Encoder:
+        opened.append(threads)
+        raise DsinError("enough")
+
+    monkeypatch.setattr(demo_processes, "Encoder", encoder)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    ours, theirs = Pipe()
+    settings = demo_processes.Settings(
+        None, None, 1, None, None, None, tmp_path, "cpu", None, None
+    )  # fmt: skip
+    with pytest.raises(SystemExit):
+        demo_processes.run_device(theirs, settings)
+    assert opened == [threads]
+    assert ours.recv() == demo_processes.Failed("DsinError", "enough")
+
+
+def test_one_frame_is_told_as_one(drive: Path, bundle: Path, tmp_path: Path) -> None:
+    done = run("--kitti", drive, "--bundle", bundle, "--frames", 1, cwd=tmp_path)
+    assert done.stderr == "streaming 1 frame of 144x90\n"
 
 
 def test_a_bit_rate_is_kept_frame_by_frame(tmp_path: Path) -> None:

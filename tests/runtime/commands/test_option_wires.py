@@ -329,8 +329,11 @@ def test_demo(catch: Catch) -> None:
     assert calls[0].options == {
         "kbps": None, "fps": 7, "web": 81, "side": None, "foxglove": 82, "trace": Path("t"),
     }  # fmt: skip
-    run(cli.app, "demo --kbps 300 --source s --side t --precision int8 --look structure")
+    run(cli.app, "demo --kbps 300 --source s --side t --precision int8 --look structure -o p")
     assert calls[1].arguments[:3] == ("s", None, "edge@int8@structure")
+    assert calls[1].arguments[4] == Path("p")
+    run(cli.app, "demo --output p")
+    assert calls[2].arguments[4] == Path("p")
     assert subset(calls[1].options, {"kbps": 1, "side": 1}) == {"kbps": 300, "side": "t"}
 
 
@@ -392,9 +395,9 @@ def test_try(catch: Catch) -> None:
     run(cli.app, "try l.png r.png -o p.html --bundle paper --rate 0 --backend cuda")
     assert calls[0].arguments == (Path("l.png"), Path("r.png"), Path("p.html"))
     assert calls[0].options == {"bundle": "paper", "rate": 0, "backend": "cuda"}
-    run(cli.app, "try l.png r.png --precision int8")
+    run(cli.app, "try l.png r.png --precision int8 --look sharp")
     assert calls[1].arguments[2] == Path("dsin-try.html")
-    assert calls[1].options == {"bundle": "edge@int8", "rate": None, "backend": "cpu"}
+    assert calls[1].options == {"bundle": "edge@int8@sharp", "rate": None, "backend": "cpu"}
 
 
 def test_tries_parts_get_what_they_were_asked_for(catch: Catch, tmp_path: Path) -> None:
@@ -417,11 +420,12 @@ def test_evaluate(catch: Catch) -> None:
     run(
         cli.app,
         "evaluate --pairs l --root r --bundle paper --json j --rate 0 --crop 80x96 "
-        "--save-images s --against hevc,jpeg --plot p --backend cuda --precision float",
+        "--save-images s --against hevc,jpeg --plot p --backend cuda --precision float "
+        "--look structure",
     )
     assert calls[0].arguments == (Path("l"), Path("r"))
     assert calls[0].options == {
-        "bundle": "paper@float", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
+        "bundle": "paper@float@structure", "rate": 0, "crop": (80, 96), "json_path": Path("j"),
         "save_images": Path("s"), "backend": "cuda", "against": ["hevc", "jpeg"],
         "plot": Path("p"), "in_order": False,
     }  # fmt: skip
@@ -498,7 +502,8 @@ def test_train(catch: Catch) -> None:
         "json_path": Path("j"), "graphs": False,
     }  # fmt: skip
     assert {name: getattr(options, name) for name in expected} == expected
-    run(cli.app, "train PRESET --pack k")
+    run(cli.app, "train PRESET --pack k -o p")
+    assert calls[1].arguments[2] == Path("p")
     assert calls[1].arguments[1].pack == Path("k")
     assert (calls[1].arguments[3].resume, calls[1].arguments[3].graphs) == (False, True)
 
