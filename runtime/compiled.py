@@ -3,7 +3,8 @@
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ MAX_THREADS = 4
 """More threads than this spend their time waiting for each other between fronts."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Part = TypeVar("_Part")
+Crew = Callable[[Callable[[_Part], object], Iterable[_Part]], None]
+"""Does a piece of work for each of some parts, side by side, and waits for all of them."""
 _POOL = threading.Lock()
 
 # numba's own pool needs no further library, and its threads sleep where OpenMP's spin: with other
@@ -82,3 +86,25 @@ def thread_pool() -> Iterator[int]:
             yield threads
         finally:
             numba.set_num_threads(before)
+
+
+@contextmanager
+def crew(threads: int | None) -> Iterator[Crew[Any]]:
+    """Plain threads (None: one per core) for kernels, which release the GIL: any number of callers
+    may have one at once."""
+    count = threads or len(os.sched_getaffinity(0))
+    if count == 1:
+        yield _one_after_the_other
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield lambda work, parts: list(pool.map(work, parts)).clear()
+
+
+def _one_after_the_other(work: Callable[[_Part], object], parts: Iterable[_Part]) -> None:
+    for part in parts:
+        work(part)
+
+
+def bands(rows: int, height: int) -> list[range]:
+    """Rows in parts of at most `height`."""
+    return [range(r, min(r + height, rows)) for r in range(0, rows, height)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.backends.session import Backend
@@ -240,9 +241,14 @@ class Decoder:
             return Decoded(alone, alone, None, None, False, header, watch.ms)
         fused = halves.fusion.fuse(decoded, features.side, rate, watch)
         with watch.stage("postprocess"):
-            image, y_syn, alone = (
-                self._picture(planes, size) for planes in (fused.x_hat, fused.y_syn, decoded.x_dec)
-            )
+            image = self._picture(fused.x_hat, size)
+            if fused.pictures is None or self.bundle.truncate_to_uint8:
+                alone, y_syn = (self._picture(p, size) for p in (decoded.x_dec, fused.y_syn))
+            else:
+                alone, y_syn = (
+                    np.ascontiguousarray(picture[: size[0], : size[1]])
+                    for picture in fused.pictures
+                )
         return Decoded(image, alone, y_syn, fused.matches, fused.related, header, watch.ms)
 
     def _open_halves(self) -> _Halves:

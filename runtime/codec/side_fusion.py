@@ -53,6 +53,8 @@ class Fused(NamedTuple):
     y_syn: Tensor
     matches: Matches
     related: bool
+    pictures: tuple[Image, Image] | None = None
+    """x_dec and y_syn rounded to 8 bits, H×W×3, where the search had them."""
 
 
 class Side(NamedTuple):
@@ -98,7 +100,7 @@ class PatchFusion:
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         with watch.stage("search"):
-            matches, planes, _ = self._search.find(decoded.x_dec, side.prepared)
+            matches, planes, *_ = self._search.find(decoded.x_dec, side.prepared)
         with watch.stage("fusion"):
             x_hat = self._session.keep(x_dec=decoded.x_dec, **planes)["x_hat"]
         return Fused(x_hat, planes["y_syn"], matches, related=True)
@@ -123,7 +125,7 @@ class BlockFusion:
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         x_dec = cropped(decoded.x_dec, *side.size)
         with watch.stage("search"):
-            matches, planes, _ = self._search.find(x_dec, side.prepared)
+            matches, planes, *_ = self._search.find(x_dec, side.prepared)
         if float(np.median(matches.score)) < LEAST_SCORE:
             return Fused(x_dec, planes["y_syn"], matches, related=False)
         with watch.stage("fusion"):
@@ -148,13 +150,13 @@ class FlowFusion:
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         x_dec = cropped(decoded.x_dec, *side.size)
         with watch.stage("search"):
-            matches, planes, shown = self._search.find(x_dec, side.prepared)
+            matches, planes, shown, pictures = self._search.find(x_dec, side.prepared)
         assert shown is not None
         if shown < least_shown(side.related_before):
-            return Fused(x_dec, planes["y_flow"], matches, related=False)
+            return Fused(x_dec, planes["y_flow"], matches, related=False, pictures=pictures)
         with watch.stage("fusion"):
             x_hat = self._network.merge(x_dec, decoded, planes, rate)
-        return Fused(x_hat, planes["y_flow"], matches, related=True)
+        return Fused(x_hat, planes["y_flow"], matches, related=True, pictures=pictures)
 
 
 class _EdgeNetwork:

@@ -33,6 +33,8 @@ class Found(NamedTuple):
     planes: dict[str, Tensor]
     shown: float | None = None
     """With flow, the share of blocks that y shows."""
+    pictures: tuple[Image, Image] | None = None
+    """With flow, x_dec and y_flow rounded to 8 bits, H×W×3."""
 
 
 Prepared = Any
@@ -108,8 +110,9 @@ class FlowSearch:
 
     def find(self, x_dec: Tensor, prepared: FlowSide) -> Found:
         """As `SideSearch.find`."""
-        found = find_side_views(_levels(x_dec), prepared, self._search, self._threads)
-        return Found(found.matches, {**found.views._asdict()}, found.shown)
+        x = _levels(x_dec)
+        found = find_side_views(x, prepared, self._search, self._threads)
+        return Found(found.matches, {**found.views._asdict()}, found.shown, (x, found.seen))
 
 
 def _levels(planes: Tensor) -> Image:

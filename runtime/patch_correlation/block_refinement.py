@@ -33,6 +33,7 @@ MARGIN = 4
 REACH = 3
 FORGIVEN = 0.9
 MOVED, FOREIGN = 0.002, 0.01
+WHOLE = BLOCK + 2 * MARGIN
 NEIGHBOURS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 Shifts = npt.NDArray[np.int32]
@@ -69,10 +70,12 @@ def displacements(matches: Matches, patch: tuple[int, int]) -> tuple[Shifts, Shi
     return matches.row - i * np.int32(patch[0]), matches.col - j * np.int32(patch[1])
 
 
-def paste(image: Image, refined: Refined) -> Image:
-    """The image whose blocks are those of `image`, uint8 H×W×3, where `refined` says they lie."""
-    pasted = np.empty_like(image, order="C")
-    _paste_all(np.ascontiguousarray(image), refined.down, refined.right, pasted)
+def paste(image: Image, refined: Refined, rows: range | None = None) -> Image:
+    """The image whose blocks are those of `image`, uint8 H×W×3, where `refined` says they lie; or
+    these rows of blocks of it."""
+    part = rows or range(len(refined.down))
+    pasted = np.empty((len(part) * BLOCK, *image.shape[1:]), np.uint8)
+    _paste_all(np.ascontiguousarray(image), refined.down, refined.right, part.start, pasted)
     return pasted
 
 
@@ -199,15 +202,15 @@ def _refine_all(
 
 
 @entry_point()
-def _paste_all(image: Image, down: Shifts, right: Shifts, pasted: Image) -> None:
-    rows, columns = down.shape
-    for i in range(rows):
-        for j in range(columns):
+def _paste_all(image: Image, down: Shifts, right: Shifts, first: int, pasted: Image) -> None:
+    for i in range(first, first + pasted.shape[0] // BLOCK):
+        for j in range(down.shape[1]):
             top, left = i * BLOCK + down[i, j], j * BLOCK + right[i, j]
             for r in range(BLOCK):
                 for c in range(BLOCK):
                     for k in range(3):
-                        pasted[i * BLOCK + r, j * BLOCK + c, k] = image[top + r, left + c, k]
+                        value = image[top + r, left + c, k]
+                        pasted[(i - first) * BLOCK + r, j * BLOCK + c, k] = value
 
 
 @kernel()
@@ -252,6 +255,8 @@ def block_cost(
     if r0 + down < 0 or r1 + down > height or c0 + right < 0 or c1 + right > width:
         return np.inf
     n = (r1 - r0) * (c1 - c0)
+    if n == WHOLE * WHOLE:
+        return _whole_cost(x, y, r0, c0, r0 + down, c0 + right, limit)
     total = 0.0
     for c in range(3):
         linear, square = np.int32(0), np.int32(0)
@@ -263,6 +268,35 @@ def block_cost(
                 linear = np.int32(linear + d)
                 square = np.int32(square + np.int32(d * d))
         # No channel's share is negative. Divided as below, so that equal costs stay equal.
+        total += square - FORGIVEN * (float(linear) * linear) / n
+        if total / (3 * n) > limit and c < 2:
+            return np.inf
+    return float(total / (3 * n))
+
+
+@kernel()
+def _whole_cost(x: Image, y: Image, i: int, j: int, k: int, m: int, limit: float) -> float:
+    """`block_cost` of a block whose margins are whole, from (i, j) in x and (k, m) in y: loops of a
+    constant length, four rows at once, are vectorised."""
+    total, n = 0.0, WHOLE * WHOLE
+    for c in range(3):
+        linear, square = np.int32(0), np.int32(0)
+        for row in range(0, WHOLE, 4):
+            a, b = x[c, i + row, j : j + WHOLE], x[c, i + row + 1, j : j + WHOLE]
+            d, e = x[c, i + row + 2, j : j + WHOLE], x[c, i + row + 3, j : j + WHOLE]
+            p, q = y[c, k + row, m : m + WHOLE], y[c, k + row + 1, m : m + WHOLE]
+            s, t = y[c, k + row + 2, m : m + WHOLE], y[c, k + row + 3, m : m + WHOLE]
+            for at in range(WHOLE):
+                first = np.int32(np.int32(a[at]) - np.int32(p[at]))
+                second = np.int32(np.int32(b[at]) - np.int32(q[at]))
+                third = np.int32(np.int32(d[at]) - np.int32(s[at]))
+                fourth = np.int32(np.int32(e[at]) - np.int32(t[at]))
+                linear += np.int32(np.int32(first + second) + np.int32(third + fourth))
+                square += np.int32(
+                    np.int32(np.int32(first * first) + np.int32(second * second))
+                    + np.int32(np.int32(third * third) + np.int32(fourth * fourth))
+                )
+                linear, square = np.int32(linear), np.int32(square)
         total += square - FORGIVEN * (float(linear) * linear) / n
         if total / (3 * n) > limit and c < 2:
             return np.inf

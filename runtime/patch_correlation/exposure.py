@@ -5,7 +5,7 @@ matched patches say that y is darker or flatter than x_dec by more than coding a
 y is brought to x_dec's levels, each colour by a gain and an offset.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,22 +44,37 @@ class Exposure(NamedTuple):
 
 def exposure_of(x_dec: Image, y: Image, matches: Matches, search: SearchOptions) -> Exposure:
     """From the better half of the matches of x_dec's patches in y, both uint8 H×W×3."""
-    rows, columns = search.patch
-    good = np.asarray(matches.score >= np.median(matches.score), np.uint8)
-    chosen = np.repeat(np.repeat(good, rows, 0), columns, 1)[: x_dec.shape[0], : x_dec.shape[1]]
-    mean_x, spread_x = _statistics(x_dec, chosen)
-    mean_y, spread_y = _statistics(search.synthesise(y, matches), chosen)
+    i, j = np.nonzero(matches.score >= np.median(matches.score))
+    down, right = np.arange(search.patch[0])[:, None], np.arange(search.patch[1])
+    own = _of_all(i * search.patch[0], down), _of_all(j * search.patch[1], right)
+    # Partial patches go on beyond the border.
+    inside = (own[0] < x_dec.shape[0]) & (own[1] < x_dec.shape[1])
+    there = _of_all(matches.row[i, j], down), _of_all(matches.col[i, j], right)
+    mean_x, spread_x = _statistics(x_dec, own, inside)
+    mean_y, spread_y = _statistics(y, there, inside)
     ratio = np.where(spread_y > LEAST_SPREAD, spread_x / np.maximum(spread_y, 1e-6), 1.0)
     gain = 1 + _beyond(np.clip(ratio, LOWEST, HIGHEST) - 1, SLIGHT_GAIN)
     return Exposure(gain, _beyond(mean_x - gain * mean_y, SLIGHT_OFFSET))
 
 
+def _of_all(corner: npt.NDArray[Any], within: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Rows or columns of the pixels of each patch, to be broadcast to (patches, height, width)."""
+    return np.asarray(corner[:, None, None] + within, np.intp)
+
+
 def _statistics(
-    image: Image, chosen: npt.NDArray[np.uint8]
+    image: Image,
+    where: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
+    counts: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of each colour over the pixels that are chosen."""
-    mean, spread = cv2.meanStdDev(image, mask=np.ascontiguousarray(chosen))
-    return np.asarray(mean[:, 0], np.float64), np.asarray(spread[:, 0], np.float64)
+    """Mean and standard deviation of each colour over the pixels (rows, columns) that count."""
+    # Four bytes at a time, which takes a third of the time of three.
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).view(np.uint32)[..., 0]
+    last = image.shape[0] - 1, image.shape[1] - 1
+    taken = pixels[np.minimum(where[0], last[0]), np.minimum(where[1], last[1])]
+    mask = counts.astype(np.uint8).reshape(-1, 1)
+    mean, spread = cv2.meanStdDev(taken.view(np.uint8).reshape(-1, 1, 4), mask=mask)
+    return np.asarray(mean[:3, 0], np.float64), np.asarray(spread[:3, 0], np.float64)
 
 
 def _beyond(deviation: npt.NDArray[np.float64], slight: float) -> npt.NDArray[np.float64]:

@@ -7,7 +7,6 @@ or column ends at the border. Pictures are grey, float32 (H, W), both sides at l
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -70,12 +69,11 @@ def gradients(x: Floats, down: Floats, right: Floats) -> None:
 @entry_point(fastmath=True)
 def search_all(
     x: Floats, slopes: tuple[Floats, Floats], y: Floats, start: tuple[Floats, Floats],
-    found: tuple[Floats, Floats],
+    found: tuple[Floats, Floats], first: int, last: int,
 ) -> None:  # fmt: skip
-    """The inverse search of every window, from `start`."""
-    rows, columns = found[0].shape
-    for i in range(rows):
-        for j in range(columns):
+    """The inverse search of every window of rows first..last, from `start`."""
+    for i in range(first, last):
+        for j in range(found[0].shape[1]):
             down, right = _search(x, slopes, y, start, i, j)
             found[0][i, j], found[1][i, j] = down, right
 
@@ -83,14 +81,13 @@ def search_all(
 @entry_point(fastmath=True)
 def local_systems(
     x: Floats, slopes: tuple[Floats, Floats], y: Floats, field: tuple[Floats, Floats],
-    systems: Floats,
+    systems: Floats, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Of each window, where the field puts it, (6, rows, columns): the products of the gradients
-    (down with down, down with right, right with right), the gradients with the difference (down,
-    right), and the weight of all that."""
-    rows, columns = field[0].shape
-    for i in range(rows):
-        for j in range(columns):
+    """Of each window of rows first..last, where the field puts it, (6, rows, columns): the products
+    of the gradients (down with down, down with right, right with right), the gradients with the
+    difference (down, right), and the weight of all that."""
+    for i in range(first, last):
+        for j in range(field[0].shape[1]):
             _local_system(x, slopes, y, field, systems, i, j)
 
 
@@ -133,23 +130,27 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
 
 @entry_point(fastmath=True)
 def doubts(
-    x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats, variance: Floats
-) -> None:
-    """How badly each STRIDE×STRIDE block of x, with half a STRIDE around it, matches where the
-    field puts its pixels: mean square of the difference, FORGIVEN of its mean taken away; and the
-    variance of x there."""
-    rows, columns = doubt.shape
+    x: Floats, y: Floats, field: tuple[Floats, Floats], doubt: Floats, variance: Floats,
+    first: int, last: int,
+) -> None:  # fmt: skip
+    """How badly each STRIDE×STRIDE block of x in rows first..last of blocks, with half a STRIDE
+    around it, matches where the field puts its pixels: mean square of the difference, FORGIVEN of
+    its mean taken away; and the variance of x there."""
     height, width = x.shape
     margin = STRIDE // 2
-    differences = np.empty_like(x)
-    for i in range(height):
+    highest, lowest = max(first * STRIDE - margin, 0), min(last * STRIDE + margin, height)
+    differences = np.empty((lowest - highest, width), np.float32)
+    down, right = np.empty(width, np.float32), np.empty(width, np.float32)
+    for i in range(highest, lowest):
+        _displacements_of_row(field[0], i, 1, down)
+        _displacements_of_row(field[1], i, 1, right)
         for j in range(width):
-            down, right = _displacement(field, i, j, 1)
-            differences[i, j] = _between(y, i + down, j + right) - x[i, j]
-    for i in range(rows):
+            seen = _between(y, i + down[j], j + right[j])
+            differences[i - highest, j] = seen - x[i, j]
+    for i in range(first, last):
         top, bottom = max(i * STRIDE - margin, 0), min((i + 1) * STRIDE + margin, height)
-        sums = _sums_of_columns(differences, x, top, bottom)
-        for j in range(columns):
+        sums = _sums_of_columns(differences[top - highest : bottom - highest], x[top:bottom])
+        for j in range(doubt.shape[1]):
             left, end = max(j * STRIDE - margin, 0), min((j + 1) * STRIDE + margin, width)
             linear, square = np.float32(0), np.float32(0)
             total, squares = np.float32(0), np.float32(0)
@@ -164,27 +165,30 @@ def doubts(
 
 
 @entry_point(fastmath=True)
-def places(field: tuple[Floats, Floats], row: Floats, column: Floats) -> None:
-    """Where each pixel of a picture twice as large as the field's lies in the other one."""
-    height, width = row.shape
-    for i in range(height):
-        for j in range(width):
-            down, right = _displacement(field, i, j, 2)
-            row[i, j], column[i, j] = i + 2 * down, j + 2 * right
+def places(
+    field: tuple[Floats, Floats], row: Floats, column: Floats, first: int, last: int
+) -> None:
+    """Where each pixel in rows first..last of a picture twice as large as the field's lies in the
+    other one; `row` and `column` are of these rows."""
+    for i in range(first, last):
+        _displacements_of_row(field[0], i, 2, row[i - first])
+        _displacements_of_row(field[1], i, 2, column[i - first])
+        for j in range(row.shape[1]):
+            row[i - first, j] = np.float32(i) + 2 * row[i - first, j]
+            column[i - first, j] = np.float32(j) + 2 * column[i - first, j]
 
 
-@entry_point(parallel=True)
+@entry_point()
 def refine_all(
     x: Image, y: Image, shifts: tuple[Shifts, Shifts], patch: tuple[int, int],
-    field: tuple[Floats, Floats], found: tuple[Shifts, Shifts], cost: Floats,
+    field: tuple[Floats, Floats], found: tuple[Shifts, Shifts], cost: Floats, first: int, last: int,
 ) -> None:  # fmt: skip
-    """The displacement of every block among those of the patches and of the field. x and y are
-    uint8 (3, H, W)."""
-    rows, columns = cost.shape
-    for i in numba.prange(rows):
-        for j in range(columns):
+    """The displacement of every block in rows first..last of blocks, among those of the patches and
+    of the field. x and y are uint8 (3, H, W)."""
+    for i in range(first, last):
+        for j in range(cost.shape[1]):
             found[0][i, j], found[1][i, j], cost[i, j] = _refine_block(
-                x, y, shifts, patch, field, np.int64(i), np.int64(j)
+                x, y, shifts, patch, field, i, j
             )
 
 
@@ -455,11 +459,10 @@ def _take_turn(row: Floats, to: Floats, now: Floats) -> None:
 
 
 @kernel(fastmath=True)
-def _sums_of_columns(differences: Floats, x: Floats, top: int, bottom: int) -> Floats:
-    """Of the rows from `top`: differences, their squares, x without MIDDLE, and the squares of
-    that, (4, W)."""
+def _sums_of_columns(differences: Floats, x: Floats) -> Floats:
+    """Differences, their squares, x without MIDDLE, and the squares of that, (4, W)."""
     sums = np.zeros((4, x.shape[1]), np.float32)
-    for i in range(top, bottom):
+    for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             d, v = differences[i, j], x[i, j] - np.float32(MIDDLE)
             sums[0, j] += d
@@ -467,6 +470,30 @@ def _sums_of_columns(differences: Floats, x: Floats, top: int, bottom: int) -> F
             sums[2, j] += v
             sums[3, j] += v * v
     return sums
+
+
+@kernel(fastmath=True)
+def _displacements_of_row(part: Floats, row: int, scale: int, out: Floats) -> None:
+    """`_displacement` in one direction of each pixel of a row."""
+    rows, columns = part.shape
+    r = ((row + np.float32(0.5)) / scale - np.float32(WINDOW / 2)) / STRIDE
+    r = min(max(r, np.float32(0)), np.float32(rows - 1))
+    i = int(r)
+    k, a = min(i + 1, rows - 1), r - np.float32(i)
+    # Between the centres of two windows lie `step` pixels, before the first one `margin`.
+    step, margin = STRIDE * scale, WINDOW * scale // 2
+    before = part[i, 0] * (1 - a) + part[k, 0] * a
+    for q in range(margin):
+        out[q] = before
+    for m in range(1, columns):
+        after = part[i, m] * (1 - a) + part[k, m] * a
+        slope = (after - before) / np.float32(step)
+        first = margin + (m - 1) * step
+        for q in range(first, min(first + step, out.shape[0])):
+            out[q] = before + slope * (np.float32(q - first) + np.float32(0.5))
+        before = after
+    for q in range(margin + (columns - 1) * step, out.shape[0]):
+        out[q] = before
 
 
 @kernel(fastmath=True)

@@ -37,6 +37,8 @@ OWN_ROWS = 2
 """Window rows each way around the own row that are searched first: stereo is nearly rectified."""
 FIRST_BAND = 0.004
 """How far below the best bound survivors are scored first."""
+LANES = 8
+"""Float32 numbers in a vector of most processors."""
 LISTED = 4096
 """Survivors of one patch that the search of a whole row of patches has room for."""
 TOO_CLOSE = 1000
@@ -54,7 +56,7 @@ def convert(
     first: int, last: int,
 ) -> None:  # fmt: skip
     """Rows first..last of `levels` (clipped, numbers only) and of the colours in rotated H-space,
-    plane by plane (3, H, W) and mixed (H, 3 · W)."""
+    plane by plane (3, H, W) and, unless that is empty, mixed (H, 3 · W)."""
     m = affine
     for i in range(first, last):
         for j in range(image.shape[1]):
@@ -67,7 +69,8 @@ def convert(
             b = np.float64(levels[i, j, 2])
             for k in range(3):
                 planes[k, i, j] = m[k, 0] * r + m[k, 1] * g + m[k, 2] * b + m[k, 3]
-                mixed[i, 3 * j + k] = planes[k, i, j]
+                if mixed.shape[0] > 0:
+                    mixed[i, 3 * j + k] = planes[k, i, j]
 
 
 @kernel(fastmath=FAST)
@@ -324,9 +327,11 @@ def _score_exactly(
 
 @kernel(fastmath=FINITE)
 def _bounds_of_row(
-    wanted: Float32, features: Float32, low: int, weight: float, across: Float32, out: Float32
-) -> float:
-    """out: upper bounds of the weighted scores of one row from column `low` on; the largest."""
+    wanted: Float32, features: Float32, low: int, weight: float, across: Float32, least: float,
+    out: Float32,
+) -> int:  # fmt: skip
+    """out: upper bounds of the weighted scores of one row from column `low` on; how many of them
+    reach `least`. Counting is vectorised, the largest would not be."""
     count = out.shape[0]
     high = low + count
     odd = wanted.shape[0] % 4
@@ -341,36 +346,42 @@ def _bounds_of_row(
         s, t = features[k + 2, low:high], features[k + 3, low:high]
         for c in range(count):
             out[c] += a * p[c] + b * q[c] + d * s[c] + e * t[c]
-    prior, factor = across[low:high], np.float32(weight)
-    top = -LARGE
+    prior, factor, limit = across[low:high], np.float32(weight), np.float32(least)
+    reached = np.int32(0)
     for c in range(count):
         out[c] *= factor * prior[c]
-        top = max(top, out[c])
-    return float(top)
+        reached += np.int32(out[c] >= limit)
+    return int(reached)
 
 
 @kernel()
-def _reach(across: Float32, own: int, least: float) -> tuple[int, int]:
-    """The columns low..high around `own` whose weight is at least `least`; it falls both ways."""
-    if own + 1 < across.shape[0] and across[own + 1] > across[own]:
+def _reach(across: Float32, own: int, least: float, low: int, high: int) -> tuple[int, int]:
+    """The columns from `low` to before `high` around `own` whose weight is at least `least`; it
+    falls both ways. Given those of a similar weight, from which they are a few steps."""
+    limit = np.float32(least)
+    if across[own] < limit:
+        if own + 1 == across.shape[0] or across[own + 1] < limit:
+            return own, own
         own += 1  # the peak of the original's prior
-    if across[own] < least:
-        return own, own
-    low, inside = 0, own
-    while low < inside:
-        middle = (low + inside) // 2
-        if across[middle] >= least:
-            inside = middle
-        else:
-            low = middle + 1
-    high, outside = own, across.shape[0]
-    while high + 1 < outside:
-        middle = (high + outside) // 2
-        if across[middle] >= least:
-            high = middle
-        else:
-            outside = middle
-    return low, outside
+    low, high = min(low, own), max(high, own + 1)
+    while across[low] < limit:
+        low += 1
+    while low > 0 and across[low - 1] >= limit:
+        low -= 1
+    while across[high - 1] < limit:
+        high -= 1
+    while high < across.shape[0] and across[high] >= limit:
+        high += 1
+    return low, high
+
+
+@kernel()
+def _widened(low: int, high: int, columns: int) -> tuple[int, int]:
+    """The range low..high made a multiple of LANES long, as far as there are columns: what is left
+    over of a vector loop is computed one by one. An empty one stays empty."""
+    count = min(-(-(high - low) // LANES) * LANES, columns)
+    low = min(low, columns - count)
+    return low, low + count
 
 
 @kernel(inline="always")
@@ -392,37 +403,42 @@ def _best_near_own_rows(
     query: Query, side: SideArrays, prior: Prior, own: tuple[int, int], best: float,
     across: Float32, line: Float32,
 ) -> float:  # fmt: skip
-    """A good score to begin with: that of the best bound near the own row."""
-    down = prior[0]
-    top, at = np.float32(best), own
-    for r in range(max(own[0] - OWN_ROWS, 0), min(own[0] + OWN_ROWS + 1, down.shape[0])):
-        low, high = _reach(across, own[1], best / down[r])
-        bounds = line[: high - low]
-        if _bounds_of_row(query[1], side[4][r], low, np.float32(down[r]), across, bounds) > top:
-            for c in range(high - low):
-                if bounds[c] > top:
-                    top, at = bounds[c], (r, low + c)
-    return max(best, _surely(query[0], side, prior, at[0], at[1]))
+    """A good score to begin with: those of the best bounds of the own row and those near it."""
+    low, high = own[1], own[1] + 1
+    for n in range(2 * OWN_ROWS + 1):
+        # 0, 1, -1, 2, -2
+        r = own[0] + (n + 1) // 2 * (2 * (n % 2) - 1)
+        if r < 0 or r >= prior[0].shape[0]:
+            continue
+        weight = prior[0][r]
+        low, high = _reach(across, own[1], best / weight, low, high)
+        first, end = _widened(low, high, across.shape[0])
+        bounds = line[: end - first]
+        if _bounds_of_row(query[1], side[4][r], first, weight, across, best, bounds) > 0:
+            at = 0
+            for c in range(end - first):
+                if bounds[c] > bounds[at]:
+                    at = c
+            best = max(best, _surely(query[0], side, prior, r, first + at))
+    return best
 
 
 @kernel()
-def _list_row(
-    wanted: Float32, features: Float32, weight: float, across: Float32, own: int, r: int,
-    least: float, line: Float32, survivors: Survivors, count: int,
-) -> int:  # fmt: skip
-    """Append the windows of row r whose bound reaches `least`; the new count, which may be more
-    than there is room for."""
+def _append(
+    bounds: Float32, least: float, place: int, reached: int, survivors: Survivors, count: int
+) -> int:
+    """Append the windows from `place` on whose bound reaches `least`, as `reached` of them do; the
+    new count, which may be more than there is room for."""
     places, upper = survivors
-    low, high = _reach(across, own, least / weight)
-    bounds = line[: high - low]
-    if _bounds_of_row(wanted, features, low, np.float32(weight), across, bounds) < least:
-        return count
-    for c in range(high - low):
-        if bounds[c] >= least:
+    c = 0
+    while reached > 0:
+        if bounds[c] >= np.float32(least):
             if count < places.shape[0]:
-                places[count] = r * across.shape[0] + low + c
+                places[count] = place + c
                 upper[count] = bounds[c]
             count += 1
+            reached -= 1
+        c += 1
     return count
 
 
@@ -556,6 +572,7 @@ def search_row(
     upper = np.empty((patches, LISTED), np.float32)
     line, across = np.empty(columns, np.float32), prior[1].astype(np.float32)
     best, margin, found = np.empty(patches), np.empty(patches), np.zeros(patches, np.int64)
+    low, high = own[1].copy(), own[1] + 1
     for j in range(patches):
         at = own[0][i], own[1][j]
         weight = prior[0], prior[1][j]
@@ -571,10 +588,16 @@ def search_row(
         for j in range(patches):
             least = best[j] - margin[j]
             if margin[j] > 0 and found[j] <= LISTED and weight_r >= least:
-                found[j] = _list_row(
-                    wanted[j], side[4][r], weight_r, across[j], own[1][j], r, least, line,
-                    (places[j], upper[j]), found[j],
-                )  # fmt: skip
+                low[j], high[j] = _reach(across[j], own[1][j], least / weight_r, low[j], high[j])
+                first, end = _widened(low[j], high[j], columns)
+                bounds = line[: end - first]
+                reached = _bounds_of_row(
+                    wanted[j], side[4][r], first, weight_r, across[j], least, bounds
+                )
+                if reached > 0:
+                    found[j] = _append(
+                        bounds, least, r * columns + first, reached, (places[j], upper[j]), found[j]
+                    )
     for j in range(patches):
         if margin[j] < 0:
             state[i, j] = DONE
@@ -615,16 +638,18 @@ def search_one(
     line, across = np.empty(prior[1].shape[0], np.float32), prior[1].astype(np.float32)
     best = out[2][at]
     least, count, reached = best - margin, 0, 0
+    low, high = own[1], own[1] + 1
     for r in range(prior[0].shape[0]):
         if prior[0][r] >= least:
-            low, high = _reach(across, own[1], least / prior[0][r])
+            low, high = _reach(across, own[1], least / prior[0][r], low, high)
             reached += high - low
     for r in range(prior[0].shape[0]):
         if prior[0][r] >= least:
-            count = _list_row(
-                query[1], side[4][r], prior[0][r], across, own[1], r, least, line,
-                (places, upper), count,
-            )  # fmt: skip
+            low, high = _reach(across, own[1], least / prior[0][r], low, high)
+            bounds = line[: high - low]
+            found = _bounds_of_row(query[1], side[4][r], low, prior[0][r], across, least, bounds)
+            place = r * across.shape[0] + low
+            count = _append(bounds, least, place, found, (places, upper), count)
             if count > max(LISTED, most * reached):
                 return
     survivors = places[:count], upper[:count]

@@ -22,16 +22,15 @@ survive, by matrix products together with others like it
 does. So do exact repetitions, in float64.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from dsin.runtime.compiled import Crew, bands, crew
 from dsin.runtime.patch_correlation import patch_dense
 from dsin.runtime.patch_correlation.definition import (
     H_SPACE,
@@ -68,8 +67,6 @@ from dsin.runtime.patch_correlation.patch_kernels import (
 )
 
 Float32 = npt.NDArray[np.float32]
-T = TypeVar("T")
-R = TypeVar("R")
 Prior = tuple[Float64, Float64]
 
 ORDERS = (4, 1, 1)
@@ -86,7 +83,14 @@ def prepare(
     y_dec: Image, patch: tuple[int, int], measure: Measure, threads: int | None
 ) -> PreparedSide:
     """See `dsin.runtime.patch_correlation.definition.prepare`; the image is checked already."""
-    levels, planes, mixed = _converted(y_dec, threads)
+    with crew(threads) as share:
+        return _prepare(y_dec, patch, measure, share)
+
+
+def _prepare(
+    y_dec: Image, patch: tuple[int, int], measure: Measure, share: Crew[Any]
+) -> PreparedSide:
+    levels, planes, mixed = _converted(y_dec, share)
     if measure != "pearson":
         none, flat = np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.float32)
         return PreparedSide(levels, patch, measure, none, flat, flat, flat, none)
@@ -98,7 +102,7 @@ def prepare(
     def band(part: range) -> None:
         describe_windows(planes, basis, axis, part.start, part.stop, inverse_norm, doubt, features)
 
-    _in_threads(band, _bands(rows, 32), threads)
+    share(band, bands(rows, 32))
     return PreparedSide(levels, patch, measure, planes, mixed, inverse_norm, doubt, features)
 
 
@@ -129,11 +133,12 @@ def _search(x_dec: Image, side: PreparedSide, weights: Prior | None, threads: in
     grid = len(own[0]), len(own[1])
     row, col = np.zeros((2, *grid), np.int32)
     out: Found = (row, col, np.zeros(grid), np.zeros(grid, np.int64))
-    levels, planes, _ = _converted(x_dec, threads)
-    if side.measure != "pearson":
-        _compare_all(levels, side, weights, np.indices(grid).reshape(2, -1).T, out)
-        return out
-    state = _search_pruned(levels, planes, side, weights, own, out, threads)
+    with crew(threads) as share:
+        levels, planes, _ = _converted(x_dec, share, mix=False)
+        if side.measure != "pearson":
+            _compare_all(levels, side, weights, np.indices(grid).reshape(2, -1).T, out)
+            return out
+        state = _search_pruned(levels, planes, side, weights, own, out, share)
     crowded = np.argwhere(state == CROWDED)
     for some in _chunks(crowded):
         _compare(levels, side, weights, own, some, out, state)
@@ -145,7 +150,7 @@ def _search(x_dec: Image, side: PreparedSide, weights: Prior | None, threads: in
 
 def _search_pruned(
     x: Float32, planes: Float32, side: PreparedSide, weights: Prior,
-    own: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]], out: Found, threads: int | None,
+    own: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]], out: Found, share: Crew[Any],
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Fill `out`; returns the state of each patch."""
     basis, prepared = _basis(side.patch), _side(side)
@@ -162,11 +167,11 @@ def _search_pruned(
         place, prior = (int(own[0][i]), int(own[1][j])), (weights[0][i], weights[1][j])
         search_one((i, j), place, planes, x, prepared, basis, prior, _AFFINE, out, state, most)
 
-    _in_threads(patch_row, range(len(state)), threads)
-    _in_threads(partial(patch, most=MOST_LISTED), np.argwhere(state == CROWDED), threads)
+    share(patch_row, range(len(state)))
+    share(partial(patch, most=MOST_LISTED), np.argwhere(state == CROWDED))
     left = np.argwhere(state == CROWDED)
     if len(left) <= FEW:
-        _in_threads(partial(patch, most=1.0), left, threads)
+        share(partial(patch, most=1.0), left)
     return state
 
 
@@ -259,17 +264,18 @@ def _side(side: PreparedSide) -> SideArrays:
     return side.mixed, side.image, side.inverse_norm, side.doubt, side.features
 
 
-def _converted(image: Image, threads: int | None) -> tuple[Float32, Float32, Float32]:
+def _converted(
+    image: Image, share: Crew[Any], *, mix: bool = True
+) -> tuple[Float32, Float32, Float32]:
     """Levels (H, W, 3), clipped and numbers only, and the colours in rotated H-space, plane by
-    plane (3, H, W) and mixed (H, 3 · W)."""
+    plane (3, H, W) and, with `mix`, mixed (H, 3 · W)."""
     source = np.ascontiguousarray(image, np.float32)
     height, width = source.shape[:2]
     levels, planes = np.empty_like(source), np.empty((3, height, width), np.float32)
-    mixed = np.empty((height, 3 * width), np.float32)
-    _in_threads(
+    mixed = np.empty((height if mix else 0, 3 * width), np.float32)
+    share(
         lambda part: convert(source, _ROTATED, levels, planes, mixed, part.start, part.stop),
-        _bands(height, 32),
-        threads,
+        bands(height, 32),
     )
     return levels, planes, mixed
 
@@ -310,18 +316,3 @@ def dct(count: int, length: int) -> Float32:
     table[0] /= np.sqrt(2)
     result: Float32 = table.astype(np.float32)
     return result
-
-
-def _bands(rows: int, height: int) -> list[range]:
-    return [range(r, min(r + height, rows)) for r in range(0, rows, height)]
-
-
-def _in_threads(work: Callable[[T], R], parts: Iterable[T], threads: int | None) -> None:
-    """Kernels release the GIL; plain threads need no threading layer and may be nested."""
-    count = threads or len(os.sched_getaffinity(0))
-    if count == 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(work, parts))

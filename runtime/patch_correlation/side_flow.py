@@ -27,13 +27,14 @@ linearised WARPS times around the last solution, where w falls with the differen
 grows linearly beyond JUMP (Bruhn et al., "Lucas/Kanade Meets Horn/Schunck", IJCV 2005).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dsin.runtime.compiled import thread_pool
+from dsin.runtime.compiled import Crew, bands, crew
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, Refined, displacements, paste
 from dsin.runtime.patch_correlation.definition import Matches, PreparedSide
@@ -53,7 +54,7 @@ from dsin.runtime.patch_correlation.flow_kernels import (
     solve,
 )
 from dsin.runtime.patch_correlation.options import SearchOptions
-from dsin.runtime.pictures import Image, Planes, to_planes
+from dsin.runtime.pictures import Image, Planes, fill_planes
 
 Floats = npt.NDArray[np.float32]
 Field = tuple[Floats, Floats]
@@ -64,6 +65,8 @@ SIDE_BLUR, OWN_BLUR = 1.5, 0.8
 """Standard deviations in pixels of the Gaussians over y, and over the grey x_dec."""
 WARPS = 3
 SHOWN_SHARE = 0.5
+BAND = 8
+"""Rows of blocks or windows that one thread works on at a time."""
 LEAST_SIDE = BLOCK * -(-4 * LEAST // BLOCK)
 """Pixels, each way, of the smallest pictures."""
 
@@ -76,11 +79,12 @@ class Views(NamedTuple):
 
 
 class FlowSide(NamedTuple):
-    """A side image as prepared: itself, itself blurred, that at half size, and what the searches
-    take."""
+    """A side image as prepared: itself, itself blurred, that plane by plane (3, H, W) and at half
+    size, and what the searches take."""
 
     y: Image
     blurred: Image
+    planes: Image
     half: Image
     patches: PreparedSide
     views: Views
@@ -97,12 +101,14 @@ class SideViews(NamedTuple):
 
 
 class FlowFound(NamedTuple):
-    """The matches of x_dec's patches, in pixels of y, what the fusion takes of y, and the share of
-    blocks, 0 to 1, that y shows: those whose difference has at most SHOWN_SHARE of their own
-    variance. Of the scene itself it is 0.6 as a rule, of another one 0.05."""
+    """The matches of x_dec's patches, in pixels of y, what the fusion takes of y, y_flow once more
+    as a picture, uint8 H×W×3, and the share of blocks, 0 to 1, that y shows: those whose difference
+    has at most SHOWN_SHARE of their own variance. Of the scene itself it is 0.6 as a rule, of
+    another one 0.05."""
 
     matches: Matches
     views: SideViews
+    seen: Image
     shown: float
 
 
@@ -113,7 +119,7 @@ def prepare_flow_side(y: Image, search: SearchOptions, threads: int | None = Non
     blurred = np.asarray(cv2.GaussianBlur(y, (0, 0), SIDE_BLUR), np.uint8)
     half = _half(blurred)
     patches = at_half_size(search).prepare(half, threads)
-    return FlowSide(y, blurred, half, patches, _views(blurred, 0.0))
+    return FlowSide(y, blurred, _split(blurred), half, patches, _views(blurred, 0.0))
 
 
 def find_side_views(
@@ -129,48 +135,97 @@ def find_side_views(
     if not exposure.is_alike:
         side = _exposed(side, exposure)
     views = _views(x_dec, OWN_BLUR)
-    field = smooth_flow(views, side.views, _starts(matches, halved.patch, views.quarter.shape))
     whole = Matches(matches.row * 2, matches.col * 2, matches.score)
-    refined = refine_with_flow(x_dec, side.blurred, whole, search.patch, field)
+    with crew(threads) as share:
+        start = _starts(matches, halved.patch, views.quarter.shape)
+        field = smooth_flow(views, side.views, start, share)
+        return _seen(x_dec, views, side, whole, search.patch, field, share)
+
+
+def _seen(
+    x_dec: Image, views: Views, side: FlowSide, matches: Matches, patch: tuple[int, int],
+    field: Field, share: Crew[Any],
+) -> FlowFound:  # fmt: skip
+    """What matches and field show: band by band, so that pictures stay in the cache."""
+    height, width = x_dec.shape[:2]
+    refined = _unrefined(height, width)
+    refine = _refiner(_split(x_dec), side.planes, matches, patch, field, refined)
+    y_flow, y_blocks = (np.empty((1, 3, height, width), np.float32) for _ in range(2))
+    seen, variance = np.empty_like(x_dec), np.empty_like(refined.cost)
     doubt = np.empty((1, 2, *refined.cost.shape), np.float32)
-    variance = np.empty_like(refined.cost)
-    doubts(views.half, side.views.half, field, doubt[0, 0], variance)
+
+    def blocks(band: range) -> None:
+        refine(band)
+        rows = slice(band.start * BLOCK, band.stop * BLOCK)
+        fill_planes(paste(side.y, refined, band), y_blocks[0, :, rows])
+
+    def flow(band: range) -> None:
+        first, last = band.start, band.stop
+        doubts(views.half, side.views.half, field, doubt[0, 0], variance, first, last)
+        rows = slice(first * BLOCK, last * BLOCK)
+        seen[rows] = warped(side.y, field, range(rows.start, rows.stop))
+        fill_planes(seen[rows], y_flow[0, :, rows])
+
+    parts = bands(len(refined.cost), BAND)
+    share(
+        lambda task: task[0](task[1]), [(work, band) for work in (blocks, flow) for band in parts]
+    )
     doubt[0, 1] = refined.cost
     shown = float(np.mean(doubt[0, 0] < SHOWN_SHARE * (variance + NOISE**2)))
-    y_flow, y_blocks = to_planes(warped(side.y, field)), to_planes(paste(side.y, refined))
-    return FlowFound(whole, SideViews(y_flow, y_blocks, doubt), shown)
+    return FlowFound(matches, SideViews(y_flow, y_blocks, doubt), seen, shown)
 
 
 def refine_with_flow(
     x_dec: Image, y: Image, matches: Matches, patch: tuple[int, int], field: Field
 ) -> Refined:
     """Displacements of all blocks. Pictures are uint8 H×W×3, the field is of half their size."""
-    rows, columns = x_dec.shape[0] // BLOCK, x_dec.shape[1] // BLOCK
-    found = np.empty((rows, columns), np.int32), np.empty((rows, columns), np.int32)
-    cost = np.empty((rows, columns), np.float32)
-    mine, theirs = (np.ascontiguousarray(image.transpose(2, 0, 1)) for image in (x_dec, y))
-    with thread_pool():
-        refine_all(mine, theirs, displacements(matches, patch), patch, field, found, cost)
-    return Refined(*found, cost)
+    refined = _unrefined(*x_dec.shape[:2])
+    refine = _refiner(_split(x_dec), _split(y), matches, patch, field, refined)
+    refine(range(len(refined.cost)))
+    return refined
 
 
-def warped(y: Image, field: Field) -> Image:
-    """Each pixel from where the field of half size says that it lies, by cubic convolution; the
-    border of y goes on."""
-    row, column = np.empty(y.shape[:2], np.float32), np.empty(y.shape[:2], np.float32)
-    places(field, row, column)
+def _unrefined(height: int, width: int) -> Refined:
+    grid = height // BLOCK, width // BLOCK
+    return Refined(np.empty(grid, np.int32), np.empty(grid, np.int32), np.empty(grid, np.float32))
+
+
+def _refiner(
+    x_dec: Image, y: Image, matches: Matches, patch: tuple[int, int], field: Field, refined: Refined
+) -> Callable[[range], None]:
+    """What fills rows of blocks of `refined`. Pictures are uint8 (3, H, W)."""
+    shifts, found = displacements(matches, patch), (refined.down, refined.right)
+
+    def refine(rows: range) -> None:
+        refine_all(
+            x_dec, y, shifts, patch, field, found, refined.cost, rows.start, rows.stop
+        )  # fmt: skip
+
+    return refine
+
+
+def warped(y: Image, field: Field, rows: range | None = None) -> Image:
+    """Each pixel, of these rows or all, from where the field of half size says that it lies, by
+    cubic convolution; the border of y goes on."""
+    part = rows or range(len(y))
+    row, column = np.empty((2, len(part), y.shape[1]), np.float32)
+    places(field, row, column, part.start, part.stop)
     seen = cv2.remap(y, column, row, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(seen, np.uint8)
 
 
-def smooth_flow(x: Views, y: Views, start: Field) -> Field:
+def smooth_flow(x: Views, y: Views, start: Field, share: Crew[Any]) -> Field:
     """The field at half size, from a start at quarter size."""
     slopes = _slopes(x.quarter)
     found = np.empty_like(start[0]), np.empty_like(start[1])
-    search_all(x.quarter, slopes, y.quarter, start, found)
-    _smooth(x.quarter, slopes, y.quarter, found)
+
+    def search(band: range) -> None:
+        search_all(x.quarter, slopes, y.quarter, start, found, band.start, band.stop)
+
+    share(search, bands(len(found[0]), BAND))
+    _smooth(x.quarter, slopes, y.quarter, found, share)
     field = _enlarged(found, x.half.shape)
-    _smooth(x.half, _slopes(x.half), y.half, field)
+    _smooth(x.half, _slopes(x.half), y.half, field, share)
     return field
 
 
@@ -185,7 +240,10 @@ def at_half_size(search: SearchOptions) -> SearchOptions:
 def _exposed(side: FlowSide, exposure: Exposure) -> FlowSide:
     """The side image at x_dec's levels; what only the correlation sees stays."""
     blurred = exposure.adapt(side.blurred)
-    return side._replace(y=exposure.adapt(side.y), blurred=blurred, views=_views(blurred, 0.0))
+    return side._replace(
+        y=exposure.adapt(side.y), blurred=blurred, planes=_split(blurred),
+        views=_views(blurred, 0.0),
+    )  # fmt: skip
 
 
 def _check(y: Image) -> None:
@@ -198,11 +256,15 @@ def _check(y: Image) -> None:
         )
 
 
-def _smooth(x: Floats, slopes: Field, y: Floats, field: Field) -> None:
+def _smooth(x: Floats, slopes: Field, y: Floats, field: Field, share: Crew[Any]) -> None:
     """In place."""
     systems = np.empty((6, *field[0].shape), np.float32)
+
+    def part(band: range) -> None:
+        local_systems(x, slopes, y, field, systems, band.start, band.stop)
+
     for _ in range(WARPS):
-        local_systems(x, slopes, y, field, systems)
+        share(part, bands(len(field[0]), 2 * BAND))
         solve(field, systems, SMOOTHNESS)
 
 
@@ -251,6 +313,12 @@ def _views(image: Image, blur: float) -> Views:
         grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), blur), np.float32)
     half = np.asarray(_means(grey), np.float32)
     return Views(half, np.asarray(_means(half), np.float32))
+
+
+def _split(image: Image) -> Image:
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    fill_planes(image, planes)
+    return planes
 
 
 def _half(image: Image) -> Image:

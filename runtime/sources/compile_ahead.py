@@ -15,7 +15,7 @@ import numpy as np
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.compiled import has_kernels, quick_compilation, thread_pool
+from dsin.runtime.compiled import crew, has_kernels, quick_compilation
 from dsin.runtime.patch_correlation.block_refinement import paste
 from dsin.runtime.patch_correlation.definition import Matches
 from dsin.runtime.patch_correlation.flow_kernels import doubts
@@ -78,14 +78,14 @@ def compile_flow() -> None:
     half, quarter = (np.zeros((_SIDE // n, _SIDE // n), np.float32) for n in (2, 4))
     views, count = Views(half, quarter), len(window_centres(_SIDE // 4))
     start = np.zeros((count, count), np.float32), np.zeros((count, count), np.float32)
-    field = smooth_flow(views, views, start)
+    with crew(1) as share:
+        field = smooth_flow(views, views, start, share)
     patch = open_bundle().search.patch
     grid = tuple(-(-_SIDE // n) for n in patch)
     row, col = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     matches = Matches(row, col, np.zeros(grid, np.float32))
     refined = refine_with_flow(x, y, matches, patch, field)
     doubt = np.empty((1, 2, *refined.cost.shape), np.float32)
-    with thread_pool():
-        doubts(half, half, field, doubt[0, 0], np.empty_like(refined.cost))
+    doubts(half, half, field, doubt[0, 0], np.empty_like(refined.cost), 0, 1)
     warped(y, field)
     paste(y, refined)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from dsin.runtime.errors import FrameError
-from dsin.runtime.pictures import centre_crop, check_frame, from_planes, picture_of, to_uint8
+from dsin.runtime.pictures import (
+    centre_crop,
+    check_frame,
+    fill_planes,
+    from_planes,
+    picture_of,
+    to_uint8,
+)
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -59,3 +66,14 @@ def test_a_picture_may_have_a_few_pixels(size: tuple[int, int]) -> None:
     planes = np.random.default_rng(1).uniform(-20, 280, (1, 3, 8, 8)).astype(np.float32)
     expected = to_uint8(from_planes(planes), size, truncate=False)
     np.testing.assert_array_equal(picture_of(planes, size, truncate=False), expected)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (8, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_planes_are_filled_from_a_picture(size: tuple[int, int], dtype: type) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)
+    wide = np.zeros((3, size[0] + 2, size[1]), dtype)
+    fill_planes(image, wide[:, 1:-1])
+    np.testing.assert_array_equal(wide[:, 1:-1], image.transpose(2, 0, 1))
+    assert not wide[:, 0].any()
+    assert not wide[:, -1].any()

@@ -20,7 +20,7 @@ def decision(shown: float, before: bool | None) -> bool:
     """What the fusion decides where so many blocks are shown, after that decision."""
     fusion = FlowFusion.__new__(FlowFusion)
     planes = {"y_flow": np.zeros((1, 3, *SIZE), np.float32)}
-    found = SimpleNamespace(find=lambda x, prepared: (None, planes, shown))
+    found = SimpleNamespace(find=lambda x, prepared: (None, planes, shown, None))
     merged = SimpleNamespace(merge=lambda x, decoded, planes, rate: x)
     fusion._search, fusion._network = cast(Any, found), cast(Any, merged)
     decoded = SimpleNamespace(x_dec=np.zeros((1, 3, *SIZE), np.float32))

@@ -6,10 +6,17 @@ import pytest
 from support.pictures import smooth_picture
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.patch_correlation import side_flow as module
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, NEIGHBOURS, displacements
 from dsin.runtime.patch_correlation.block_refinement import _cost as cost_of_block
 from dsin.runtime.patch_correlation.definition import Matches
-from dsin.runtime.patch_correlation.flow_kernels import WINDOW, doubts, gradients, local_systems
+from dsin.runtime.patch_correlation.flow_kernels import (
+    WINDOW,
+    doubts,
+    gradients,
+    local_systems,
+    places,
+)
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.side_flow import (
     LEAST_SIDE,
@@ -54,6 +61,21 @@ def test_a_shift_by_parts_of_a_pixel_is_undone(shift: tuple[float, float]) -> No
     assert np.median(np.abs(error)) <= 1
     assert found.shown > 0.6
     assert found.matches.row.shape == (6, 8)
+
+
+def test_what_is_found_depends_neither_on_threads_nor_on_bands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = smooth_picture(SIZE, seed=3)
+    side = prepare_flow_side(moved(x, 1, -6.5), SEARCH)
+    whole = find_side_views(x, side, SEARCH, threads=1)
+    monkeypatch.setattr(module, "BAND", 2)
+    parts = find_side_views(x, side, SEARCH, threads=3)
+    for one, other in zip(whole.views, parts.views, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(whole.seen, from_planes(whole.views.y_flow))
+    np.testing.assert_array_equal(whole.seen, parts.seen)
+    assert whole.shown == parts.shown
 
 
 def test_the_other_view_of_another_place_is_not_shown() -> None:
@@ -126,6 +148,22 @@ def test_each_pixel_comes_from_where_the_field_says() -> None:
     )
 
 
+def test_each_pixel_moves_as_the_field_between_its_windows_says() -> None:
+    rng = np.random.default_rng(12)
+    grid = tuple(len(centres(side // 2)) for side in SIZE)
+    field = rng.normal(size=grid).astype(np.float32), rng.normal(size=grid).astype(np.float32)
+    row, column = np.empty((2, 30, SIZE[1]), np.float32)
+    places(field, row, column, 40, 70)
+    rows, columns = (2 * centres(side // 2) - 0.5 for side in SIZE)
+    for i, j in ((0, 0), (7, 100), (29, 90), (15, SIZE[1] - 1), (3, 9)):
+        across = [np.interp(j, columns, line) for line in field[0]]
+        expected = 40 + i + 2 * np.interp(40 + i, rows, across)
+        np.testing.assert_allclose(row[i, j], expected, rtol=1e-5)
+        across = [np.interp(j, columns, line) for line in field[1]]
+        expected = j + 2 * np.interp(40 + i, rows, across)
+        np.testing.assert_allclose(column[i, j], expected, rtol=1e-5, atol=1e-4)
+
+
 def test_blocks_choose_the_least_cost_of_their_candidates() -> None:
     rng = np.random.default_rng(2)
     x, y = smooth_picture((64, 96), seed=10), smooth_picture((64, 96), seed=11)
@@ -162,7 +200,7 @@ def test_local_systems_are_the_sums_of_their_windows() -> None:
     np.testing.assert_allclose(slopes, np.gradient(x), rtol=1e-5, atol=1e-4)
     field = np.full((6, 8), 1.0, np.float32), np.full((6, 8), -2.0, np.float32)
     systems = np.empty((6, 6, 8), np.float32)
-    local_systems(x, slopes, y, field, systems)
+    local_systems(x, slopes, y, field, systems, 0, 6)
     top, left = 8, 12  # of the window in row 2, column 3
     window = slice(top, top + WINDOW), slice(left, left + WINDOW)
     d = y[top + 1 : top + 1 + WINDOW, left - 2 : left - 2 + WINDOW] - x[window]
@@ -181,8 +219,8 @@ def test_doubts_forgive_brightness_but_not_content() -> None:
     x = np.random.default_rng(4).uniform(50, 200, (24, 32)).astype(np.float32)
     field = np.zeros((5, 7), np.float32), np.zeros((5, 7), np.float32)
     doubt, variance = np.empty((6, 8), np.float32), np.empty((6, 8), np.float32)
-    doubts(x, x + 10, field, doubt, variance)
+    doubts(x, x + 10, field, doubt, variance, 0, 6)
     np.testing.assert_allclose(doubt, 10.0, rtol=1e-3)
     np.testing.assert_allclose(variance[2, 3], x[6:14, 10:18].var(), rtol=1e-3)
-    doubts(x, -x, field, doubt, variance)
+    doubts(x, -x, field, doubt, variance, 0, 6)
     assert (doubt > 3 * variance).all()
