@@ -23,7 +23,7 @@ from dsin.runtime.sources.video_file import VideoFile
 
 PACKAGES = (
     "numpy", "numba", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf",
-    "packaging", "cryptography", "reedsolo",
+    "packaging", "cryptography", "reedsolo", "isal",
     "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client", "grpcio-health-checking",
 )  # fmt: skip
 FRAMES = 3

@@ -23,7 +23,7 @@ def decoded(data: bytes) -> Image:
     return np.asarray(image[:, :, ::-1], np.uint8)
 
 
-@settings(deadline=None)  # the first one compiles
+@settings(deadline=None)
 @given(
     height=st.integers(1, 9),
     width=st.integers(1, 9),
@@ -33,15 +33,6 @@ def decoded(data: bytes) -> Image:
 def test_every_picture_comes_back(height: int, width: int, levels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     picture = rng.integers(0, levels, (height, width, 3), np.uint8)
-    assert np.array_equal(decoded(encoded_png(picture)), picture)
-
-
-@pytest.mark.parametrize("decay", [0.3, 0.5, 0.9, 0.99])
-def test_words_stay_short_however_seldom_a_byte_is(decay: float) -> None:
-    """Frequencies like these have the longest words."""
-    rng = np.random.default_rng(0)
-    levels = np.minimum(rng.geometric(1 - decay, (300, 200, 3)), 255).cumsum(1) % 256
-    picture = levels.astype(np.uint8)
     assert np.array_equal(decoded(encoded_png(picture)), picture)
 
 
