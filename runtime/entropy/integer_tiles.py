@@ -47,7 +47,7 @@ WORD = 4
 
 def per_word(element: Any) -> int:
     """How many inputs are taken at once: two int16, or one float32."""
-    return WORD // np.dtype(element).itemsize
+    return WORD // int(np.dtype(element).itemsize)
 
 
 def sums_type(element: Any) -> type[np.generic]:
@@ -63,7 +63,8 @@ def pack_weights(weight: NDArray[np.int16], element: Any) -> Elements:
     words, blocks = -(-inputs // size), -(-outputs // BLOCK)
     padded = np.zeros((blocks * BLOCK, words * size), element)
     padded[:outputs, :inputs] = weight
-    return padded.reshape(blocks, BLOCK, words, size).transpose(0, 2, 1, 3).ravel()
+    packed: Elements = padded.reshape(blocks, BLOCK, words, size).transpose(0, 2, 1, 3).ravel()
+    return packed
 
 
 def aligned(size: int, element: Any) -> Elements:
@@ -71,10 +72,11 @@ def aligned(size: int, element: Any) -> Elements:
     item = np.dtype(element).itemsize
     whole = np.zeros(size + _LINE // item, element)
     first = -whole.ctypes.data % _LINE // item
-    return whole[first : first + size]
+    flat: Elements = whole[first : first + size]
+    return flat
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[untyped-decorator]
 def dense_tile(
     _typing: Any, memory: Any, places: Any, targets: Any, first: Any, runs: Any, weights: Any,
     block: Any, bias: Any, factor: Any, low: Any, high: Any,
@@ -91,7 +93,7 @@ def dense_tile(
     ), _generate_dense
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[untyped-decorator]
 def depthwise_tile(
     _typing: Any, memory: Any, place: Any, per_row: Any, target: Any, taps: Any, channels: Any,
     low: Any, high: Any,

@@ -43,7 +43,8 @@ class Volume(NamedTuple):
         """Where flat positions of the picture begin, or those `away` rows and columns before."""
         rows, columns = np.divmod(positions, self.width)
         shift = self.margin - away
-        return self.start + self.each * ((rows + shift) * self.per_row + columns + shift)
+        found: Array = self.start + self.each * ((rows + shift) * self.per_row + columns + shift)
+        return found
 
 
 class Plan(NamedTuple):
@@ -71,7 +72,8 @@ class Plan(NamedTuple):
     def inputs(self, memory: Elements, channels: int) -> Elements:
         """The view of z in a memory, (h / 4, w / 4, channels)."""
         whole = memory[self.z.start :][: self.z.size].reshape(-1, self.z.per_row, self.z.each)
-        return whole[1:-1, 1:-1, :channels]
+        inside: Elements = whole[1:-1, 1:-1, :channels]
+        return inside
 
     def hyper_jobs(self, rate: int, packed: PackedNetwork) -> Array:
         """Jobs, of which the hyper-decoder's are those at a rate."""

@@ -52,11 +52,13 @@ def _layer(graph: StoredGraph, number: int, inputs: int, shuffle: int) -> Intege
         # A dense convolution, as its shifted copies: see `dsin.export.edge.integer_graph`.
         size = isqrt(per_output // inputs)
         weight = weight.reshape(outputs, size, size, inputs).transpose(0, 3, 1, 2)
+    lowest, highest = (int(_whole(end, np.int32).item()) for end in (low, high))
     return IntegerLayer(
         _whole(weight, np.int16),
         _whole(bias[:, :, 0, 0], np.int32),
         np.ascontiguousarray(multiplier[:, :, 0, 0]),
-        *(int(_whole(end, np.int32).item()) for end in (low, high)),
+        lowest,
+        highest,
         groups=groups,
         shuffle=shuffle,
     )
