@@ -77,7 +77,7 @@ class Plan(NamedTuple):
 
     def hyper_jobs(self, rate: int, packed: PackedNetwork) -> Array:
         """Jobs, of which the hyper-decoder's are those at a rate."""
-        jobs = self.jobs.copy()
+        jobs: Array = self.jobs.copy()
         jobs[: self.phases[1][1], _OUTPUT] += min(rate, packed.rates - 1) * packed.per_rate
         return jobs
 
