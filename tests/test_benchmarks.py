@@ -131,6 +131,13 @@ def test_pairs_of_the_rig(load: Load, tmp_path: Path) -> None:
     assert len((tmp_path / "list.txt").read_text().split()) == 2
 
 
+def test_entropy_coding_of_edge(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    load("entropy_coding", "edge", EDGE_SIZE=(64, 128), REPEATS=1).main()
+    printed = capsys.readouterr().out
+    assert printed.count("bytes, the same") == 2
+    assert printed.count("times as fast") == 4
+
+
 def test_entropy_coding(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     load("entropy_coding", PAPER_SIZE=(4, 6, 8), REPEATS=1).main()
     assert "rANS decode" in capsys.readouterr().out

@@ -15,6 +15,9 @@ from dsin.runtime.codec.changes import SentPicture, changed_blocks, sent_after, 
 from dsin.runtime.codec.int8_support import check_int8
 from dsin.runtime.codec.protocols import CodedChanges, Reconstruction
 from dsin.runtime.entropy.hyper_codec import CodedLatent, HyperCodec, HyperTables, Kept
+from dsin.runtime.entropy.kernel_network import KernelNetwork
+from dsin.runtime.entropy.session_network import SessionNetwork
+from dsin.runtime.entropy.stored_layers import read_layers
 from dsin.runtime.errors import BundleError
 from dsin.runtime.pictures import Planes
 from dsin.runtime.stopwatch import Stopwatch
@@ -25,12 +28,31 @@ Floats = npt.NDArray[np.float32]
 def open_hyper_codec(
     bundle: Bundle, tables: HyperTables, backend: Backend, threads: int | None
 ) -> HyperCodec:
-    """The coder of a bundle's latents. Raises BackendError."""
+    """The coder of a bundle's latents: on the CPU by compiled kernels, elsewhere by sessions of its
+    graphs. Raises BackendError, and BundleError for graphs that the kernels do not know."""
+    if backend == "cpu":
+        return HyperCodec(open_kernels(bundle, tables, threads), tables)
+    return HyperCodec(open_sessions(bundle, tables, backend, threads), tables)
+
+
+def open_kernels(bundle: Bundle, tables: HyperTables, threads: int | None) -> KernelNetwork:
+    """The networks of a bundle's entropy model as kernels. Raises BundleError."""
+    name, *names = bundle.entropy_graphs
+    hyper = read_layers(bundle.graph_path(name), tables.z_scales.shape[1])
+    inputs = bundle.channels + len(hyper[-1].weight) // hyper[-1].shuffle ** 2
+    steps = [read_layers(bundle.graph_path(step), inputs) for step in names]
+    return KernelNetwork(hyper, steps, tables, threads)
+
+
+def open_sessions(
+    bundle: Bundle, tables: HyperTables, backend: Backend, threads: int | None
+) -> SessionNetwork:
+    """The same as sessions. Raises BackendError."""
     hyper, *steps = (
         open_session(bundle.graph_path(name), backend, threads=threads, exact=True)
         for name in bundle.entropy_graphs
     )
-    return HyperCodec(hyper, steps, tables)
+    return SessionNetwork(hyper, steps, tables)
 
 
 class EdgePictureEncoder:

@@ -17,26 +17,21 @@ them, in the same turn, so that the steps see what they see without a reference.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsin.runtime.backends.session import Session
 from dsin.runtime.entropy.flag_coder import Flags
 from dsin.runtime.entropy.hyper_kernels import (
     BLOCK,
     SIGNED,
+    Positions,
     Turns,
     add_costs,
-    choose_tables,
-    keep_values,
-    put_symbols,
-    quantise_symbols,
-    split_places,
-    symbol_places,
 )
 from dsin.runtime.entropy.integer_coder import (
     HALF_RANGE,
@@ -46,7 +41,6 @@ from dsin.runtime.entropy.integer_coder import (
     encode_integers,
 )
 from dsin.runtime.errors import BundleError, PacketError
-from dsin.runtime.gpu.device_tensor import Tensor
 
 HYPER_STRIDE = 4
 """Latent positions per position of z, each way."""
@@ -118,29 +112,55 @@ class Kept(NamedTuple):
         return np.asarray(self.coded.reshape(rows, 2, columns, 2).any((1, 3)))
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Symbols (n,) of z or of one step, and the number of the table for each."""
 
     symbols: Integers
     choice: NDArray[np.uint8]
 
 
+class LatentSteps(Protocol):
+    """One latent in the making. The steps come in turn; each is predicted, then put."""
+
+    def predict(self, number: int) -> tuple[Integers, NDArray[np.uint8]]:
+        """Means in 64ths and numbers of tables for the symbols of a step, (n,)."""
+
+    def put(self, symbols: Integers, means: Integers) -> None:
+        """The symbols of the step that was predicted last, known now. The arrays are kept."""
+
+    def quantise(self, number: int, y: NDArray[np.float32]) -> Part:
+        """Instead of both: the symbols of a step that y (latent, h, w) rounds to."""
+
+    def finish(self) -> NDArray[np.float32]:
+        """The latent, (latent, h, w), once the last step is put."""
+
+
+class EntropyNetwork(Protocol):
+    """The networks of an entropy model. Whatever computes them, the integers are the same."""
+
+    @property
+    def count(self) -> int:
+        """Of steps."""
+
+    def begin(
+        self, z: Integers, rate: int, shape: tuple[int, int, int], kept: Kept | None
+    ) -> LatentSteps:
+        """A latent of that shape, on what is known of it from z (hyper, h / 4, w / 4)."""
+
+
 class CodedParts(NamedTuple):
     """A latent, ready to be written. The first part is z's."""
 
-    parts: list[_Part]
+    parts: list[Part]
     latent: CodedLatent
     kept: Kept | None
-    places: list[NDArray[np.int64]]
-    """Of the symbols of each step, in `latent`."""
 
 
 class HyperCodec:
-    """Codes latents with the sessions of one bundle's hyper graph and its step graphs."""
+    """Codes latents with the networks and tables of one bundle."""
 
-    def __init__(self, hyper: Session, steps: Sequence[Session], tables: HyperTables) -> None:
-        self._hyper = hyper
-        self._steps = steps
+    def __init__(self, network: EntropyNetwork, tables: HyperTables) -> None:
+        self._network = network
         self._tables = tables
 
     def encode(
@@ -158,19 +178,15 @@ class HyperCodec:
     ) -> CodedParts:
         """y and z rounded, as far as they are coded, and what that makes of the latent."""
         whole, y = _integers(z), np.ascontiguousarray(y)
+        shape = y.shape[0], y.shape[1], y.shape[2]
         cells = None if kept is None else kept.cells
         if kept is not None:
             whole = np.where(kept.cells, whole, kept.reference.z)
         coded = whole.ravel() if cells is None else whole[:, cells].ravel()
-        parts = [_Part(coded, self._z_choice(whole.shape, cells, rate))]
-        steps = _Steps(self, self._features(whole, rate), y.shape, kept)
-        for number in range(len(self._steps)):
-            means, choice = steps.predict(number)
-            symbols = np.empty(means.shape, np.int32)
-            quantise_symbols(y.ravel(), means, steps.places[number], symbols)
-            steps.put(number, symbols, means)
-            parts.append(_Part(symbols, choice))
-        return CodedParts(parts, CodedLatent(steps.latent, whole), kept, steps.places)
+        parts = [Part(coded, self._z_choice(whole.shape, cells, rate))]
+        steps = self._network.begin(whole, rate, shape, kept)
+        parts += [steps.quantise(number, y) for number in range(self._network.count)]
+        return CodedParts(parts, CodedLatent(steps.finish(), whole), kept)
 
     def payload(self, coded: CodedParts) -> bytes:
         """The bytes of it."""
@@ -182,10 +198,13 @@ class HyperCodec:
         """What each block's symbols cost in bits, (h / 2, w / 2); an element of z costs each of its
         blocks a quarter."""
         scales = self._tables.scales
-        _, height, width = coded.latent.latent.shape
+        channels, height, width = shape = coded.latent.latent.shape
         bits = np.zeros((height // BLOCK, width // BLOCK), np.float32)
-        for part, places in zip(coded.parts[1:], coded.places, strict=True):
-            add_costs(scales.entry_bits(part.symbols, part.choice), places, width, bits)
+        blocks = None if coded.kept is None else coded.kept.coded
+        found, _ = step_positions(shape, self._network.count, blocks)
+        for part, positions in zip(coded.parts[1:], found, strict=True):
+            costs = scales.entry_bits(part.symbols, part.choice)
+            add_costs(costs, positions, channels, width, bits)
         part, where = coded.parts[0], coded.latent.z.shape[1:]
         cells = np.flatnonzero(np.ones(where) if coded.kept is None else coded.kept.cells)
         z_bits = np.zeros(where, np.float32)
@@ -234,12 +253,12 @@ class HyperCodec:
             z = reference.z.copy()
             taken = decoder.take(self._z_choice(small, kept.cells, rate))
             z[:, kept.cells] = taken.reshape(len(z), -1)
-        steps = _Steps(self, self._features(z, rate), shape, kept)
-        for number in range(len(self._steps)):
+        steps = self._network.begin(z, rate, shape, kept)
+        for number in range(self._network.count):
             means, choice = steps.predict(number)
-            steps.put(number, decoder.take(choice), means)
+            steps.put(decoder.take(choice), means)
         decoder.close()
-        return CodedLatent(steps.latent, z)
+        return CodedLatent(steps.finish(), z)
 
     def _z_choice(
         self, shape: tuple[int, ...], cells: Flags | None, rate: int
@@ -248,51 +267,41 @@ class HyperCodec:
         count = shape[1] * shape[2] if cells is None else int(cells.sum())
         return np.repeat(self._tables.z_scales[rate], count)
 
-    def _features(self, z: Integers, rate: int) -> Tensor:
-        small = np.clip(z, *SIGNED)[None].astype(np.float32)
-        return self._hyper.keep(z=small, rate=np.array([rate], np.int64))["features"]
-
-
-class _Steps:
-    """One latent in the making: `latent` (channels, h, w) has what the steps so far have put."""
-
-    def __init__(
-        self, codec: HyperCodec, features: Tensor, shape: tuple[int, ...], kept: Kept | None
-    ) -> None:
-        self._codec, self._features = codec, features
-        order = turns(len(codec._steps))
-        sides = shape[0], shape[1], shape[2]
-        self.places = [symbol_places(sides, order, step) for step in range(len(order))]
-        self._reference = None if kept is None else kept.reference.latent.ravel()
-        self._kept_places: list[NDArray[np.int64]] = []
-        if kept is not None:
-            split = [split_places(places, sides[2], kept.coded) for places in self.places]
-            self.places, self._kept_places = map(list, zip(*split, strict=True))
-        self.latent = np.zeros(shape, np.float32)
-        self._context = np.zeros((1, *shape), np.float32)
-
-    def predict(self, number: int) -> tuple[Integers, NDArray[np.uint8]]:
-        """Means in 64ths and numbers of scales for the symbols of a step, (n,)."""
-        step, tables = self._codec._steps[number], self._codec._tables
-        out = step.run(features=self._features, decoded=self._context)
-        places = self.places[number]
-        means, choice = np.empty(len(places), np.int32), np.empty(len(places), np.uint8)
-        mean, raw = out["mean"].ravel(), out["raw"].ravel()
-        choose_tables(mean, raw, places, tables.scale_numbers, means, choice)
-        return means, choice
-
-    def put(self, number: int, symbols: Integers, means: Integers) -> None:
-        """The symbols of a step, known now, and what is kept there."""
-        latent, context = self.latent.ravel(), self._context.ravel()
-        put_symbols(symbols, means, self.places[number], latent, context)
-        if self._reference is not None:
-            keep_values(self._reference, self._kept_places[number], latent, context)
-
 
 def turns(steps: int) -> Turns:
     """When each part of the channels is coded at each place of a 2×2 square, (steps, 2, 2): a half
     or a quarter of the channels at every place in each of two or four steps."""
     return np.array(ORDER[steps], np.int32)[None] ^ np.arange(steps, dtype=np.int32)[:, None, None]
+
+
+def step_positions(
+    shape: tuple[int, ...], steps: int, coded: Flags | None
+) -> tuple[list[Positions], list[Positions]]:
+    """Of the symbols of each step, and of the values that are kept. `coded` are the blocks that
+    are, None for all."""
+    if coded is None:
+        found = _all_positions(shape[1], shape[2], steps)
+        return found, [each[:, :0] for each in found]
+    whole = coded.repeat(BLOCK, 0).repeat(BLOCK, 1)
+    return _positions(whole, steps), _positions(~whole, steps)
+
+
+@lru_cache(maxsize=8)
+def _all_positions(height: int, width: int, steps: int) -> list[Positions]:
+    """Kept between frames, to be read only."""
+    return _positions(np.ones((height, width), np.bool_), steps)
+
+
+def _positions(chosen: Flags, steps: int) -> list[Positions]:
+    """Of each step, within the `chosen` positions, (height, width)."""
+    squares = chosen.shape[0] // BLOCK, chosen.shape[1] // BLOCK
+    order = turns(steps)
+    return [
+        np.array(
+            [np.flatnonzero(chosen & np.tile(part == step, squares)) for part in order], np.int32
+        )
+        for step in range(steps)
+    ]
 
 
 def _integers(values: NDArray[np.floating]) -> Integers:

@@ -72,7 +72,9 @@ def push_step(
         stack[size] = state & 255
         state >>= 8
         size += 1
-    return size, (state // frequency << FREQUENCY_BITS) + state % frequency + start
+    # Neither is negative, which spares half of what a division in Python takes.
+    whole = np.int64(np.uint64(state) // np.uint64(frequency))
+    return size, (whole << FREQUENCY_BITS) + (state - whole * frequency) + start
 
 
 @kernel()

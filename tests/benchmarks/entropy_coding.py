@@ -1,10 +1,14 @@
 """Time and size of entropy coding.
 
     python tests/benchmarks/entropy_coding.py [CONTEXT.npz SYMBOLS.npy]
+    python tests/benchmarks/entropy_coding.py edge [BUNDLE]
 
-CONTEXT.npz holds a bundle's integer tables, SYMBOLS.npy uint8 (C, h, w); without them, meaningless
-tables and symbols of the paper's size. CPU time is the sum over threads: on cores that something
-else uses too, it says more than wall time.
+The first is of the family `paper`: CONTEXT.npz holds a bundle's integer tables, SYMBOLS.npy uint8
+(C, h, w); without them, meaningless tables and symbols of the paper's size. CPU time is the sum
+over threads: on cores that something else uses too, it says more than wall time.
+
+The second is of `edge`, at 1242×375: with the networks as sessions of onnxruntime and as kernels,
+in turn, the least wall times and their ratio, and whether both write the same bytes.
 """
 
 import sys
@@ -19,10 +23,17 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dsin.export.paper.context_graph import context_graph
+from dsin.runtime.backends.session import open_session
+from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.edge import open_kernels, open_sessions
 from dsin.runtime.entropy import context_model as cm
 from dsin.runtime.entropy import rans
+from dsin.runtime.entropy.hyper_codec import HyperCodec
+from dsin.runtime.pictures import pad, to_planes
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 PAPER_SIZE = (32, 40, 153)
+EDGE_SIZE = (375, 1242)
 REPEATS = 7
 
 
@@ -65,6 +76,48 @@ def report(name: str, work: Callable[[], object]) -> None:
     print(f"{name:<44}{np.median(wall):>9.1f} ms wall{np.median(cpu):>9.1f} ms CPU")
 
 
+def in_turn(name: str, old: Callable[[], object], new: Callable[[], object]) -> None:
+    """Print the least wall time of both, after one call each that warms up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(REPEATS + 1):
+        for work, taken in zip((old, new), times, strict=True):
+            start = time.perf_counter()
+            work()
+            if turn:
+                taken.append(1e3 * (time.perf_counter() - start))
+    before, after = map(min, times)
+    print(
+        f"{name:<24}sessions {before:6.1f} ms   kernels {after:6.1f} ms   "
+        f"{before / after:.1f} times as fast"
+    )
+
+
+def latents(bundle: Bundle, rate: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """y and z of a frame of the built-in rig."""
+    rig = SyntheticRig(width=EDGE_SIZE[1], height=EDGE_SIZE[0], frames=1)
+    frame = pad(rig.view(0, "left"), bundle.frame_multiple)
+    encoder = open_session(bundle.graph_path("encoder"))
+    out = encoder.run(x=to_planes(frame), rate=np.array([rate], np.int64))
+    return out["y"][0], out["z"][0]
+
+
+def compare_networks(name: str) -> None:
+    """What the second form of the command prints."""
+    bundle = open_bundle(name)
+    tables = bundle.hyper_tables
+    old = HyperCodec(open_sessions(bundle, tables, "cpu", None), tables)
+    new = HyperCodec(open_kernels(bundle, tables, None), tables)
+    for rate in (bundle.default_rate, len(bundle.rate_points) - 1):
+        y, z = latents(bundle, rate)
+        payload, _ = new.encode(y, z, rate)
+        same = payload == old.encode(y, z, rate)[0]
+        print(f"rate {rate}: {len(payload)} bytes, {'the same' if same else 'NOT THE SAME'}")
+        in_turn("encode", partial(old.encode, y, z, rate), partial(new.encode, y, z, rate))
+        shape = y.shape[0], y.shape[1], y.shape[2]
+        arguments = payload, shape, rate
+        in_turn("decode", partial(old.decode, *arguments), partial(new.decode, *arguments))
+
+
 def session(model: cm.IntegerContextModel, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -73,6 +126,9 @@ def session(model: cm.IntegerContextModel, threads: int) -> ort.InferenceSession
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["edge"]:
+        compare_networks(*(sys.argv[2:3] or ["edge"]))
+        return
     model, symbols = load(sys.argv[1:])
     payload = cm.encode_symbols(model, symbols)
     values = cm.frequencies(model, symbols)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -26,6 +27,10 @@ from torch.nn import functional as F
 
 from dsin.export.half_graph import read_graph, to_half
 from dsin.runtime.backends.session import Session, wrapped_sessions
+from dsin.runtime.codec import edge
+from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.entropy.hyper_codec import HyperTables
+from dsin.runtime.entropy.session_network import SessionNetwork
 
 Attributes = Mapping[str, Any]
 Values = list[Tensor]
@@ -83,7 +88,11 @@ def sessions_on_torch(
             return session
         return TorchSession(path, device, half=half and not entropy, tf32=tf32)
 
-    with wrapped_sessions(wrap):
+    def as_sessions(bundle: Bundle, tables: HyperTables, threads: int | None) -> SessionNetwork:
+        return edge.open_sessions(bundle, tables, "cpu", threads)
+
+    # The CPU's kernels are no sessions.
+    with wrapped_sessions(wrap), mock.patch.object(edge, "open_kernels", as_sessions):
         yield
 
 

@@ -1,6 +1,7 @@
 """Latents through bytes, with the exported integer graphs in onnxruntime."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +13,10 @@ from test_integer_entropy import integer, latents, model
 from dsin.calibration.integer_entropy import IntegerEntropy, integer_bits
 from dsin.export.edge.integer_graph import hyper_graph, step_graph
 from dsin.runtime.backends.session import open_session
-from dsin.runtime.entropy.hyper_codec import CodedLatent, HyperCodec, Kept, turns
-from dsin.runtime.entropy.hyper_kernels import put_symbols, symbol_places
+from dsin.runtime.entropy.hyper_codec import CodedLatent, HyperCodec, Kept, step_positions
+from dsin.runtime.entropy.hyper_kernels import put_symbols
+from dsin.runtime.entropy.kernel_network import KernelNetwork
+from dsin.runtime.entropy.session_network import SessionNetwork
 from dsin.runtime.errors import PacketError
 from dsin.training.edge import entropy as edge_entropy
 from dsin.training.edge.entropy import EntropyModel
@@ -21,8 +24,13 @@ from dsin.training.edge.entropy import EntropyModel
 __all__ = ["integer", "model"]
 
 
-@pytest.fixture(scope="module")
-def codec(integer: IntegerEntropy, tmp_path_factory: pytest.TempPathFactory) -> HyperCodec:
+@pytest.fixture(scope="module", params=["sessions", "kernels"])
+def codec(
+    integer: IntegerEntropy, tmp_path_factory: pytest.TempPathFactory, request: Any
+) -> HyperCodec:
+    if request.param == "kernels":
+        network = KernelNetwork(integer.hyper, integer.steps, integer.tables)
+        return HyperCodec(network, integer.tables)
     folder = tmp_path_factory.mktemp("graphs")
     graphs = {"hyper": hyper_graph(integer.hyper)}
     graphs |= {f"step{n}": step_graph(layers) for n, layers in enumerate(integer.steps)}
@@ -31,7 +39,7 @@ def codec(integer: IntegerEntropy, tmp_path_factory: pytest.TempPathFactory) -> 
         paths[name] = folder / f"{name}.onnx"
         onnx.save(graph, paths[name])
     hyper, *steps = (open_session(path) for path in paths.values())
-    return HyperCodec(hyper, steps, integer.tables)
+    return HyperCodec(SessionNetwork(hyper, steps, integer.tables), integer.tables)
 
 
 def sample(model: EntropyModel, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -145,17 +153,20 @@ class TestWithAReference:
             codec.decode(payload, (y.shape[0], y.shape[1] + 4, y.shape[2]), rate, reference)
 
 
-def test_both_sides_take_turns_as_in_training() -> None:
-    shape = (8, 6, 10)
+@pytest.mark.parametrize("channels", [8, 10])
+def test_both_sides_take_turns_as_in_training(channels: int) -> None:
+    shape = (channels, 8, 12)
+    plane = shape[1] * shape[2]
     for steps in (2, 4):
-        masks, order = edge_entropy.turns(torch.zeros(1, *shape), steps), turns(steps)
-        for number, mask in enumerate(masks):
+        found, _ = step_positions(shape, steps, None)
+        for number, mask in enumerate(edge_entropy.turns(torch.zeros(1, *shape), steps)):
             places = np.flatnonzero(mask[0].numpy())
             latent, context = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-            found = symbol_places(shape, order, number)
-            np.testing.assert_array_equal(found, places)
             symbols = np.arange(len(places), dtype=np.int32) % 60 + 1
-            put_symbols(symbols, np.zeros_like(symbols), found, latent.ravel(), context.ravel())
+            put_symbols(
+                symbols, np.zeros_like(symbols), found[number], channels, latent.ravel(),
+                context.ravel(), (plane, 1, 0),
+            )  # fmt: skip
             np.testing.assert_array_equal(np.flatnonzero(latent), places)
             np.testing.assert_array_equal(latent.ravel()[places], symbols)
             np.testing.assert_array_equal(context, 16 * latent)
