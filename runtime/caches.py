@@ -1,8 +1,11 @@
 """Where compiled code is kept between two runs."""
 
+import hashlib
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,17 +21,34 @@ def cache_folder() -> Path:
     return chosen if chosen is not None and _is_writable(chosen) else _temporary_folder()
 
 
-def kernel_folder(package: Path, chosen: str) -> str:
-    """Where numba is to keep the kernels of a package: its CACHE_DIR, "" for beside each module.
+def kernel_folder(package: Path, rooms: Sequence[str], chosen: str) -> Path:
+    """Where numba is to keep the kernels of a package, which lie in its folders `rooms`.
 
     `chosen` is what it has now, $NUMBA_CACHE_DIR. Where neither that nor the package can be written
     to, numba would take a folder of its own below the home, or without one refuse to work.
+
+    numba compiles a kernel anew when the file that it is called from has changed, but not for a
+    change in another file that it calls. So each state of the sources has a folder of its own.
     """
+    state = f"kernels-{_digest(package, rooms)}"
     if chosen and _is_writable(Path(chosen)):
-        return chosen
-    if _is_writable(package / "__pycache__"):
-        return ""
-    return str(cache_folder() / "kernels")
+        return Path(chosen) / state
+    beside = package / "__pycache__"
+    if not _is_writable(beside):
+        return cache_folder() / state
+    for old in beside.glob("kernels-*"):
+        if old.name != state:
+            shutil.rmtree(old, ignore_errors=True)
+    return beside / state
+
+
+def _digest(package: Path, rooms: Sequence[str]) -> str:
+    """Of all modules of these folders."""
+    sources = [source for room in rooms for source in sorted((package / room).glob("*.py"))]
+    known = hashlib.sha256()
+    for source in sources:
+        known.update(source.name.encode() + source.read_bytes())
+    return known.hexdigest()[:12]
 
 
 def _usual_folder() -> Path | None:

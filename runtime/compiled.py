@@ -13,6 +13,8 @@ import numba
 
 from dsin.runtime.caches import kernel_folder
 
+KERNEL_ROOMS = ("entropy", "patch_correlation")
+"""Where all kernels lie."""
 MAX_THREADS = 4
 """More threads than this spend their time waiting for each other between fronts."""
 
@@ -26,7 +28,9 @@ _POOL = threading.Lock()
 # work on the same cores, a decoder that meets 350 times per frame was 5 to 10 times faster.
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER = "workqueue"
-numba.config.CACHE_DIR = kernel_folder(Path(__file__).parent, numba.config.CACHE_DIR)
+numba.config.CACHE_DIR = str(
+    kernel_folder(Path(__file__).parent, KERNEL_ROOMS, numba.config.CACHE_DIR)
+)
 
 
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
@@ -48,8 +52,7 @@ def entry_point(**options: Any) -> Callable[[_Function], _Function]:
 
 def has_kernels() -> bool:
     """Whether kernels are kept from an earlier run; without, the first frame compiles them."""
-    kept = numba.config.CACHE_DIR or Path(__file__).parent
-    return next(Path(kept).rglob("*.nbi"), None) is not None
+    return next(Path(numba.config.CACHE_DIR).rglob("*.nbi"), None) is not None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.sources.video_file import VideoFile
 
 PACKAGES = (
-    "numpy", "numba", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf",
+    "numpy", "numba", "llvmlite", "opencv-python-headless", "typer", "rich", "grpcio", "protobuf",
     "packaging", "cryptography", "reedsolo", "isal",
     "onnxruntime", "av", "aiohttp", "mcap", "prometheus-client", "grpcio-health-checking",
 )  # fmt: skip

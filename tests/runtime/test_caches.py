@@ -10,6 +10,7 @@ import pytest
 
 from dsin.runtime import caches
 from dsin.runtime.caches import cache_folder, kernel_folder
+from dsin.runtime.compiled import KERNEL_ROOMS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,11 +77,39 @@ def test_kernels_are_kept_beside_their_modules_where_that_is_possible(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     package = tmp_path / "package"
-    assert kernel_folder(package, "") == ""
-    assert kernel_folder(package, str(tmp_path / "chosen")) == str(tmp_path / "chosen")
+    assert kernel_folder(package, ["room"], "").parent == package / "__pycache__"
+    chosen = tmp_path / "chosen"
+    assert kernel_folder(package, ["room"], str(chosen)).parent == chosen
     fixed = unwritable(tmp_path / "fixed")
-    assert kernel_folder(fixed, "") == str(tmp_path / "home" / ".cache" / "dsin" / "kernels")
-    assert kernel_folder(fixed, str(fixed)) == kernel_folder(fixed, "")
+    kept = kernel_folder(fixed, ["room"], "")
+    assert kept.parent == tmp_path / "home" / ".cache" / "dsin"
+    assert kernel_folder(fixed, ["room"], str(fixed)) == kept
+
+
+def test_kernels_of_other_sources_are_not_taken(tmp_path: Path) -> None:
+    """numba itself does not see that a module which a kernel's module imports has changed."""
+    room = tmp_path / "package" / "room"
+    room.mkdir(parents=True)
+    (room / "kernels.py").write_text("one")
+    first = kernel_folder(room.parent, ["room"], "")
+    first.mkdir()
+    assert kernel_folder(room.parent, ["room"], "") == first
+    (room / "helpers.py").write_text("")
+    second = kernel_folder(room.parent, ["room"], "")
+    (room / "helpers.py").write_text("two")
+    third = kernel_folder(room.parent, ["room"], "")
+    assert len({first, second, third}) == 3
+    assert not first.exists()  # nobody will need it again
+
+
+def test_all_kernels_lie_in_the_rooms_that_are_watched() -> None:
+    watched = {ROOT / "runtime" / room for room in KERNEL_ROOMS}
+    marks = ("entry_point(", "@kernel(", "@intrinsic", "njit(")
+    homes = {
+        path.parent for path in (ROOT / "runtime").rglob("*.py")
+        if path.name != "compiled.py" and any(mark in path.read_text() for mark in marks)
+    }  # fmt: skip
+    assert homes == watched
 
 
 def test_a_read_only_installation_works_without_a_home(tmp_path: Path) -> None:
@@ -113,6 +142,6 @@ def test_a_read_only_installation_works_without_a_home(tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    kept = tmp_path / "temporary" / f"dsin-{os.getuid()}" / "kernels"
+    kept = tmp_path / "temporary" / f"dsin-{os.getuid()}"
     assert list(kept.rglob("*.nbi"))
     assert list(work.iterdir()) == []
