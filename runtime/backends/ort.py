@@ -45,8 +45,10 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _ONLY_ERRORS
-    # Spinning threads of an idle session would take the cores from search and entropy coding.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait for the next operator of a run awake, for sleep costs a tenth of its time; those
+    # of an idle session would take the cores from search and entropy coding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = ort.InferenceSession(
             str(path), options, providers=list(providers), enable_fallback=0

@@ -15,6 +15,7 @@ import numpy as np
 
 from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.layouts import cut, size_of, with_level_pictures
 from dsin.runtime.codec.protocols import Reconstruction
 from dsin.runtime.codec.side_search import (
     FlowSearch,
@@ -22,7 +23,7 @@ from dsin.runtime.codec.side_search import (
     open_block_search,
     open_patch_search,
 )
-from dsin.runtime.gpu.device_tensor import Tensor, cropped
+from dsin.runtime.gpu.device_tensor import Tensor
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
 from dsin.runtime.patch_correlation.options import SearchOptions
@@ -46,7 +47,7 @@ SHOWN_MARGIN = 0.05
 
 
 class Fused(NamedTuple):
-    """x_hat and y_syn, planes (1, 3, H, W) in 0..255, and the positions that the search found.
+    """x_hat and y_syn, as the networks have pictures, and the positions that the search found.
     Where the side image does not show the scene, `related` is false and x_hat is x_dec."""
 
     x_hat: Tensor
@@ -118,10 +119,10 @@ class BlockFusion:
     def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
         assert decoded is not None
         size = _whole_blocks(image, self._least)
-        return Side(size, self._search.prepare(pad(image, size), cropped(decoded.x_dec, *size)))
+        return Side(size, self._search.prepare(pad(image, size), cut(decoded.x_dec, *size)))
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
-        x_dec = cropped(decoded.x_dec, *side.size)
+        x_dec = cut(decoded.x_dec, *side.size)
         with watch.stage("search"):
             matches, planes, _ = self._search.find(x_dec, side.prepared)
         if float(np.median(matches.score)) < LEAST_SCORE:
@@ -146,7 +147,7 @@ class FlowFusion:
         return Side(size, self._search.prepare(pad(image, size)))
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
-        x_dec = cropped(decoded.x_dec, *side.size)
+        x_dec = cut(decoded.x_dec, *side.size)
         with watch.stage("search"):
             matches, planes, shown = self._search.find(x_dec, side.prepared)
         assert shown is not None
@@ -161,6 +162,7 @@ class _EdgeNetwork:
     """The fusion graph of a bundle of the `edge` family."""
 
     def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._takes_levels = bundle.has_level_pictures
         self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
 
     def merge(
@@ -168,8 +170,10 @@ class _EdgeNetwork:
     ) -> Tensor:
         """x_hat of x_dec's size."""
         assert decoded.features is not None
-        rows, columns = x_dec.shape[2:]
-        features = cropped(decoded.features, rows // BLOCK, columns // BLOCK)
+        rows, columns = size_of(x_dec)
+        features = cut(decoded.features, rows // BLOCK, columns // BLOCK)
+        if self._takes_levels:
+            planes = with_level_pictures(planes)
         return self._session.keep(
             x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **planes
         )["x_hat"]
