@@ -1,9 +1,9 @@
 """A float graph becomes an 8-bit one, decided by what each step does to its outputs.
 
     runs on real inputs ─► features of every activation scaled to one size, where nothing changes
-                        ─► ranges of every activation, several candidates each
-      one activation at a time in 8 bits ─► the candidate that hurts the outputs least
-      all layers but one in 8 bits      ─► the layers that do most of the harm stay in float
+                        ─► ranges of every activation, by several methods
+      all layers but one in 8 bits      ─► small layers that do most of the harm stay in float
+      each method for all activations   ─► the one that hurts the outputs least
 
 The harm is the squared error of the outputs against the float graph, relative to their variance;
 outputs count by the weights that they are given.
@@ -21,14 +21,13 @@ from dsin.calibration.equalisation import equalised, feature_sizes
 from dsin.calibration.qdq import (
     Range,
     Target,
-    activation_scale,
     activations,
     convolutions,
+    is_matrix,
     multiplications,
     quantised,
-    with_activations,
 )
-from dsin.calibration.ranges import candidates, observe
+from dsin.calibration.ranges import METHODS, candidates, observe
 from dsin.runtime.backends.ort import CPU, onnxruntime
 
 Array = NDArray[Any]
@@ -39,29 +38,31 @@ JUDGED_RUNS = 4
 HARMS = (0.1, 0.01)
 """A layer that makes this share of all the error may stay in float. First those that outweigh
 everything else; then, measured without them, the others,"""
-FLOAT_SHARE = 0.12
+FLOAT_SHARE = 0.02
 """as long as float layers have at most this share of the arithmetic."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """What 8 bits do in one Conv node: `harm` is the share of the error that goes if it stays in
-    float too, when it was last measured; `gmac` its multiplications in billions."""
+    float too, when it was last measured, None for one that is too large for that; `gmac` its
+    multiplications in billions."""
 
     name: str
-    harm: float
+    harm: float | None
     gmac: float
     in_float: bool
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """An 8-bit graph and how it came about. `methods` names the chosen range of each activation;
-    errors are relative to the variance of the outputs, before and after layers were left out."""
+    """An 8-bit graph and how it came about. `method` names what the ranges of activations are
+    (`dsin.calibration.ranges`), but for those that were given; errors are relative to the variance
+    of the outputs, before and after layers were left out."""
 
     model: onnx.ModelProto
     ranges: dict[str, Range]
-    methods: dict[str, str]
+    method: str
     layers: tuple[Layer, ...]
     error_all: float
     error: float
@@ -72,14 +73,18 @@ def quantise_graph(
     inputs: Sequence[Inputs],
     target: Target = "cpu",
     weights: Mapping[str, float] | None = None,
+    fixed: Mapping[str, Range] | None = None,
 ) -> Quantised:
     """Rewrite a graph for these inputs, each a run at real values.
 
     `model` has its weights inside (`dsin.export.half_graph.read_graph`). `weights` says how
-    much each output counts, by name (None: all alike).
+    much each output counts, by name (None: all alike). `fixed` are ranges of tensors that must be
+    of 8 bits as they say, such as pictures.
     """
+    given = fixed or {}
     layers = convolutions(model)
-    names = activations(model, layers)
+    names = activations(model, layers, target, given)
+    bound = _bound_layers(model, given, target)
     model = equalised(model, feature_sizes(run_all(model, inputs, names), names))
     seen = observe(run_all(model, inputs, names), names)
     sizes = {name: v.shape for name, v in next(run_all(model, inputs[:1], None)).items()}
@@ -89,62 +94,78 @@ def quantise_graph(
     def harm(candidate: onnx.ModelProto) -> float:
         return relative_error(expected, list(run_each(candidate, judged)), weights)
 
-    ranges, methods = {}, {}
-    for name in names:
-        found = _different(candidates(seen[name]))
-        tried = {
-            method: harm(with_activations(model, {name: activation_scale(range_, "cpu")}))
-            for method, range_ in found.items()
-        }
-        methods[name] = min(tried, key=lambda method: tried[method])
-        ranges[name] = found[methods[name]]
+    found = {name: candidates(seen[name]) for name in names if name not in given}
 
-    def harm_of(layers: Collection[str]) -> float:
-        return harm(quantised(model, ranges, layers, "cpu"))
+    def harm_of(layers: Collection[str], method: str = METHODS[0]) -> float:
+        ranges = {**{name: tried[method] for name, tried in found.items()}, **given}
+        return harm(_as_judged(model, ranges, layers, target, given))
 
     cost = multiplications(model, sizes)
-    shares, kept = sensitivity(harm_of, layers, cost)
+    shares, kept = sensitivity(harm_of, layers, cost, bound)
     final = [name for name in layers if name not in kept]
-    report = tuple(Layer(n, shares[n], cost[n] / 1e9, n in kept) for n in layers)
+    errors = {method: harm_of(final, method) for method in METHODS}
+    method = min(errors, key=lambda name: errors[name])
+    ranges = {**{name: tried[method] for name, tried in found.items()}, **given}
     return Quantised(
-        quantised(model, ranges, final, target), ranges, methods, report,
-        harm_of(layers), harm_of(final),
+        quantised(model, ranges, final, target, given), ranges, method,
+        tuple(Layer(n, shares.get(n), cost[n] / 1e9, n in kept) for n in layers),
+        harm_of(layers, method), errors[method],
     )  # fmt: skip
 
 
+def _bound_layers(model: onnx.ModelProto, fixed: Collection[str], target: Target) -> set[str]:
+    """Layers that read or yield what must be of 8 bits; on CPUs also depthwise ones, around which
+    float costs two transpositions."""
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and (
+            node.input[0] in fixed
+            or node.output[0] in fixed
+            or (target == "cpu" and not is_matrix(model.graph, node))
+        )
+    }
+
+
+def _as_judged(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: Target,
+    rounded: Collection[str],
+) -> onnx.ModelProto:  # fmt: skip
+    """What onnxruntime can run of a graph in the making, whatever its target."""
+    if target == "cpu":
+        return quantised(model, ranges, layers, "cpu", rounded)
+    return quantised(model, ranges, layers, "cpu", activations(model, layers, target))
+
+
 def sensitivity(
-    harm_of: Callable[[Collection[str]], float], layers: Sequence[str], cost: Mapping[str, int]
+    harm_of: Callable[[Collection[str]], float],
+    layers: Sequence[str],
+    cost: Mapping[str, int],
+    bound: Collection[str] = (),
 ) -> tuple[dict[str, float], set[str]]:
-    """The share of the error that each layer makes, and the layers that stay in float: the most
-    harmful ones for their arithmetic, within FLOAT_SHARE."""
+    """The share of the error that each layer makes which may stay in float, and the layers that do:
+    the most harmful ones for their arithmetic, within FLOAT_SHARE, and none of `bound`."""
     shares: dict[str, float] = {}
     kept: set[str] = set()
     room = FLOAT_SHARE * sum(cost.values())
     for least in HARMS:
         left = [name for name in layers if name not in kept]
+        free = [n for n in left if n not in bound and cost[n] <= room]
         whole = harm_of(left)
-        for name in left:
+        for name in free:
             without = harm_of([other for other in left if other != name])
             shares[name] = (whole - without) / max(whole, 1e-12)
-        for name in sorted(left, key=lambda n: shares[n] / cost[n], reverse=True):
-            if shares[name] >= least and sum(cost[n] for n in kept) + cost[name] <= room:
+        for name in sorted(free, key=lambda n: shares[n] / cost[n], reverse=True):
+            if shares[name] >= least and cost[name] <= room:
                 kept.add(name)
+                room -= cost[name]
     return shares, kept
 
 
 def spread(runs: Sequence[Inputs], count: int) -> Sequence[Inputs]:
     """So many of them, at even distances; all if there are no more."""
     return [runs[i] for i in range(0, len(runs), max(1, len(runs) // count))][:count]
-
-
-def _different(found: dict[str, Range]) -> dict[str, Range]:
-    """Candidates without those that equal an earlier one to a per cent."""
-    kept: dict[str, Range] = {}
-    for name, range_ in found.items():
-        width = max(range_.high - range_.low, 1e-12)
-        if all(np.abs(np.subtract(range_, other)).max() > 0.01 * width for other in kept.values()):
-            kept[name] = range_
-    return kept
 
 
 def run(model: onnx.ModelProto, inputs: Inputs) -> dict[str, Array]:

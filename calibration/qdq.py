@@ -3,7 +3,8 @@
     x ─► Q ─► DQ ─► Conv ─► (Relu) ─► Q ─► DQ ─► …      weights: int8 with a scale per output ─► DQ
 
 Engines fuse what stands between DQ and Q into one integer kernel. What is not between a pair stays
-as it was. `cpu` graphs have unsigned activations with a zero point, which onnxruntime is fast with;
+as it was. `cpu` graphs have unsigned activations with a zero point, which onnxruntime is fast with,
+and what a pointwise layer adds to a residual sum is not rounded: its kernel yields float as fast.
 `tensorrt` graphs have signed ones around zero and float biases, the only kind that TensorRT takes.
 """
 
@@ -40,15 +41,45 @@ def convolutions(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type == "Conv"]
 
 
-def activations(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
+def activations(
+    model: onnx.ModelProto, layers: Collection[str], target: Target,
+    rounded: Collection[str] = (),
+) -> list[str]:  # fmt: skip
     """The tensors that must be of 8 bits for these Conv nodes to be: their inputs, and what they
-    yield, after the Relu where nothing else sees it before."""
+    yield, after the Relu where nothing else sees it before. With target cpu, what sums and gains
+    see of a pointwise layer stays in float, but for those in `rounded`."""
     found: dict[str, None] = {}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.name in layers:
             found[node.input[0]] = None
-            found[_result(model.graph, node)] = None
+            if _is_rounded(model.graph, node, target, rounded):
+                found[_result(model.graph, node)] = None
     return list(found)
+
+
+def _is_rounded(
+    graph: onnx.GraphProto, node: onnx.NodeProto, target: Target, rounded: Collection[str]
+) -> bool:
+    """Whether what a Conv node yields is of 8 bits for all that read it."""
+    result = _result(graph, node)
+    if target != "cpu" or result in rounded or not is_matrix(graph, node):
+        return True
+    readers = [other for other in graph.node if result in other.input]
+    return bool(readers) and all(
+        other.op_type == "Conv" and other.input[0] == result for other in readers
+    )
+
+
+def is_matrix(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Whether a Conv node sees each value once: a pointwise layer, perhaps after space to depth."""
+    shape = next(list(t.dims) for t in graph.initializer if t.name == node.input[1])
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    strides = list(attributes.get("strides", [1, 1]))
+    return (
+        attributes.get("group", 1) == 1 and shape[2:] == strides and not any(
+            attributes.get("pads", [0])
+        )
+    )  # fmt: skip
 
 
 def _result(graph: onnx.GraphProto, node: onnx.NodeProto) -> str:
@@ -60,25 +91,19 @@ def _result(graph: onnx.GraphProto, node: onnx.NodeProto) -> str:
 
 
 def quantised(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: Target
-) -> onnx.ModelProto:
+    model: onnx.ModelProto, ranges: Mapping[str, Range], layers: Collection[str], target: Target,
+    rounded: Collection[str] = (),
+) -> onnx.ModelProto:  # fmt: skip
     """A copy in which these Conv nodes and the tensors they need are of 8 bits.
 
-    `ranges` has one of each of `activations(model, layers)`. Raises KeyError for one that is
-    missing.
+    `ranges` has one of each of `activations(model, layers, target, rounded)`. Raises KeyError for
+    one that is missing.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    scales = {name: activation_scale(ranges[name], target) for name in activations(model, layers)}
-    _Rewriter(out.graph, scales, target).rewrite(layers)
-    return out
-
-
-def with_activations(model: onnx.ModelProto, scales: Mapping[str, Scale]) -> onnx.ModelProto:
-    """A copy in which only these tensors pass through 8 bits."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    _Rewriter(out.graph, scales, "cpu").rewrite(())
+    names = activations(model, layers, target, rounded)
+    scales = {name: activation_scale(ranges[name], target) for name in names}
+    _Rewriter(out.graph, scales, target, rounded).rewrite(layers)
     return out
 
 
@@ -98,28 +123,31 @@ def weight_scales(weight: Array) -> NDArray[np.float32]:
 
 
 class _Rewriter:
-    def __init__(self, graph: onnx.GraphProto, scales: Mapping[str, Scale], target: Target) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, scales: Mapping[str, Scale], target: Target,
+        rounded: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self.graph = graph
         self.scales = scales
         self.target = target
+        self.rounded = rounded
         self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.added: dict[str, list[onnx.NodeProto]] = {}
 
     def rewrite(self, layers: Collection[str]) -> None:
         nodes = list(self.graph.node)
-        for node in nodes:
-            if node.op_type == "Conv" and node.name in layers:
-                self._weights(node)
+        chosen = [node for node in nodes if node.op_type == "Conv" and node.name in layers]
         results = {
             _result(self.graph, node)
-            for node in nodes
-            if node.op_type == "Conv" and node.name in layers
+            for node in chosen
+            if _is_rounded(self.graph, node, self.target, self.rounded)
         }
+        for node in chosen:
+            self._weights(node)
         for name, scale in self.scales.items():
             # What a layer yields is of 8 bits for all. Other tensors, such as sums along residual
             # connections, are so for layers only: rounded for each other, errors would add up.
-            everywhere = name in results or not layers
-            self._activation(name, scale, nodes, None if everywhere else layers)
+            self._activation(name, scale, nodes, None if name in results else layers)
         made = {name: node for node in nodes for name in node.output}
         placed = []
         for name in self.scales:

@@ -191,6 +191,30 @@ def look(
     say(f"wrote {output}: {_size_mb(output):.1f} MB, with the look {name.value}")
 
 
+@command(app, "int8")
+def int8_networks(
+    bundle: BundleArgument,
+    frames: Annotated[
+        Path,
+        typer.Option(
+            "--frames",
+            metavar="DIR|LIST",
+            help="Folder or list of pictures, in pairs, to calibrate on.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle directory to write.")
+    ],
+    root: RootOption = None,
+) -> None:
+    """Make the 8-bit networks anew that a bundle has beside its float ones, its looks' too."""
+    from dsin.export.calibration_frames import read_frames
+    from dsin.export.edge.recalibrate import recalibrate_bundle
+
+    recalibrate_bundle(bundle, read_frames(frames, root), output)
+    say(f"wrote {output}: {_size_mb(output):.1f} MB")
+
+
 def _size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
 
 from dsin.calibration.int8 import Quantised, quantise_graph
-from dsin.calibration.qdq import Target
+from dsin.calibration.qdq import Range, Target
 from dsin.export.bundle_files import FRAME, copy_files, file_table, new_bundle
 from dsin.export.calibration_frames import set_sha256
 from dsin.export.channels_last import channels_last
@@ -26,9 +27,11 @@ from dsin.export.int8_report import plot_report
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import FAITHFUL, Bundle, open_bundle
+from dsin.runtime.codec.bundle import LEVELS as BYTES
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.families import family_of
+from dsin.runtime.codec.layouts import with_level_pictures
 from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.codec.side_search import CpuBlockSearch, FlowSearch
 from dsin.runtime.errors import ExportError, FrameError
@@ -39,7 +42,7 @@ from dsin.runtime.files import write_json
 from dsin.runtime.gpu.device_tensor import on_host
 from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
-from dsin.runtime.pictures import Image, middle, to_planes
+from dsin.runtime.pictures import Image, middle
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +58,14 @@ COUNTS = {
     "fusion": {"x_hat": 1.0},
 }
 """How much errors of each output count."""
+LEVELS, DIFFERENCES = Range(0, 255), Range(-128, 127)
+"""What 8 bits hold of pictures in whole levels, and of what is added to them."""
+PICTURES: dict[str, dict[str, Range]] = {
+    "encoder": {"x": LEVELS},
+    "x_decoder": {"out": LEVELS},
+    "fusion": {"pictures": DIFFERENCES, "out": DIFFERENCES},
+}
+"""Tensors of the graphs that are whole levels, or are rounded to them anyway."""
 REPORT, PLOT = "report.json", "report.png"
 
 
@@ -94,23 +105,17 @@ def calibrate_bundle(
         raise ExportError(
             f"bundle {bundle.path.name} already has 8-bit networks: give the float bundle"
         )
-    if len(frames) < LEAST_FRAMES:
-        raise FrameError(f"calibration needs {LEAST_FRAMES} pictures or more, not {len(frames)}")
+    require_frames(frames)
     runs = graph_inputs(bundle, frames)
     with new_bundle(out) as partial:
-        graphs = {
-            name: quantise_graph(
-                read_graph(bundle.graph_path(name)), runs[name], target, COUNTS[name]
-            )
-            for name in GRAPHS
-        }
+        graphs = quantised_graphs(bundle, runs, target)
         written = {bundle.graphs[name] for name in GRAPHS} | set(GRAPHS.values())
         copy_files(bundle, partial, but=written)
         models = {name: graph.model for name, graph in graphs.items()}
         _write_graphs(
             {name: integer_graph(model, target) for name, model in models.items()}, partial
         )
-        note = {"target": target, "frames": len(frames), "frames_sha256": set_sha256(frames)}
+        note = calibration_note(target, frames)
         _write_manifest(bundle, partial, note)
         report = {
             **note,
@@ -125,9 +130,70 @@ def calibrate_bundle(
     return Calibrated(report, sum(bundle.file_bytes.values()), after)
 
 
+def require_frames(frames: Sequence[Image]) -> None:
+    """Raise FrameError for too few to calibrate on."""
+    if len(frames) < LEAST_FRAMES:
+        raise FrameError(f"calibration needs {LEAST_FRAMES} pictures or more, not {len(frames)}")
+
+
+def calibration_note(target: Target, frames: Sequence[Image]) -> dict[str, Any]:
+    """What a manifest says of 8-bit networks."""
+    note = {"target": target, "frames": len(frames), "frames_sha256": set_sha256(frames)}
+    return {**note, "pictures": BYTES} if target == "cpu" else note
+
+
+def quantised_graphs(
+    bundle: Bundle, runs: dict[str, list[dict[str, Array]]], target: Target
+) -> dict[str, Quantised]:
+    """The networks of a float bundle in 8 bits, calibrated on such runs (`graph_inputs`)."""
+    floats = {name: read_graph(bundle.graph_path(name)) for name in GRAPHS}
+    codec = {
+        name: quantise_graph(floats[name], runs[name], target, COUNTS[name], _fixed(name, target))
+        for name in ("encoder", "x_decoder")
+    }
+    features = codec["x_decoder"].ranges["features"]
+    fusion = quantise_fusion(floats["fusion"], runs["fusion"], features, target)
+    return {**codec, "fusion": fusion}
+
+
+def quantise_fusion(
+    graph: onnx.ModelProto, runs: Sequence[dict[str, Array]], features: Range, target: Target
+) -> Quantised:
+    """A fusion in 8 bits. `features` is the range in which x_decoder's graph yields them: with
+    target cpu they come as its 8 bits, and the doubt beside them is scaled to have such a range."""
+    if target != "cpu":
+        return quantise_graph(graph, runs, target, COUNTS["fusion"])
+    like = with_doubt_as_large(graph, features.high)
+    fixed = {**PICTURES["fusion"], "known": features}
+    return quantise_graph(like, runs, target, COUNTS["fusion"], fixed)
+
+
+def with_doubt_as_large(graph: onnx.ModelProto, largest: float) -> onnx.ModelProto:
+    """A copy of a fusion whose doubt reaches this value, with the inverse in the kernel."""
+    out = onnx.ModelProto()
+    out.CopyFrom(graph)
+    constants = {tensor.name: tensor for tensor in out.graph.initializer}
+    scale, kernel = constants["cost_scale"], constants["stem_features_weight"]
+    reached = np.log(numpy_helper.to_array(constants["worst_cost"]).item() + 1)
+    old = numpy_helper.to_array(scale)
+    new = np.full_like(old, largest / reached)
+    weight = numpy_helper.to_array(kernel).copy()
+    known = next(v for v in out.graph.input if v.name == "features")
+    doubtful = known.type.tensor_type.shape.dim[1].dim_value
+    weight[:, doubtful:] *= (old / new).item()
+    for tensor, value in ((scale, new), (kernel, weight)):
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return out
+
+
+def _fixed(name: str, target: Target) -> dict[str, Range]:
+    return PICTURES[name] if target == "cpu" else {}
+
+
 def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict[str, Array]]]:
-    """What the graphs of a bundle are given for these frames, at several rates. Frames are cut to
-    their middles of one size. Raises FrameError for frames that are too small."""
+    """What the graphs of a bundle are given for these frames, at several rates, in their layout
+    (`dsin.runtime.codec.layouts`). Frames are cut to their middles of one size. Raises FrameError
+    for frames that are too small."""
     middles = [middle(frame, bundle.frame_multiple, SIZE, what=FRAME) for frame in frames]
     runs: dict[str, list[dict[str, Array]]] = {name: [] for name in GRAPHS}
     encoder, decoder = family_of(bundle).open_codecs(bundle, "cpu", None)
@@ -140,9 +206,9 @@ def graph_inputs(bundle: Bundle, frames: Sequence[Image]) -> dict[str, list[dict
         index = {"rate": np.array([rate], np.int64)}
         decoded = []
         for view in (x, y):
-            planes = to_planes(view)
-            y_hat = encoder.latent(planes, rate)
-            runs["encoder"].append({"x": planes, **index})
+            given = encoder.given(view)
+            y_hat = encoder.latent(given, rate)
+            runs["encoder"].append({"x": on_host(given), **index})
             runs["x_decoder"].append({"y_hat": y_hat[None], **index})
             x_dec, features = decoder.reconstruct(y_hat, rate)
             assert features is not None
@@ -161,12 +227,15 @@ def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[s
     else:
         blocks = CpuBlockSearch(bundle.search, None)
         planes = blocks.find(x_dec, blocks.prepare(y, y_dec)).planes
+    if bundle.has_level_pictures:
+        planes = with_level_pictures(planes)
     return {name: on_host(tensor) for name, tensor in planes.items()}
 
 
 def integer_graph(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     """A graph of 8 bits as it is stored for its runtime."""
-    stored = channels_last(model) if target == "cpu" else model
+    border = {value.name for value in (*model.graph.input, *model.graph.output)}
+    stored = channels_last(model, border & {"features"}) if target == "cpu" else model
     # Kernels of layers that stay in float: what float16 loses is far below what 8 bits do.
     store_as_half(stored)
     return stored
@@ -196,7 +265,7 @@ def _graph_report(graph: Quantised) -> dict[str, Any]:
         "relative_error_all_layers": graph.error_all,
         "relative_error": graph.error,
         "layers": [dataclasses.asdict(layer) for layer in graph.layers],
-        "methods": graph.methods,
+        "method": graph.method,
         "ranges": {name: list(range_) for name, range_ in graph.ranges.items()},
     }
 
@@ -235,15 +304,16 @@ def _speed_ratios(before: Bundle, after: Bundle, frames: Sequence[Image]) -> dic
     """Time of each float graph over that of its 8-bit one: medians, taken in turn."""
     import time
 
-    runs = graph_inputs(before, frames[:2])
+    bundles = before, after
+    runs = [graph_inputs(bundle, frames[:2]) for bundle in bundles]
     ratios = {}
     for name in GRAPHS:
-        sessions = [open_session(bundle.graph_path(name)) for bundle in (before, after)]
+        sessions = [open_session(bundle.graph_path(name)) for bundle in bundles]
         times: list[list[float]] = [[], []]
         for _ in range(12):
-            for session, kept in zip(sessions, times, strict=True):
+            for session, given, kept in zip(sessions, runs, times, strict=True):
                 start = time.perf_counter()
-                session.run(**runs[name][0])
+                session.run(**given[name][0])
                 kept.append(time.perf_counter() - start)
         ratios[name] = float(np.median(times[0][2:]) / np.median(times[1][2:]))
     return ratios

@@ -21,7 +21,8 @@ def plot_report(report: dict[str, Any], path: Path) -> None:
         1, count, figsize=(4.4 * count, 4.2), constrained_layout=True, squeeze=False
     )
     for panel, (name, graph) in zip(panels[0], graphs.items(), strict=False):
-        worst = sorted(graph["layers"], key=lambda layer: -layer["harm"])[:SHOWN][::-1]
+        measured = [layer for layer in graph["layers"] if layer["harm"] is not None]
+        worst = sorted(measured, key=lambda layer: -layer["harm"])[:SHOWN][::-1]
         colours = ["C1" if layer["in_float"] else "C0" for layer in worst]
         panel.barh([layer["name"] for layer in worst], [100 * layer["harm"] for layer in worst],
                    color=colours)  # fmt: skip

@@ -50,7 +50,11 @@ def pad(frame: Image, multiple: tuple[int, int]) -> Image:
     """Repeat the last row and column until both sides are multiples."""
     height, width = frame.shape[:2]
     rows, columns = padded_size(height, width, multiple)
-    return np.pad(frame, ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")
+    padded = np.empty((rows, columns, frame.shape[2]), frame.dtype)
+    padded[:height, :width] = frame
+    padded[:height, width:] = frame[:, -1:]
+    padded[height:] = padded[height - 1]
+    return padded
 
 
 def centre_crop(image: Image, size: tuple[int, int]) -> Image:

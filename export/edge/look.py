@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import numpy_helper
 
-from dsin.calibration.int8 import quantise_graph
+from dsin.calibration.qdq import Range
 from dsin.export.bundle_files import INT8_MARK, LOOK_MARK, file_table, new_bundle
 from dsin.export.edge.graphs import fusion_graph
 from dsin.export.edge.refit import require_same_codec
-from dsin.export.int8_bundle import COUNTS, graph_inputs, integer_graph
+from dsin.export.int8_bundle import graph_inputs, integer_graph, quantise_fusion
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.codec.bundle import FAITHFUL, Bundle, Look, open_bundle, with_look
+from dsin.runtime.codec.bundle import LEVELS as BYTES
 from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.files import write_json
@@ -89,5 +91,19 @@ def _graphs(
     if not frames:
         raise FrameError(f"bundle {bundle.path.name} has 8-bit networks: give frames to calibrate")
     runs = graph_inputs(float_networks(bundle), frames)
-    quantised = quantise_graph(fusion_graph(model), runs["fusion"], "cpu", COUNTS["fusion"])
+    quantised = quantise_fusion(fusion_graph(model), runs["fusion"], _features(bundle), "cpu")
     return {"fusion": graph, "int8": integer_graph(quantised.model, "cpu")}
+
+
+def _features(bundle: Bundle) -> Range:
+    """The range of the features that the bundle's 8-bit decoder yields."""
+    if bundle.int8.get("pictures") != BYTES:
+        raise ExportError(
+            f"bundle {bundle.path.name} has 8-bit networks of an earlier version: make them anew "
+            "with dsin-export int8"
+        )
+    graph = onnx.load(bundle.path / bundle.int8["graphs"]["x_decoder"], load_external_data=False)
+    parts = {t.name: t for t in graph.graph.initializer}
+    (rounding,) = (node for node in graph.graph.node if node.output[0] == "features")
+    scale, zero = (float(numpy_helper.to_array(parts[name])) for name in rounding.input[1:3])
+    return Range(-zero * scale, (255 - zero) * scale)

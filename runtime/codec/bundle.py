@@ -27,8 +27,9 @@ and `weights_licence`:
     graphs            {name: file name}: "encoder", "x_decoder", "fusion"; in format 1 "decoder"
                       (the whole decoder in one graph) and "context"; in format 2 "hyper" and
                       "step0", "step1", … (two or four)
-    int8              (format 2, optional) {"target": "cpu", "graphs": {name: file name}}: encoder,
-                      x_decoder and fusion in 8 bits, for processors that compute them faster
+    int8              (format 2, optional) {"target": "cpu", "pictures": "uint8", "graphs": {name:
+                      file name}}: encoder, x_decoder and fusion in 8 bits, for processors that
+                      compute them faster; "pictures" is not there where they are float32
     looks             (format 2, optional) {"structure" or "sharp": {"fusion": file name,
                       "int8": file name}}: other fusions for the same packets, which a server
                       chooses from; "int8" where the bundle has 8-bit networks
@@ -68,6 +69,8 @@ from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays
 from dsin.runtime.patch_correlation.options import SearchOptions
 
 Precision = Literal["auto", "float", "int8"]
+LEVELS = "uint8"
+"""What the manifest says where 8-bit networks have pictures in 8 bits too."""
 """Of the networks around the entropy model, which is exact in any case."""
 INT8_GRAPHS = ("encoder", "x_decoder", "fusion")
 Look = Literal["faithful", "structure", "sharp"]
@@ -163,6 +166,13 @@ class Bundle:
     def refers(self) -> bool:
         """Whether its packets may refer to earlier frames."""
         return self.family == "edge"
+
+    @property
+    def has_level_pictures(self) -> bool:
+        """Whether its networks have pictures and features in 8 bits with channels last, instead of
+        as planes of float32."""
+        calibration = self.training.get("calibration")
+        return isinstance(calibration, dict) and calibration.get("pictures") == LEVELS
 
     def graph_path(self, name: str) -> Path:
         """Path of the ONNX graph of that name, one of `graphs`."""

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.families import family_of
+from dsin.runtime.codec.layouts import as_picture
 from dsin.runtime.codec.packet import Bytes, Packet, PacketHeader, check_codec
 from dsin.runtime.codec.precision import at_precision
 from dsin.runtime.codec.protocols import (
@@ -33,15 +33,13 @@ from dsin.runtime.codec.protocols import (
 from dsin.runtime.codec.references import DecodedFrames, reference_missing
 from dsin.runtime.codec.side_fusion import Side, SideFusion
 from dsin.runtime.errors import DsinError, FrameError, PacketError
-from dsin.runtime.gpu.device_tensor import Tensor, on_host
+from dsin.runtime.gpu.device_tensor import Tensor
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.pictures import (
     Image,
     check_frame,
     pad,
     padded_size,
-    picture_of,
-    to_planes,
 )
 from dsin.runtime.stopwatch import Stopwatch
 
@@ -157,8 +155,8 @@ class Decoder:
         y_dec = None
         if halves.fusion.decodes_side:
             with watch.stage("compute"):
-                planes = to_planes(pad(side, self.bundle.frame_multiple))
-                y_dec = halves.decoder.reconstruct(halves.encoder.latent(planes, index), index)
+                given = halves.encoder.given(pad(side, self.bundle.frame_multiple))
+                y_dec = halves.decoder.reconstruct(halves.encoder.latent(given, index), index)
         with watch.stage("prepare"):
             prepared = halves.fusion.prepare(side, y_dec)
         prepared_for = index if halves.fusion.side_depends_on_rate else None
@@ -241,14 +239,9 @@ class Decoder:
             return Decoded(alone, alone, None, None, False, header, watch.ms)
         fused = halves.fusion.fuse(decoded, features.side, rate, watch)
         with watch.stage("postprocess"):
-            image = self._picture(fused.x_hat, size)
-            if fused.pictures is None or self.bundle.truncate_to_uint8:
-                alone, y_syn = (self._picture(p, size) for p in (decoded.x_dec, fused.y_syn))
-            else:
-                alone, y_syn = (
-                    np.ascontiguousarray(picture[: size[0], : size[1]])
-                    for picture in fused.pictures
-                )
+            image, y_syn, alone = (
+                self._picture(shown, size) for shown in (fused.x_hat, fused.y_syn, fused.x_dec)
+            )
         return Decoded(image, alone, y_syn, fused.matches, fused.related, header, watch.ms)
 
     def _open_halves(self) -> _Halves:
@@ -256,8 +249,8 @@ class Decoder:
             raise DsinError("this decoder is closed: open another one")
         return self._halves
 
-    def _picture(self, planes: Tensor, size: tuple[int, int]) -> Image:
-        return picture_of(on_host(planes), size, truncate=self.bundle.truncate_to_uint8)
+    def _picture(self, shown: Tensor, size: tuple[int, int]) -> Image:
+        return as_picture(shown, size, truncate=self.bundle.truncate_to_uint8)
 
 
 def _latent(

@@ -1,6 +1,6 @@
 """The `edge` codec: one set of weights for all rates, a hyperprior and context steps.
 
-    planes, rate ─► encoder.onnx ─► y, z ─► hyper.onnx, step….onnx ─► rANS ─► payload
+    frame, rate ─► encoder.onnx ─► y, z ─► hyper.onnx, step….onnx ─► rANS ─► payload
     payload ─► the same, with the integers taken from it ─► ŷ ─► x_decoder.onnx ─► x_dec, features
 
 The graphs of the entropy model are exact in float32 only, whatever the others run in.
@@ -19,7 +19,8 @@ from dsin.runtime.entropy.kernel_network import KernelNetwork
 from dsin.runtime.entropy.session_network import SessionNetwork
 from dsin.runtime.entropy.stored_layers import read_layers
 from dsin.runtime.errors import BundleError
-from dsin.runtime.pictures import Planes
+from dsin.runtime.gpu.device_tensor import Tensor
+from dsin.runtime.pictures import Image, to_planes
 from dsin.runtime.stopwatch import Stopwatch
 
 Floats = npt.NDArray[np.float32]
@@ -63,21 +64,25 @@ class EdgePictureEncoder:
     ) -> None:
         self._path = bundle.graph_path("encoder")
         self._channels = bundle.channels
+        self._takes_levels = bundle.has_level_pictures
         self._session = open_session(self._path, backend, threads=threads)
         self._codec = codec
 
-    def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
+    def given(self, frame: Image) -> Tensor:
+        return frame[None] if self._takes_levels else to_planes(frame)
+
+    def encode(self, given: Tensor, rate: int, watch: Stopwatch) -> bytes:
         with watch.stage("compute"):
-            y, z = self._analyse(planes, rate)
+            y, z = self._analyse(given, rate)
         with watch.stage("entropy"):
             payload, _ = self._codec.encode(y, z, rate)
         return payload
 
     def encode_changes(
-        self, planes: Planes, rate: int, watch: Stopwatch, before: SentPicture | None
+        self, given: Tensor, rate: int, watch: Stopwatch, before: SentPicture | None
     ) -> CodedChanges:
         with watch.stage("compute"):
-            y, z = self._analyse(planes, rate)
+            y, z = self._analyse(given, rate)
         with watch.stage("entropy"):
             changed = None if before is None else changed_blocks(y, before)
             kept = None if before is None or changed is None else Kept(before.coded, changed)
@@ -88,11 +93,11 @@ class EdgePictureEncoder:
             picture = sent_after(before, y, changed, coded.latent, bits)
             return CodedChanges(payload, picture, refers=True)
 
-    def latent(self, planes: Planes, rate: int) -> Floats:
-        return self._codec.quantised(*self._analyse(planes, rate), rate).latent.latent
+    def latent(self, given: Tensor, rate: int) -> Floats:
+        return self._codec.quantised(*self._analyse(given, rate), rate).latent.latent
 
-    def _analyse(self, planes: Planes, rate: int) -> tuple[Floats, Floats]:
-        out = self._session.run(x=planes, rate=np.array([rate], np.int64))
+    def _analyse(self, given: Tensor, rate: int) -> tuple[Floats, Floats]:
+        out = self._session.run(x=given, rate=np.array([rate], np.int64))
         y, z = out["y"][0], out["z"][0]
         if len(y) != self._channels or not (np.isfinite(y).all() and np.isfinite(z).all()):
             raise BundleError(f"{self._path} does not yield the latents of this bundle")

@@ -18,7 +18,8 @@ from dsin.runtime.codec.precision import at_precision
 from dsin.runtime.codec.protocols import Latent, PictureEncoder, ReferringEncoder
 from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.errors import DsinError
-from dsin.runtime.pictures import Planes, check_frame, pad, to_planes
+from dsin.runtime.gpu.device_tensor import Tensor
+from dsin.runtime.pictures import check_frame, pad
 from dsin.runtime.stopwatch import Stopwatch
 
 
@@ -85,19 +86,19 @@ class Encoder:
         check_frame(frame)
         watch = Stopwatch()
         with watch.stage("preprocess"):
-            planes = to_planes(pad(frame, self.bundle.frame_multiple))
+            given = codec.given(pad(frame, self.bundle.frame_multiple))
         height, width = frame.shape[:2]
         header = PacketHeader(
             self.bundle.codec_id, width, height, index, frame_number, timestamp_ns
         )
         if references is not None:
-            return self._encode_changes(planes, header, watch, references)
-        payload = codec.encode(planes, index, watch)
+            return self._encode_changes(given, header, watch, references)
+        payload = codec.encode(given, index, watch)
         with watch.stage("packetise"):
             return Packet(header, payload, watch.ms)
 
     def _encode_changes(
-        self, planes: Planes, header: PacketHeader, watch: Stopwatch, references: SentFrames
+        self, given: Tensor, header: PacketHeader, watch: Stopwatch, references: SentFrames
     ) -> Packet:
         codec = self._open_codec()
         if not isinstance(codec, ReferringEncoder):
@@ -107,7 +108,7 @@ class Encoder:
             )
         found = references.reference_for(header)
         reference, before = (None, None) if found is None else found
-        coded = codec.encode_changes(planes, header.rate, watch, before)
+        coded = codec.encode_changes(given, header.rate, watch, before)
         with watch.stage("packetise"):
             if coded.refers:
                 header = replace(header, reference=reference)
@@ -121,7 +122,7 @@ class Encoder:
         codec = self._open_codec()
         index = self.bundle.rate_index(rate)
         check_frame(frame)
-        return codec.latent(to_planes(pad(frame, self.bundle.frame_multiple)), index)
+        return codec.latent(codec.given(pad(frame, self.bundle.frame_multiple)), index)
 
     def _open_codec(self) -> PictureEncoder:
         if self._codec is None:

@@ -1,6 +1,6 @@
 """The paper's codec: symbols of few centres, coded under a causal context model.
 
-planes ─► encoder.onnx ─► symbols ─► frequencies ─► rANS ─► payload
+frame ─► planes ─► encoder.onnx ─► symbols ─► frequencies ─► rANS ─► payload
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.protocols import Reconstruction
 from dsin.runtime.entropy.context_model import IntegerContextModel, decode_symbols, encode_symbols
 from dsin.runtime.errors import BundleError
-from dsin.runtime.pictures import Planes
+from dsin.runtime.gpu.device_tensor import Tensor
+from dsin.runtime.pictures import Image, to_planes
 from dsin.runtime.stopwatch import Stopwatch
 
 Symbols = npt.NDArray[np.uint8]
@@ -28,14 +29,17 @@ class CausalPictureEncoder:
         self._context = context
         self._session = open_session(self._path, backend, threads=threads)
 
-    def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
+    def given(self, frame: Image) -> Tensor:
+        return to_planes(frame)
+
+    def encode(self, given: Tensor, rate: int, watch: Stopwatch) -> bytes:
         with watch.stage("compute"):
-            symbols = self.latent(planes, rate)
+            symbols = self.latent(given, rate)
         with watch.stage("entropy"):
             return encode_symbols(self._context, symbols)
 
-    def latent(self, planes: Planes, rate: int) -> Symbols:
-        symbols: Symbols = self._session.run(x=planes)["symbols"][0]
+    def latent(self, given: Tensor, rate: int) -> Symbols:
+        symbols: Symbols = self._session.run(x=given)["symbols"][0]
         # The coder's tables end at the last centre, so a foreign graph is stopped here.
         if symbols.dtype != np.uint8 or int(symbols.max()) >= self._context.symbols_per_alphabet:
             raise BundleError(f"{self._path} does not yield the symbols of this bundle")

@@ -1,6 +1,7 @@
 """One picture to bytes and back, whatever entropy model its bundle has.
 
-Planes are RGB float32 (1, 3, H, W) in 0..255, padded to the bundle's multiples. A *latent* is what
+A frame is RGB uint8 H×W×3, padded to the bundle's multiples; what a network takes and yields of it
+is in one of the layouts of `dsin.runtime.codec.layouts`. A *latent* is what
 the decoder's network takes: symbols uint8 (C, h, w) with the causal context model, ŷ float32
 (C, h, w) in quantiser steps with the hyperprior.
 """
@@ -12,15 +13,15 @@ import numpy.typing as npt
 from dsin.runtime.codec.changes import SentPicture
 from dsin.runtime.entropy.hyper_codec import CodedLatent
 from dsin.runtime.gpu.device_tensor import Tensor
-from dsin.runtime.pictures import Planes
+from dsin.runtime.pictures import Image
 from dsin.runtime.stopwatch import Stopwatch
 
 Latent = npt.NDArray[Any]
 
 
 class Reconstruction(NamedTuple):
-    """A picture as the decoder's network has it, where that runs: planes x_dec, and with the
-    hyperprior the features (1, F, H/8, W/8) that it was made of."""
+    """A picture as the decoder's network has it, where that runs: x_dec, and with the hyperprior
+    the features at 1/8 of its size that it was made of (`dsin.runtime.codec.layouts`)."""
 
     x_dec: Tensor
     features: Tensor | None
@@ -29,10 +30,13 @@ class Reconstruction(NamedTuple):
 class PictureEncoder(Protocol):
     """The device's half. `watch` gets the stages compute and entropy."""
 
-    def encode(self, planes: Planes, rate: int, watch: Stopwatch) -> bytes:
+    def given(self, frame: Image) -> Tensor:
+        """What the network takes of a frame."""
+
+    def encode(self, given: Tensor, rate: int, watch: Stopwatch) -> bytes:
         """The payload of a picture."""
 
-    def latent(self, planes: Planes, rate: int) -> Latent:
+    def latent(self, given: Tensor, rate: int) -> Latent:
         """What the decoder will have, without the bytes between."""
 
 
@@ -41,7 +45,7 @@ class ReferringEncoder(PictureEncoder, Protocol):
     """One whose payloads may say what has changed since an earlier picture."""
 
     def encode_changes(
-        self, planes: Planes, rate: int, watch: Stopwatch, before: SentPicture | None
+        self, given: Tensor, rate: int, watch: Stopwatch, before: SentPicture | None
     ) -> "CodedChanges":
         """The payload of a picture, after one of the same size and rate if that saves bytes."""
 
@@ -58,7 +62,7 @@ class PictureDecoder(Protocol):
     """The server's half."""
 
     def latent(self, payload: bytes, size: tuple[int, int], rate: int) -> Latent:
-        """From the payload of planes of that (height, width). Raises PacketError."""
+        """From the payload of a frame of that (height, width). Raises PacketError."""
 
     def reconstruct(self, latent: Latent, rate: int) -> Reconstruction:
         """The picture."""

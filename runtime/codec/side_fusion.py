@@ -15,6 +15,7 @@ import numpy as np
 
 from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.layouts import as_levels, as_planes, cut, is_picture, size_of
 from dsin.runtime.codec.protocols import Reconstruction
 from dsin.runtime.codec.side_search import (
     FlowSearch,
@@ -22,7 +23,7 @@ from dsin.runtime.codec.side_search import (
     open_block_search,
     open_patch_search,
 )
-from dsin.runtime.gpu.device_tensor import Tensor, cropped
+from dsin.runtime.gpu.device_tensor import Tensor
 from dsin.runtime.patch_correlation import Matches
 from dsin.runtime.patch_correlation.block_refinement import BLOCK
 from dsin.runtime.patch_correlation.options import SearchOptions
@@ -46,15 +47,15 @@ SHOWN_MARGIN = 0.05
 
 
 class Fused(NamedTuple):
-    """x_hat and y_syn, planes (1, 3, H, W) in 0..255, and the positions that the search found.
+    """x_hat, y_syn and x_dec, as networks have pictures, and the positions that the search found.
     Where the side image does not show the scene, `related` is false and x_hat is x_dec."""
 
     x_hat: Tensor
     y_syn: Tensor
+    x_dec: Tensor
+    """In whole levels where the search takes it so."""
     matches: Matches
     related: bool
-    pictures: tuple[Image, Image] | None = None
-    """x_dec and y_syn rounded to 8 bits, H×W×3, where the search had them."""
 
 
 class Side(NamedTuple):
@@ -100,10 +101,10 @@ class PatchFusion:
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
         with watch.stage("search"):
-            matches, planes, *_ = self._search.find(decoded.x_dec, side.prepared)
+            matches, planes, _ = self._search.find(decoded.x_dec, side.prepared)
         with watch.stage("fusion"):
             x_hat = self._session.keep(x_dec=decoded.x_dec, **planes)["x_hat"]
-        return Fused(x_hat, planes["y_syn"], matches, related=True)
+        return Fused(x_hat, planes["y_syn"], decoded.x_dec, matches, related=True)
 
 
 class BlockFusion:
@@ -120,17 +121,17 @@ class BlockFusion:
     def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
         assert decoded is not None
         size = _whole_blocks(image, self._least)
-        return Side(size, self._search.prepare(pad(image, size), cropped(decoded.x_dec, *size)))
+        return Side(size, self._search.prepare(pad(image, size), cut(decoded.x_dec, *size)))
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
-        x_dec = cropped(decoded.x_dec, *side.size)
+        x_dec = cut(decoded.x_dec, *side.size)
         with watch.stage("search"):
-            matches, planes, *_ = self._search.find(x_dec, side.prepared)
+            matches, planes, _ = self._search.find(x_dec, side.prepared)
         if float(np.median(matches.score)) < LEAST_SCORE:
-            return Fused(x_dec, planes["y_syn"], matches, related=False)
+            return Fused(x_dec, planes["y_syn"], x_dec, matches, related=False)
         with watch.stage("fusion"):
             x_hat = self._network.merge(x_dec, decoded, planes, rate)
-        return Fused(x_hat, planes["y_syn"], matches, related=True)
+        return Fused(x_hat, planes["y_syn"], x_dec, matches, related=True)
 
 
 class FlowFusion:
@@ -148,21 +149,23 @@ class FlowFusion:
         return Side(size, self._search.prepare(pad(image, size)))
 
     def fuse(self, decoded: Reconstruction, side: Side, rate: int, watch: Stopwatch) -> Fused:
-        x_dec = cropped(decoded.x_dec, *side.size)
+        x_dec = cut(decoded.x_dec, *side.size)
         with watch.stage("search"):
-            matches, planes, shown, pictures = self._search.find(x_dec, side.prepared)
+            levels = as_levels(x_dec)
+            matches, planes, shown = self._search.find(levels, side.prepared)
         assert shown is not None
         if shown < least_shown(side.related_before):
-            return Fused(x_dec, planes["y_flow"], matches, related=False, pictures=pictures)
+            return Fused(x_dec, planes["y_flow"], levels, matches, related=False)
         with watch.stage("fusion"):
             x_hat = self._network.merge(x_dec, decoded, planes, rate)
-        return Fused(x_hat, planes["y_flow"], matches, related=True, pictures=pictures)
+        return Fused(x_hat, planes["y_flow"], levels, matches, related=True)
 
 
 class _EdgeNetwork:
     """The fusion graph of a bundle of the `edge` family."""
 
     def __init__(self, bundle: Bundle, backend: Backend, threads: int | None) -> None:
+        self._takes_levels = bundle.has_level_pictures
         self._session = open_session(bundle.graph_path("fusion"), backend, threads=threads)
 
     def merge(
@@ -170,10 +173,15 @@ class _EdgeNetwork:
     ) -> Tensor:
         """x_hat of x_dec's size."""
         assert decoded.features is not None
-        rows, columns = x_dec.shape[2:]
-        features = cropped(decoded.features, rows // BLOCK, columns // BLOCK)
+        rows, columns = size_of(x_dec)
+        features = cut(decoded.features, rows // BLOCK, columns // BLOCK)
+        change = as_levels if self._takes_levels else as_planes
+        pictures = {
+            name: change(tensor) if is_picture(tensor) else tensor
+            for name, tensor in planes.items()
+        }
         return self._session.keep(
-            x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **planes
+            x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **pictures
         )["x_hat"]
 
 

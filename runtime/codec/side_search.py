@@ -6,13 +6,17 @@
     x_dec, y ─► positions at half size ─► flow, blocks                     `FlowSearch`
                                       ─► y_flow, y_blocks, doubt
 
-What depends on the side image alone is done first, in `prepare`. Pictures are planes (1, 3, H, W)
-in 0..255: arrays of the host, or tensors of the GPU where the backend has them there.
+What depends on the side image alone is done first, in `prepare`. Pictures are as the networks have
+them (`dsin.runtime.codec.layouts`): arrays of the host, or tensors of the GPU where the backend has
+them there. What is found are planes (1, 3, H, W) in 0..255, but by flow pictures in whole levels.
 """
 
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from dsin.runtime.backends.session import Backend
+from dsin.runtime.codec.layouts import as_levels
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
 from dsin.runtime.patch_correlation.block_refinement import side_planes
 from dsin.runtime.patch_correlation.definition import (
@@ -22,7 +26,7 @@ from dsin.runtime.patch_correlation.definition import (
 )
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.side_flow import FlowSide, find_side_views, prepare_flow_side
-from dsin.runtime.pictures import from_planes, picture_of, to_planes
+from dsin.runtime.pictures import from_planes, to_planes
 
 
 class Found(NamedTuple):
@@ -33,8 +37,6 @@ class Found(NamedTuple):
     planes: dict[str, Tensor]
     shown: float | None = None
     """With flow, the share of blocks that y shows."""
-    pictures: tuple[Image, Image] | None = None
-    """With flow, x_dec and y_flow rounded to 8 bits, H×W×3."""
 
 
 Prepared = Any
@@ -112,12 +114,12 @@ class FlowSearch:
         """As `SideSearch.find`."""
         x = _levels(x_dec)
         found = find_side_views(x, prepared, self._search, self._threads)
-        return Found(found.matches, {**found.views._asdict()}, found.shown, (x, found.seen))
+        seen = {"y_flow": found.y_flow[None], "y_blocks": found.y_blocks[None]}
+        return Found(found.matches, {**seen, "doubt": found.doubt}, found.shown)
 
 
-def _levels(planes: Tensor) -> Image:
-    rows, columns = planes.shape[2:]
-    return picture_of(on_host(planes), (rows, columns), truncate=False)
+def _levels(shown: Tensor) -> Image:
+    return np.asarray(on_host(as_levels(shown))[0])
 
 
 def open_patch_search(search: SearchOptions, backend: Backend, threads: int | None) -> SideSearch:

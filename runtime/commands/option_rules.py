@@ -90,6 +90,7 @@ WAITS: Mapping[str, str] = {
     "refit": "writing the bundle",
     "combine": "writing the bundle",
     "look": "writing the bundle",
+    "int8": "calibrating",
     "trt": "building engines",
     "decoder": "exporting",
     "verify": "running every backend",

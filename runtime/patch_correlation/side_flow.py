@@ -54,7 +54,7 @@ from dsin.runtime.patch_correlation.flow_kernels import (
     solve,
 )
 from dsin.runtime.patch_correlation.options import SearchOptions
-from dsin.runtime.pictures import Image, Planes, fill_planes
+from dsin.runtime.pictures import Image, Planes, fill_planes, to_planes
 
 Floats = npt.NDArray[np.float32]
 Field = tuple[Floats, Floats]
@@ -101,15 +101,21 @@ class SideViews(NamedTuple):
 
 
 class FlowFound(NamedTuple):
-    """The matches of x_dec's patches, in pixels of y, what the fusion takes of y, y_flow once more
-    as a picture, uint8 H×W×3, and the share of blocks, 0 to 1, that y shows: those whose difference
+    """The matches of x_dec's patches, in pixels of y, what the fusion takes of y (as `SideViews`,
+    but pictures uint8 H×W×3), and the share of blocks, 0 to 1, that y shows: those whose difference
     has at most SHOWN_SHARE of their own variance. Of the scene itself it is 0.6 as a rule, of
     another one 0.05."""
 
     matches: Matches
-    views: SideViews
-    seen: Image
+    y_flow: Image
+    y_blocks: Image
+    doubt: Floats
     shown: float
+
+    @property
+    def views(self) -> SideViews:
+        """What float networks take of y."""
+        return SideViews(to_planes(self.y_flow), to_planes(self.y_blocks), self.doubt)
 
 
 def prepare_flow_side(y: Image, search: SearchOptions, threads: int | None = None) -> FlowSide:
@@ -150,21 +156,20 @@ def _seen(
     height, width = x_dec.shape[:2]
     refined = _unrefined(height, width)
     refine = _refiner(_split(x_dec), side.planes, matches, patch, field, refined)
-    y_flow, y_blocks = (np.empty((1, 3, height, width), np.float32) for _ in range(2))
-    seen, variance = np.empty_like(x_dec), np.empty_like(refined.cost)
+    y_flow, y_blocks = (np.empty_like(x_dec) for _ in range(2))
+    variance = np.empty_like(refined.cost)
     doubt = np.empty((1, 2, *refined.cost.shape), np.float32)
 
     def blocks(band: range) -> None:
         refine(band)
         rows = slice(band.start * BLOCK, band.stop * BLOCK)
-        fill_planes(paste(side.y, refined, band), y_blocks[0, :, rows])
+        y_blocks[rows] = paste(side.y, refined, band)
 
     def flow(band: range) -> None:
         first, last = band.start, band.stop
         doubts(views.half, side.views.half, field, doubt[0, 0], variance, first, last)
         rows = slice(first * BLOCK, last * BLOCK)
-        seen[rows] = warped(side.y, field, range(rows.start, rows.stop))
-        fill_planes(seen[rows], y_flow[0, :, rows])
+        y_flow[rows] = warped(side.y, field, range(rows.start, rows.stop))
 
     parts = bands(len(refined.cost), BAND)
     share(
@@ -172,7 +177,7 @@ def _seen(
     )
     doubt[0, 1] = refined.cost
     shown = float(np.mean(doubt[0, 0] < SHOWN_SHARE * (variance + NOISE**2)))
-    return FlowFound(matches, SideViews(y_flow, y_blocks, doubt), seen, shown)
+    return FlowFound(matches, y_flow, y_blocks, doubt, shown)
 
 
 def refine_with_flow(

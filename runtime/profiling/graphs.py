@@ -33,6 +33,7 @@ _BYTES = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "int8": 1, "uint
 _NAMES = {"float": "float32", "double": "float64"}
 _PRODUCTS = (
     "Conv", "ConvTranspose", "MatMul", "Gemm", "ConvInteger", "MatMulInteger", "QLinearConv",
+    "MatMulIntegerToFloat",
 )  # fmt: skip
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 

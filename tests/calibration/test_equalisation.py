@@ -73,7 +73,7 @@ def runs() -> list[dict[str, Array]]:
 
 
 def sizes_of(model: onnx.ModelProto, runs: list[dict[str, Array]]) -> dict[str, Array]:
-    names = activations(model, convolutions(model))
+    names = activations(model, convolutions(model), "tensorrt")
     return dict(feature_sizes(run_all(model, runs, names), names))
 
 
@@ -141,7 +141,7 @@ def test_a_feature_that_is_never_used_is_left_small(runs: list[dict[str, Array]]
 def test_8_bits_cost_much_less(runs: list[dict[str, Array]]) -> None:
     model = residual_graph()
     layers = convolutions(model)
-    names = activations(model, layers)
+    names = activations(model, layers, "tensorrt")
     expected = [run(model, one) for one in runs]
     errors = []
     for graph in (model, equalised(model, sizes_of(model, runs))):

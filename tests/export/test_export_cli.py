@@ -13,7 +13,7 @@ from dsin.runtime import __version__
 from dsin.runtime.commands import cli
 
 APPS = {"dsin": cli, "dsin-export": export_cli}
-EXPORT = ["checkpoint", "combine", "decoder", "look", "onnx", "refit", "trt", "verify"]
+EXPORT = ["checkpoint", "combine", "decoder", "int8", "look", "onnx", "refit", "trt", "verify"]
 
 
 def commands(name: str) -> dict[str, Any]:

@@ -75,16 +75,25 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 def test_what_has_to_be_of_8_bits() -> None:
     model = small_graph()
-    assert activations(model, ["a", "b", "c"]) == ["x", "ra", "b", "sum", "y"]
-    assert activations(model, ["c"]) == ["sum", "y"]
-    assert activations(model, []) == []
+    assert activations(model, ["a", "b", "c"], "tensorrt") == ["x", "ra", "b", "sum", "y"]
+    assert activations(model, ["c"], "tensorrt") == ["sum", "y"]
+    assert activations(model, [], "tensorrt") == []
+
+
+def test_on_cpus_pointwise_layers_yield_float_for_what_is_no_layer() -> None:
+    model = small_graph()
+    assert activations(model, ["a", "b", "c"], "cpu") == ["x", "ra", "b", "sum"]
+    assert activations(model, ["c"], "cpu", rounded=["y"]) == ["sum", "y"]
+    model.graph.node[3].input[1] = "b"
+    assert activations(model, ["a"], "cpu") == ["x", "ra"], "a layer alone reads it"
 
 
 def test_what_others_see_before_the_relu_is_of_8_bits_before_it() -> None:
     model = small_graph()
     assert list(model.graph.node[3].input) == ["b", "ra"]
     model.graph.node[3].input[1] = "a"
-    assert activations(model, ["a", "b", "c"]) == ["x", "a", "ra", "b", "sum", "y"]
+    expected = ["x", "a", "ra", "b", "sum", "y"]
+    assert activations(model, ["a", "b", "c"], "tensorrt") == expected
 
 
 def test_multiplications_are_those_of_all_places() -> None:
@@ -140,7 +149,7 @@ def test_runs_that_are_judged_on_are_spread() -> None:
 
 def test_a_layer_that_outweighs_all_hides_no_other() -> None:
     errors = {"worst": 1000.0, "bad": 5.0, "good": 0.01, "dear": 9.0}
-    cost = {"worst": 1, "bad": 3, "good": 1, "dear": 95}
+    cost = {"worst": 1, "bad": 3, "good": 1, "dear": 395}
     assert cost["dear"] > FLOAT_SHARE * sum(cost.values()) > cost["worst"] + cost["bad"]
     shares, kept = sensitivity(lambda layers: sum(errors[n] for n in layers), list(errors), cost)
     assert kept == {"worst", "bad"}
@@ -156,10 +165,10 @@ def test_errors_are_relative_to_the_variance_and_outputs_count_by_weight() -> No
     assert relative_error(expected, got, {"a": 3, "b": 1}) == pytest.approx((3 * 0.25 + 4) / 4)
 
 
-@pytest.mark.parametrize(("cost", "kept"), [(11, {"dear"}), (13, set())])
-def test_layers_in_float_have_12_per_cent_of_the_arithmetic(cost: int, kept: set[str]) -> None:
+@pytest.mark.parametrize(("cost", "kept"), [(19, {"dear"}), (21, set())])
+def test_layers_in_float_have_2_per_cent_of_the_arithmetic(cost: int, kept: set[str]) -> None:
     errors = {"dear": 9.0, "rest": 0.01}
-    costs = {"dear": cost, "rest": 100 - cost}
+    costs = {"dear": cost, "rest": 1000 - cost}
     assert (
         sensitivity(lambda layers: sum(errors[n] for n in layers), list(errors), costs)[1] == kept
     )
@@ -167,7 +176,7 @@ def test_layers_in_float_have_12_per_cent_of_the_arithmetic(cost: int, kept: set
 
 def test_layers_left_out_stay_as_they_were() -> None:
     model = small_graph()
-    ranges = {name: Range(-4, 4) for name in activations(model, ["a", "b"])}
+    ranges = {name: Range(-4, 4) for name in activations(model, ["a", "b"], "cpu")}
     out = quantised(model, ranges, ["a", "b"], "cpu")
     (last,) = (node for node in out.graph.node if node.name == "c")
     assert last.input[1] == "wc"
@@ -181,10 +190,7 @@ def test_ranges_are_what_the_methods_say() -> None:
     seen.add(-np.log((np.arange(SAMPLES) + 0.5) / SAMPLES))
     seen.high = 16.0
     found = {name: round(range_.high, 2) for name, range_ in candidates(seen).items()}
-    assert found == {
-        "extremes": 16, "percentile 99.9": 6.88, "percentile 99.99": 8.99,
-        "squared error": 10.24, "entropy": 10.88,
-    }  # fmt: skip
+    assert found == {"extremes": 16, "percentile 99.99": 8.99, "squared error": 10.24}
     assert {abs(range_.low) < 0.01 for range_ in candidates(seen).values()} == {True}
 
 
@@ -197,9 +203,8 @@ def test_candidates_leave_rare_values_out() -> None:
         seen.add(values)
     found = candidates(seen)
     assert found["extremes"].high == 400
-    assert found["percentile 99.9"].high < 10
-    for name in ("squared error", "entropy"):
-        assert found[name].high <= 400
+    assert found["percentile 99.99"].high < 10
+    assert found["squared error"].high <= 400
     zero = Observed()
     zero.add(np.zeros(100))
     assert all(np.isfinite(range_).all() for range_ in candidates(zero).values())

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from conftest import textured_pair
 from dsin.export.edge import combine
 from dsin.export.edge.combine import combine_bundles
 from dsin.export.edge.decoder import edge_decoder
+from dsin.export.edge.look import add_look
+from dsin.export.edge.recalibrate import recalibrate_bundle
 from dsin.export.edge.refit import refit_bundle
 from dsin.export.int8_bundle import calibrate_bundle
 from dsin.export.restore import load_model
 from dsin.runtime.codec import precision
-from dsin.runtime.codec.bundle import Bundle, open_bundle
+from dsin.runtime.codec.bundle import Bundle, open_bundle, with_look
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.precision import at_precision, exact_name, precision_of
@@ -29,10 +32,45 @@ from dsin.training.edge.model import EdgeDsin
 @pytest.fixture(scope="module")
 def both(flow_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("both")
-    frames = [view for number in range(4) for view in textured_pair(128, 192, number)]
-    calibrate_bundle(flow_bundle, frames, folder / "int8")
+    calibrate_bundle(flow_bundle, calibration_frames(), folder / "int8")
     combine_bundles(flow_bundle, folder / "int8", folder / "both")
     return open_bundle(folder / "both")
+
+
+def calibration_frames() -> list[Any]:
+    return [view for number in range(4) for view in textured_pair(128, 192, number)]
+
+
+def test_8_bit_networks_are_made_anew_with_those_of_the_looks(
+    both: Bundle, flow_model: EdgeDsin, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "flow.pt", flow_model)
+    frames = calibration_frames()
+    add_look(both.path, "sharp", tmp_path / "flow.pt", frames, tmp_path / "looks")
+    recalibrate_bundle(tmp_path / "looks", frames, tmp_path / "new")
+    new = open_bundle(tmp_path / "new")
+    assert new.int8 == both.int8
+    x, _ = textured_pair(100, 150, 9)
+    pictures = []
+    for path in (both.path, new.path):
+        with Encoder(f"{path}@int8") as encoder, Decoder(f"{path}@int8") as decoder:
+            packet = encoder.encode(x, 1)
+            alone = decoder.decode(packet, None).image
+            pictures.append((bytes(packet), alone.tobytes()))
+            pictures[-1] += (decoder.decode(packet, alone).image.tobytes(),)
+    assert pictures[0] == pictures[1]
+    for part in ("onnx", "weights"):
+        pair = [tmp_path / folder / f"fusion_sharp.int8.{part}" for folder in ("looks", "new")]
+        assert pair[0].stat().st_size == pair[1].stat().st_size
+    assert at_precision(with_look(new, "sharp"), "cpu").has_level_pictures
+
+
+def test_a_bundle_of_one_precision_has_nothing_to_make_anew(
+    flow_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="float and 8-bit networks, without a look"):
+        recalibrate_bundle(flow_bundle, calibration_frames(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_packets_stay_as_they_are(edge_bundle: Path, flow_bundle: Path) -> None:

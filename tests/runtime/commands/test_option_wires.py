@@ -607,6 +607,10 @@ def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> N
     assert (verified[0].arguments[0].path.name, verified[0].arguments[1]) == ("paper", "frames")
     assert set(verified[0].options["wanted"]) == {"cpu", "cuda"}
     assert read[0].arguments == (Path("f"), Path("r"))
+    again = catch("dsin.export.edge.recalibrate.recalibrate_bundle")
+    run(export_cli.app, "int8 b --frames f --root r -o", tmp_path)
+    assert again[0].arguments == ("b", "frames", tmp_path)
+    assert read[1].arguments == (Path("f"), Path("r"))
 
 
 @pytest.mark.parametrize(
