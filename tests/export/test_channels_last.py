@@ -106,7 +106,7 @@ def test_nothing_is_transposed_between_convolutions(graphs: Graphs, name: str) -
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_gains_of_the_rate_are_part_of_the_layers_before_them(graphs: Graphs, name: str) -> None:
-    gains = {"encoder": "coarse_gain", "x_decoder": "fine_gain", "fusion": "gain"}
+    gains = {"encoder": "coarse_gain", "x_decoder": "coarse_gain", "fusion": "gain"}
     before, after = (
         {node.name for node in graph.graph.node if node.op_type == "Mul"}
         for graph in (graphs[name][0], turned(graphs, name))
