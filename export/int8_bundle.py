@@ -31,7 +31,7 @@ from dsin.runtime.codec.bundle import LEVELS as BYTES
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.families import family_of
-from dsin.runtime.codec.layouts import with_level_pictures
+from dsin.runtime.codec.layouts import for_network
 from dsin.runtime.codec.precision import float_networks
 from dsin.runtime.codec.side_search import CpuBlockSearch, FlowSearch
 from dsin.runtime.errors import ExportError, FrameError
@@ -227,9 +227,8 @@ def _side_pieces(bundle: Bundle, x_dec: Array, y: Image, y_dec: Array) -> dict[s
     else:
         blocks = CpuBlockSearch(bundle.search, None)
         planes = blocks.find(x_dec, blocks.prepare(y, y_dec)).planes
-    if bundle.has_level_pictures:
-        planes = with_level_pictures(planes)
-    return {name: on_host(tensor) for name, tensor in planes.items()}
+    taken = for_network(planes, levels=bundle.has_level_pictures)
+    return {name: on_host(tensor) for name, tensor in taken.items()}
 
 
 def integer_graph(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:

@@ -54,8 +54,13 @@ def as_planes(tensor: Tensor) -> Tensor:
     return planes
 
 
-def is_picture(tensor: Tensor) -> bool:
-    """Whether it has as many channels as a picture, in its layout."""
+def for_network(found: dict[str, Tensor], *, levels: bool) -> dict[str, Tensor]:
+    """Tensors by name, the pictures among them as 8-bit networks have them, or as float ones do."""
+    change = as_levels if levels else as_planes
+    return {name: change(each) if _is_picture(each) else each for name, each in found.items()}
+
+
+def _is_picture(tensor: Tensor) -> bool:
     return tensor.shape[3 if _has_channels_last(tensor) else 1] == COLOURS
 
 

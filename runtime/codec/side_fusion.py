@@ -15,7 +15,7 @@ import numpy as np
 
 from dsin.runtime.backends.session import Backend, open_session
 from dsin.runtime.codec.bundle import Bundle
-from dsin.runtime.codec.layouts import as_levels, as_planes, cut, is_picture, size_of
+from dsin.runtime.codec.layouts import as_levels, cut, for_network, size_of
 from dsin.runtime.codec.protocols import Reconstruction
 from dsin.runtime.codec.side_search import (
     FlowSearch,
@@ -175,14 +175,10 @@ class _EdgeNetwork:
         assert decoded.features is not None
         rows, columns = size_of(x_dec)
         features = cut(decoded.features, rows // BLOCK, columns // BLOCK)
-        change = as_levels if self._takes_levels else as_planes
-        pictures = {
-            name: change(tensor) if is_picture(tensor) else tensor
-            for name, tensor in planes.items()
-        }
         return self._session.keep(
-            x_dec=x_dec, features=features, rate=np.array([rate], np.int64), **pictures
-        )["x_hat"]
+            x_dec=x_dec, features=features, rate=np.array([rate], np.int64),
+            **for_network(planes, levels=self._takes_levels),
+        )["x_hat"]  # fmt: skip
 
 
 def open_edge_fusion(bundle: Bundle, backend: Backend, threads: int | None) -> SideFusion:

@@ -1,13 +1,17 @@
 """Pictures and features in the layouts of float and 8-bit networks."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
+import pytest
 
 from dsin.runtime.codec.layouts import (
     as_levels,
     as_picture,
     as_planes,
     cut,
-    is_picture,
+    for_network,
     size_of,
 )
 from dsin.runtime.pictures import to_planes
@@ -35,9 +39,12 @@ def test_levels_become_the_planes_of_the_same_picture() -> None:
     assert as_planes(planes) is planes
 
 
-def test_what_is_a_picture() -> None:
+@pytest.mark.parametrize("given", [LEVELS, PLANES], ids=["levels", "planes"])
+def test_only_pictures_are_changed_for_a_network(given: npt.NDArray[Any]) -> None:
     """Not a doubt, also where it is as wide as a picture has colours."""
-    assert is_picture(LEVELS)
-    assert is_picture(PLANES)
-    assert not is_picture(np.zeros((1, 2, 2, 3), np.float32))
-    assert not is_picture(np.zeros((1, 3, 4, 160), np.uint8))
+    doubt = np.zeros((1, 2, 2, 3), np.float32)
+    for levels, expected in ((True, LEVELS), (False, PLANES)):
+        found = for_network({"y_flow": given, "doubt": doubt}, levels=levels)
+        np.testing.assert_array_equal(found["y_flow"], expected)
+        assert found["y_flow"].dtype == expected.dtype
+        assert found["doubt"] is doubt
