@@ -25,7 +25,8 @@ channel of a part. Symbols are in order of channels, n each."""
 Layout = tuple[int, int, int]
 """Where in a flat array a volume's elements lie: elements per channel and per position, and 1 where
 each part's channels begin at 0, 0 where they count on."""
-
+Span = tuple[int, int]
+"""First and end of those positions of each part that a call is for."""
 
 STRETCH = 64
 """Positions whose channels are gone through before the next ones, since in some layouts they share
@@ -38,63 +39,116 @@ def _first_of(part: int, parts: int, channels: int) -> int:
     return -(-part * channels // parts)
 
 
+@kernel()
+def _place(position: Any, layout: Layout) -> Any:
+    """Within a channel. Numbers without a sign spare what indices below zero would need."""
+    return _index(position) * np.uint64(layout[1])
+
+
+@kernel()
+def _index(number: Any) -> Any:
+    return np.uint64(np.uint32(number))
+
+
+@kernel()
+def _channel_start(channel: int, first: int, layout: Layout) -> int:
+    return (channel - first * layout[2]) * layout[0]
+
+
+@kernel()
+def _number_of(raw: Any, scale_numbers: NDArray[np.uint8]) -> Any:
+    return scale_numbers[_index(_bounded(np.int32(raw), SIGNED) - SIGNED[0])]
+
+
+@kernel()
+def _put(value: Any, latent: NDArray[np.float32], at: Any, context: Any, place: Any) -> None:
+    """64ths into the latent of a channel, and into what later steps are given."""
+    latent[at] = np.float32(np.float64(value) / MEAN_UNITS)
+    context[place] = _in_context(value)
+
+
 @entry_point()
 def choose_tables(
-    mean: NDArray[Any], raw: NDArray[Any], layout: Layout, positions: Positions, channels: int,
-    scale_numbers: NDArray[np.uint8], means: NDArray[np.int32], choice: NDArray[np.uint8],
+    mean: NDArray[Any], raw: NDArray[Any], layout: Layout, positions: Positions, span: Span,
+    channels: int, scale_numbers: NDArray[np.uint8], means: NDArray[np.int32],
+    choice: NDArray[np.uint8],
 ) -> None:  # fmt: skip
-    """Means and numbers of scales of the symbols of a step, (n,). `mean` and `raw` are of whole
-    numbers, flat."""
+    """Means and numbers of scales of the symbols of a step, (n,), at a span of its positions.
+    `mean` and `raw` are of whole numbers, flat."""
     parts, each = positions.shape
     for part in range(parts):
         first, end = _first_of(part, parts, channels), _first_of(part + 1, parts, channels)
-        own = positions[part]
-        for begin in range(0, each, STRETCH):
+        for begin in range(span[0], span[1], STRETCH):
+            stop = min(begin + STRETCH, span[1])
+            own = positions[part, begin:stop]
             for c in range(first, end):
-                start = (c - first * layout[2]) * layout[0]
-                for k in range(begin, min(begin + STRETCH, each)):
-                    place = start + own[k] * layout[1]
-                    means[c * each + k] = np.int32(mean[place])
-                    number = _bounded(np.int32(raw[place]), SIGNED) - SIGNED[0]
-                    choice[c * each + k] = scale_numbers[number]
-
-
-@entry_point()
-def quantise_symbols(
-    y: NDArray[np.float32], means: NDArray[np.int32], positions: Positions, channels: int,
-    symbols: NDArray[np.int32],
-) -> None:  # fmt: skip
-    """round(y - mean) of the symbols of a step, (n,); y is flat."""
-    parts, each = positions.shape
-    plane = y.size // channels
-    for c in range(channels):
-        own, values = positions[c * parts // channels], y[c * plane : (c + 1) * plane]
-        for k in range(each):
-            at = c * each + k
-            scaled = np.float64(values[own[k]] * np.float32(MEAN_UNITS))
-            whole = np.rint((scaled - means[at]) / MEAN_UNITS)
-            symbols[at] = np.int32(min(max(whole, -HALF_RANGE), HALF_RANGE - 1))
+                start = _channel_start(c, first, layout)
+                own_mean, own_raw = mean[start:], raw[start:]
+                own_means = means[c * each + begin : c * each + stop]
+                own_choice = choice[c * each + begin : c * each + stop]
+                for k in range(own.size):
+                    place = _place(own[k], layout)
+                    own_means[k] = np.int32(own_mean[place])
+                    own_choice[k] = _number_of(own_raw[place], scale_numbers)
 
 
 @entry_point()
 def put_symbols(
-    symbols: NDArray[np.int32], means: NDArray[np.int32], positions: Positions, channels: int,
-    latent: NDArray[np.float32], context: NDArray[Any], layout: Layout,
+    symbols: NDArray[np.int32], means: NDArray[np.int32], positions: Positions, span: Span,
+    channels: int, latent: NDArray[np.float32], context: NDArray[Any], layout: Layout,
 ) -> None:  # fmt: skip
     """Values into the flat latent, in quantiser steps, and into what later steps are given, in
-    16ths, where a half goes up."""
+    16ths, where a half goes up, at a span of a step's positions."""
     parts, each = positions.shape
     plane = latent.size // channels
     for part in range(parts):
         first, end = _first_of(part, parts, channels), _first_of(part + 1, parts, channels)
-        own = positions[part]
-        for begin in range(0, each, STRETCH):
+        for begin in range(span[0], span[1], STRETCH):
+            stop = min(begin + STRETCH, span[1])
+            own = positions[part, begin:stop]
             for c in range(first, end):
-                start = (c - first * layout[2]) * layout[0]
-                for k in range(begin, min(begin + STRETCH, each)):
-                    value = symbols[c * each + k] * MEAN_UNITS + means[c * each + k]
-                    latent[c * plane + own[k]] = np.float32(np.float64(value) / MEAN_UNITS)
-                    context[start + own[k] * layout[1]] = _in_context(value)
+                values = latent[c * plane : (c + 1) * plane]
+                known = context[_channel_start(c, first, layout) :]
+                own_symbols = symbols[c * each + begin : c * each + stop]
+                own_means = means[c * each + begin : c * each + stop]
+                for k in range(own.size):
+                    value = np.int32(own_symbols[k] * MEAN_UNITS + own_means[k])
+                    _put(value, values, _index(own[k]), known, _place(own[k], layout))
+
+
+@entry_point()
+def quantise_symbols(
+    y: NDArray[np.float32], mean: NDArray[Any], raw: NDArray[Any], layout: Layout,
+    positions: Positions, span: Span, channels: int, scale_numbers: NDArray[np.uint8],
+    symbols: NDArray[np.int32], choice: NDArray[np.uint8], latent: NDArray[np.float32],
+    context: NDArray[Any], known_layout: Layout,
+) -> None:  # fmt: skip
+    """As `choose_tables`, then symbols = round(y - mean), then `put_symbols`; y is flat."""
+    parts, each = positions.shape
+    plane = latent.size // channels
+    for part in range(parts):
+        first, end = _first_of(part, parts, channels), _first_of(part + 1, parts, channels)
+        for begin in range(span[0], span[1], STRETCH):
+            stop = min(begin + STRETCH, span[1])
+            own = positions[part, begin:stop]
+            for c in range(first, end):
+                start = _channel_start(c, first, layout)
+                own_mean, own_raw = mean[start:], raw[start:]
+                known = context[_channel_start(c, first, known_layout) :]
+                own_y = y[c * plane : (c + 1) * plane]
+                values = latent[c * plane : (c + 1) * plane]
+                own_symbols = symbols[c * each + begin : c * each + stop]
+                own_choice = choice[c * each + begin : c * each + stop]
+                for k in range(own.size):
+                    at, place = _index(own[k]), _place(own[k], layout)
+                    middle = np.int32(own_mean[place])
+                    scaled = np.float64(own_y[at] * np.float32(MEAN_UNITS))
+                    whole = np.rint((scaled - middle) / MEAN_UNITS)
+                    symbol = np.int32(min(max(whole, -HALF_RANGE), HALF_RANGE - 1))
+                    own_symbols[k] = symbol
+                    own_choice[k] = _number_of(own_raw[place], scale_numbers)
+                    value = np.int32(symbol * MEAN_UNITS + middle)
+                    _put(value, values, at, known, _place(own[k], known_layout))
 
 
 @entry_point()

@@ -29,7 +29,9 @@ from dsin.runtime.entropy.rans import (
     close_payload,
     open_payload,
     pop_step,
+    push_fast,
     push_step,
+    reciprocals,
 )
 from dsin.runtime.errors import BundleError, PacketError
 
@@ -77,6 +79,11 @@ class ScaleTables:
         return (before - TOTAL * tables).astype(np.int32)
 
     @cached_property
+    def reciprocals(self) -> NDArray[np.uint64]:
+        """Those of the frequencies, for the encoder."""
+        return reciprocals(self.frequencies)
+
+    @cached_property
     def costs(self) -> NDArray[np.float32]:
         """What each entry costs in bits, the escape with the value behind it."""
         bits = FREQUENCY_BITS - np.log2(self.frequencies.astype(np.float64))
@@ -111,7 +118,7 @@ def encode_integers(
     stack = np.empty(6 * values.size + 2 * len(ahead) + STATE_BYTES, np.uint8)
     size = _push_all(
         np.ascontiguousarray(values, np.int32), np.ascontiguousarray(choice), tables.reach,
-        tables.first, tables.starts, tables.frequencies, ahead, stack,
+        tables.first, tables.starts, tables.frequencies, tables.reciprocals, ahead, stack,
     )  # fmt: skip
     return stack[:size][::-1].tobytes()
 
@@ -160,7 +167,8 @@ class IntegerDecoder:
 @entry_point()
 def _push_all(
     values: NDArray[Any], choice: NDArray[Any], reach: NDArray[Any], first: NDArray[Any],
-    starts: NDArray[Any], frequencies: NDArray[Any], ahead: NDArray[Any], stack: NDArray[Any],
+    starts: NDArray[Any], frequencies: NDArray[Any], reciprocals: NDArray[Any],
+    ahead: NDArray[Any], stack: NDArray[Any],
 ) -> int:  # fmt: skip
     """Encode from the last value to the first, then what comes ahead of them, (n, 2) of start and
     frequency; how many bytes the stack got."""
@@ -175,9 +183,10 @@ def _push_all(
             size, state = push_step(stack, size, state, (written >> 8) * BYTE, BYTE)
             entry = 2 * most + 1
         entry += first[choice[i]]
-        size, state = push_step(
-            stack, size, state, np.int64(starts[entry]), np.int64(frequencies[entry])
-        )
+        size, state = push_fast(
+            stack, size, state, np.int64(starts[entry]), np.int64(frequencies[entry]),
+            reciprocals[entry],
+        )  # fmt: skip
     for i in range(len(ahead) - 1, -1, -1):
         size, state = push_step(stack, size, state, ahead[i, 0], ahead[i, 1])
     for byte in range(STATE_BYTES - 1, -1, -1):
