@@ -40,31 +40,18 @@ def _first_of(part: int, parts: int, channels: int) -> int:
 
 
 @kernel()
-def _place(position: Any, layout: Layout) -> Any:
-    """Within a channel. Numbers without a sign spare what indices below zero would need."""
-    return _index(position) * np.uint64(layout[1])
-
-
-@kernel()
-def _index(number: Any) -> Any:
-    return np.uint64(np.uint32(number))
-
-
-@kernel()
-def _channel_start(channel: int, first: int, layout: Layout) -> int:
-    return (channel - first * layout[2]) * layout[0]
-
-
-@kernel()
 def _number_of(raw: Any, scale_numbers: NDArray[np.uint8]) -> Any:
-    return scale_numbers[_index(_bounded(np.int32(raw), SIGNED) - SIGNED[0])]
+    # Indices without a sign spare what those below zero would need.
+    return scale_numbers[np.uint64(min(max(np.int32(raw), SIGNED[0]), SIGNED[1]) - SIGNED[0])]
 
 
 @kernel()
-def _put(value: Any, latent: NDArray[np.float32], at: Any, context: Any, place: Any) -> None:
+def _put(
+    value: Any, latent: NDArray[np.float32], context: NDArray[Any], at: Any, per_position: Any
+) -> None:
     """64ths into the latent of a channel, and into what later steps are given."""
     latent[at] = np.float32(np.float64(value) / MEAN_UNITS)
-    context[place] = _in_context(value)
+    context[at * per_position] = _in_context(value)
 
 
 @entry_point()
@@ -82,12 +69,12 @@ def choose_tables(
             stop = min(begin + STRETCH, span[1])
             own = positions[part, begin:stop]
             for c in range(first, end):
-                start = _channel_start(c, first, layout)
+                start = (c - first * layout[2]) * layout[0]
                 own_mean, own_raw = mean[start:], raw[start:]
                 own_means = means[c * each + begin : c * each + stop]
                 own_choice = choice[c * each + begin : c * each + stop]
                 for k in range(own.size):
-                    place = _place(own[k], layout)
+                    place = np.uint64(own[k]) * np.uint64(layout[1])
                     own_means[k] = np.int32(own_mean[place])
                     own_choice[k] = _number_of(own_raw[place], scale_numbers)
 
@@ -108,12 +95,12 @@ def put_symbols(
             own = positions[part, begin:stop]
             for c in range(first, end):
                 values = latent[c * plane : (c + 1) * plane]
-                known = context[_channel_start(c, first, layout) :]
+                known = context[(c - first * layout[2]) * layout[0] :]
                 own_symbols = symbols[c * each + begin : c * each + stop]
                 own_means = means[c * each + begin : c * each + stop]
                 for k in range(own.size):
                     value = np.int32(own_symbols[k] * MEAN_UNITS + own_means[k])
-                    _put(value, values, _index(own[k]), known, _place(own[k], layout))
+                    _put(value, values, known, np.uint64(own[k]), np.uint64(layout[1]))
 
 
 @entry_point()
@@ -132,15 +119,16 @@ def quantise_symbols(
             stop = min(begin + STRETCH, span[1])
             own = positions[part, begin:stop]
             for c in range(first, end):
-                start = _channel_start(c, first, layout)
+                start = (c - first * layout[2]) * layout[0]
                 own_mean, own_raw = mean[start:], raw[start:]
-                known = context[_channel_start(c, first, known_layout) :]
+                known = context[(c - first * known_layout[2]) * known_layout[0] :]
                 own_y = y[c * plane : (c + 1) * plane]
                 values = latent[c * plane : (c + 1) * plane]
                 own_symbols = symbols[c * each + begin : c * each + stop]
                 own_choice = choice[c * each + begin : c * each + stop]
                 for k in range(own.size):
-                    at, place = _index(own[k]), _place(own[k], layout)
+                    at = np.uint64(own[k])
+                    place = at * np.uint64(layout[1])
                     middle = np.int32(own_mean[place])
                     scaled = np.float64(own_y[at] * np.float32(MEAN_UNITS))
                     whole = np.rint((scaled - middle) / MEAN_UNITS)
@@ -148,7 +136,7 @@ def quantise_symbols(
                     own_symbols[k] = symbol
                     own_choice[k] = _number_of(own_raw[place], scale_numbers)
                     value = np.int32(symbol * MEAN_UNITS + middle)
-                    _put(value, values, at, known, _place(own[k], known_layout))
+                    _put(value, values, known, at, np.uint64(known_layout[1]))
 
 
 @entry_point()
@@ -168,7 +156,7 @@ def keep_values(
                 for k in range(begin, min(begin + STRETCH, each)):
                     old = reference[c * plane + own[k]]
                     latent[c * plane + own[k]] = old
-                    value = np.int64(np.rint(np.float64(old) * MEAN_UNITS))
+                    value = np.int32(np.rint(np.float64(old) * MEAN_UNITS))
                     context[start + own[k] * layout[1]] = _in_context(value)
 
 
@@ -203,9 +191,4 @@ def block_errors(
 def _in_context(value: int) -> Any:
     """64ths to bounded 16ths, where a half goes up."""
     ratio = MEAN_UNITS // CONTEXT_UNITS
-    return _bounded((value + ratio // 2) // ratio, CONTEXT)
-
-
-@kernel()
-def _bounded(value: int, ends: Any) -> Any:
-    return min(max(value, ends[0]), ends[1])
+    return min(max((value + ratio // 2) // ratio, CONTEXT[0]), CONTEXT[1])

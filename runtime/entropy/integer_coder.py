@@ -114,7 +114,8 @@ def encode_integers(
         raise ValueError(f"{values.shape} values, but tables for {choice.shape}")
     if values.size and (values.min() < -HALF_RANGE or values.max() >= HALF_RANGE):
         raise ValueError("a value does not fit 16 bits")
-    ahead = flag_intervals(np.zeros((0, 0), np.bool_) if flags is None else flags)
+    # Without flags their kernel, which takes half a second to compile, is never called.
+    ahead = np.empty((0, 2), np.int64) if flags is None else flag_intervals(flags)
     stack = np.empty(6 * values.size + 2 * len(ahead) + STATE_BYTES, np.uint8)
     size = _push_all(
         np.ascontiguousarray(values, np.int32), np.ascontiguousarray(choice), tables.reach,
@@ -172,15 +173,16 @@ def _push_all(
 ) -> int:  # fmt: skip
     """Encode from the last value to the first, then what comes ahead of them, (n, 2) of start and
     frequency; how many bytes the stack got."""
-    state, size = INITIAL_STATE, 0
+    # One type of each, so that each step is compiled once.
+    state, size, byte_frequency = np.int64(INITIAL_STATE), np.int64(0), np.int64(BYTE)
     for i in range(values.size - 1, -1, -1):
         most = np.int64(reach[choice[i]])
         value = np.int64(values[i])
         entry = value + most
         if abs(value) > most:
             written = value + HALF_RANGE
-            size, state = push_step(stack, size, state, (written & 255) * BYTE, BYTE)
-            size, state = push_step(stack, size, state, (written >> 8) * BYTE, BYTE)
+            size, state = push_step(stack, size, state, (written & 255) * BYTE, byte_frequency)
+            size, state = push_step(stack, size, state, (written >> 8) * BYTE, byte_frequency)
             entry = 2 * most + 1
         entry += first[choice[i]]
         size, state = push_fast(
@@ -192,7 +194,7 @@ def _push_all(
     for byte in range(STATE_BYTES - 1, -1, -1):
         stack[size] = (state >> (8 * byte)) & 255
         size += 1
-    return size
+    return int(size)
 
 
 @kernel()
@@ -231,7 +233,7 @@ def _pop_all(
             value = -HALF_RANGE
             for place in (BYTE, 1):
                 byte = (state & (TOTAL - 1)) // BYTE
-                position, state = pop_step(data, position, state, byte * BYTE, BYTE)
+                position, state = pop_step(data, position, state, byte * BYTE, np.int64(BYTE))
                 value += byte * place
         values[i] = value
         if position > data.size:

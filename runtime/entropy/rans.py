@@ -95,7 +95,8 @@ def _high_product(_typing: Any, _a: Any, _b: Any) -> Any:
 def reciprocals(frequencies: NDArray[np.uint16]) -> NDArray[np.uint64]:
     """For `push_fast`: ceil(2**63 / frequency) of frequencies (n,), at least 1."""
     each = frequencies.astype(np.uint64)
-    return (np.uint64((1 << 63) - 1) + each) // each
+    found: NDArray[np.uint64] = (np.uint64((1 << 63) - 1) + each) // each
+    return found
 
 
 @kernel()
