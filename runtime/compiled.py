@@ -4,7 +4,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +106,27 @@ def crew(threads: int | None) -> Iterator[Crew[Any]]:
 def _one_after_the_other(work: Callable[[_Part], object], parts: Iterable[_Part]) -> None:
     for part in parts:
         work(part)
+
+
+class Team:
+    """Plain threads (None: one per core), at most MAX_THREADS, that stay for kernels too short to
+    start threads for. Any number of callers may share one."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.count = min(threads or len(os.sched_getaffinity(0)), MAX_THREADS)
+        # It starts its threads when they are needed, and ends them with itself.
+        self._pool = ThreadPoolExecutor(max(self.count - 1, 1), "team")
+
+    def share(self, work: Callable[[int], object]) -> None:
+        """Call work(0) here and work(1) to work(count - 1) beside it; wait for all of them."""
+        others = [self._pool.submit(work, task) for task in range(1, self.count)]
+        try:
+            work(0)
+        except BaseException:
+            wait(others)
+            raise
+        for other in others:
+            other.result()
 
 
 def bands(rows: int, height: int) -> list[range]:

@@ -29,7 +29,9 @@ from dsin.runtime.entropy.rans import (
     close_payload,
     open_payload,
     pop_step,
+    push_fast,
     push_step,
+    reciprocals,
 )
 from dsin.runtime.errors import BundleError, PacketError
 
@@ -77,6 +79,11 @@ class ScaleTables:
         return (before - TOTAL * tables).astype(np.int32)
 
     @cached_property
+    def reciprocals(self) -> NDArray[np.uint64]:
+        """Those of the frequencies, for the encoder."""
+        return reciprocals(self.frequencies)
+
+    @cached_property
     def costs(self) -> NDArray[np.float32]:
         """What each entry costs in bits, the escape with the value behind it."""
         bits = FREQUENCY_BITS - np.log2(self.frequencies.astype(np.float64))
@@ -107,11 +114,12 @@ def encode_integers(
         raise ValueError(f"{values.shape} values, but tables for {choice.shape}")
     if values.size and (values.min() < -HALF_RANGE or values.max() >= HALF_RANGE):
         raise ValueError("a value does not fit 16 bits")
-    ahead = flag_intervals(np.zeros((0, 0), np.bool_) if flags is None else flags)
+    # Without flags their kernel, which takes half a second to compile, is never called.
+    ahead = np.empty((0, 2), np.int64) if flags is None else flag_intervals(flags)
     stack = np.empty(6 * values.size + 2 * len(ahead) + STATE_BYTES, np.uint8)
     size = _push_all(
         np.ascontiguousarray(values, np.int32), np.ascontiguousarray(choice), tables.reach,
-        tables.first, tables.starts, tables.frequencies, ahead, stack,
+        tables.first, tables.starts, tables.frequencies, tables.reciprocals, ahead, stack,
     )  # fmt: skip
     return stack[:size][::-1].tobytes()
 
@@ -160,30 +168,33 @@ class IntegerDecoder:
 @entry_point()
 def _push_all(
     values: NDArray[Any], choice: NDArray[Any], reach: NDArray[Any], first: NDArray[Any],
-    starts: NDArray[Any], frequencies: NDArray[Any], ahead: NDArray[Any], stack: NDArray[Any],
+    starts: NDArray[Any], frequencies: NDArray[Any], reciprocals: NDArray[Any],
+    ahead: NDArray[Any], stack: NDArray[Any],
 ) -> int:  # fmt: skip
     """Encode from the last value to the first, then what comes ahead of them, (n, 2) of start and
     frequency; how many bytes the stack got."""
-    state, size = INITIAL_STATE, 0
+    # One type of each, so that each step is compiled once.
+    state, size, byte_frequency = np.int64(INITIAL_STATE), np.int64(0), np.int64(BYTE)
     for i in range(values.size - 1, -1, -1):
         most = np.int64(reach[choice[i]])
         value = np.int64(values[i])
         entry = value + most
         if abs(value) > most:
             written = value + HALF_RANGE
-            size, state = push_step(stack, size, state, (written & 255) * BYTE, BYTE)
-            size, state = push_step(stack, size, state, (written >> 8) * BYTE, BYTE)
+            size, state = push_step(stack, size, state, (written & 255) * BYTE, byte_frequency)
+            size, state = push_step(stack, size, state, (written >> 8) * BYTE, byte_frequency)
             entry = 2 * most + 1
         entry += first[choice[i]]
-        size, state = push_step(
-            stack, size, state, np.int64(starts[entry]), np.int64(frequencies[entry])
-        )
+        size, state = push_fast(
+            stack, size, state, np.int64(starts[entry]), np.int64(frequencies[entry]),
+            reciprocals[entry],
+        )  # fmt: skip
     for i in range(len(ahead) - 1, -1, -1):
         size, state = push_step(stack, size, state, ahead[i, 0], ahead[i, 1])
     for byte in range(STATE_BYTES - 1, -1, -1):
         stack[size] = (state >> (8 * byte)) & 255
         size += 1
-    return size
+    return int(size)
 
 
 @kernel()
@@ -222,7 +233,7 @@ def _pop_all(
             value = -HALF_RANGE
             for place in (BYTE, 1):
                 byte = (state & (TOTAL - 1)) // BYTE
-                position, state = pop_step(data, position, state, byte * BYTE, BYTE)
+                position, state = pop_step(data, position, state, byte * BYTE, np.int64(BYTE))
                 value += byte * place
         values[i] = value
         if position > data.size:

@@ -7,17 +7,19 @@ parts that the step codes. Where a latent is coded in part, only what its symbol
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsin.runtime.compiled import thread_pool
+from dsin.runtime.compiled import Team
 from dsin.runtime.entropy.flag_coder import Flags
 from dsin.runtime.entropy.hyper_codec import HyperTables, Kept, Part, step_positions, turns
 from dsin.runtime.entropy.hyper_kernels import (
     CONTEXT,
     SIGNED,
+    Span,
     choose_tables,
     keep_values,
     put_symbols,
@@ -26,7 +28,7 @@ from dsin.runtime.entropy.hyper_kernels import (
 from dsin.runtime.entropy.integer_coder import Integers
 from dsin.runtime.entropy.integer_network import IntegerLayer
 from dsin.runtime.entropy.integer_tiles import ELEMENT, Elements, aligned
-from dsin.runtime.entropy.network_kernels import run_jobs
+from dsin.runtime.entropy.network_kernels import run_jobs, task_span
 from dsin.runtime.entropy.network_plan import Plan, plan_latent
 from dsin.runtime.entropy.packed_network import PackedNetwork
 from dsin.runtime.errors import BundleError
@@ -57,7 +59,7 @@ class KernelNetwork:
             raise BundleError("the step graphs have different widths: export anew")
         self.packed = PackedNetwork(hyper, steps, turns(len(steps)), element)
         self.scale_numbers = tables.scale_numbers
-        self.threads = threads
+        self.team = Team(threads)
         self._lock = threading.Lock()
         self._plans: dict[tuple[int, int], Plan] = {}
         self._memories: list[tuple[tuple[int, ...], Elements]] = []
@@ -121,38 +123,56 @@ class KernelSteps:
         self._number = 0
         self._plan.inputs(self._memory, len(z))[...] = np.clip(z, *SIGNED).transpose(1, 2, 0)
         packed = network.packed
-        self._run(0, self._plan.hyper_jobs(rate, packed), packed.steps[0].taps)
+        jobs, taps = self._plan.hyper_jobs(rate, packed), packed.steps[0].taps
+        for phase in self._plan.phases[:2]:
+            network.team.share(partial(self._run, phase, jobs, taps))
 
     def predict(self, number: int) -> tuple[Integers, NDArray[np.uint8]]:
         """Means in 64ths and numbers of tables for the symbols of a step, (n,)."""
         self._number = number
         plan, positions = self._plan, self._coded[number]
-        self._run(1 + number, plan.jobs, self._network.packed.steps[number].taps)
         count = positions.shape[1] * self._channels
         means, choice = np.empty(count, np.int32), np.empty(count, np.uint8)
-        choose_tables(
-            self._memory[plan.means :], self._memory[plan.raws :], (1, plan.per_value, 1),
-            positions, self._channels, self._network.scale_numbers, means, choice,
-        )  # fmt: skip
+
+        def choose(span: Span) -> None:
+            choose_tables(
+                self._memory[plan.means :], self._memory[plan.raws :], (1, plan.per_value, 1),
+                positions, span, self._channels, self._network.scale_numbers, means, choice,
+            )  # fmt: skip
+
+        self._step(number, choose)
         return means, choice
 
     def put(self, symbols: Integers, means: Integers) -> None:
         """The symbols of the step that was predicted last, and what is kept there."""
         plan, number = self._plan, self._number
-        arrays = (
-            self._channels, self._latent.ravel(), self._memory[plan.slots[number] :],
-            (1, plan.per_position, 1),
-        )  # fmt: skip
-        put_symbols(symbols, means, self._coded[number], *arrays)
-        if self._reference is not None:
-            keep_values(self._reference, self._kept[number], *arrays)
+        positions, known = self._coded[number], self._memory[plan.slots[number] :]
+
+        def put(task: int) -> None:
+            put_symbols(
+                symbols, means, positions, self._span(number, task), self._channels,
+                self._latent.ravel(), known, (1, plan.per_position, 1),
+            )  # fmt: skip
+
+        self._network.team.share(put)
+        self._keep(number)
 
     def quantise(self, number: int, y: NDArray[np.float32]) -> Part:
         """Instead of both: the symbols of a step that y (latent, h, w) rounds to."""
-        means, choice = self.predict(number)
-        symbols = np.empty(means.shape, np.int32)
-        quantise_symbols(y.ravel(), means, self._coded[number], self._channels, symbols)
-        self.put(symbols, means)
+        plan, positions = self._plan, self._coded[number]
+        count = positions.shape[1] * self._channels
+        symbols, choice = np.empty(count, np.int32), np.empty(count, np.uint8)
+
+        def quantise(span: Span) -> None:
+            quantise_symbols(
+                y.ravel(), self._memory[plan.means :], self._memory[plan.raws :],
+                (1, plan.per_value, 1), positions, span, self._channels,
+                self._network.scale_numbers, symbols, choice, self._latent.ravel(),
+                self._memory[plan.slots[number] :], (1, plan.per_position, 1),
+            )  # fmt: skip
+
+        self._step(number, quantise)
+        self._keep(number)
         return Part(symbols, choice)
 
     def finish(self) -> NDArray[np.float32]:
@@ -160,16 +180,42 @@ class KernelSteps:
         self._network.give_back(self._latent.shape, self._memory)
         return self._latent
 
-    def _run(self, part: int, jobs: NDArray[np.int64], taps: NDArray[np.float32]) -> None:
-        """Both phases of the hyper-decoder, or those of a step."""
+    def _step(self, number: int, then: Callable[[Span], None]) -> None:
+        """Both phases of a step. Each thread goes on with the symbols at its own positions, which
+        need nothing of the others'."""
+        taps = self._network.packed.steps[number].taps
+        first, rest = self._plan.phases[2 * number + 2 : 2 * number + 4]
+
+        def finish(task: int) -> None:
+            self._run(rest, self._plan.jobs, taps, task)
+            then(self._span(number, task))
+
+        team = self._network.team
+        team.share(lambda task: self._run(first, self._plan.jobs, taps, task))
+        team.share(finish)
+
+    def _span(self, number: int, task: int) -> Span:
+        """A task's positions of each part in a step."""
+        return task_span(self._coded[number].shape[1], task, self._network.team.count)
+
+    def _keep(self, number: int) -> None:
+        """What is kept at the place of a step's symbols."""
+        if self._reference is not None:
+            keep_values(
+                self._reference, self._kept[number], self._channels, self._latent.ravel(),
+                self._memory[self._plan.slots[number] :], (1, self._plan.per_position, 1),
+            )  # fmt: skip
+
+    def _run(
+        self, phase: tuple[int, int], jobs: NDArray[np.int64], taps: NDArray[np.float32], task: int
+    ) -> None:
+        """A task of a phase, as numbered in the plan's."""
         packed, plan = self._network.packed, self._plan
-        for first, end in plan.phases[2 * part : 2 * part + 2]:
-            with thread_pool() as most:
-                run_jobs(
-                    self._memory, jobs[first:end], plan.places, plan.targets, plan.runs,
-                    packed.weights, packed.bias, packed.factor, taps, plan.per_row, packed.ends,
-                    min(most, self._network.threads or most),
-                )  # fmt: skip
+        run_jobs(
+            self._memory, jobs[phase[0] : phase[1]], plan.places, plan.targets, plan.runs,
+            packed.weights, packed.bias, packed.factor, taps, plan.per_row, packed.ends,
+            task, self._network.team.count,
+        )  # fmt: skip
 
 
 def _kind(layer: IntegerLayer) -> tuple[int, bool, int]:

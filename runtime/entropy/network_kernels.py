@@ -12,11 +12,9 @@ position are runs of channels, each with weights of its own:
 
 from typing import Any
 
-import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from dsin.runtime.compiled import entry_point, kernel
+from dsin.runtime.compiled import entry_point
 from dsin.runtime.entropy.integer_tiles import (
     BLOCK,
     POSITIONS,
@@ -31,16 +29,22 @@ JOB_FIELDS = 7
 outputs, bounds."""
 
 
-@kernel()
-def _share(
+@entry_point()
+def run_jobs(
     memory: Elements, jobs: Array, places: Array, targets: Array, runs: Array, weights: Elements,
-    bias: Array, factor: Array, taps: Array, per_row: int, ends: Array, task: int, threads: int,
+    bias: Array, factor: Array, taps: Array, per_row: int, ends: Array, task: int, tasks: int,
 ) -> None:  # fmt: skip
-    """One thread's positions of each job."""
+    """Do jobs int64 (n, JOB_FIELDS): those positions of each that one of `tasks` threads has, which
+    are those of `task_span`. No job needs what another one yields at other positions.
+
+    `places` and `targets` int64 have a multiple of POSITIONS for each job, of which some may be the
+    same. `weights`, `bias`, `factor` and `ends` are those of all layers; see `dense_tile`. `taps`
+    and `per_row` are those of the layer by channel; see `depthwise_tile`.
+    """
     for job in range(len(jobs)):
         start, tiles = jobs[job, 0], (jobs[job, 1] - jobs[job, 0]) // POSITIONS
-        first = start + tiles * task // threads * POSITIONS
-        last = start + tiles * (task + 1) // threads * POSITIONS
+        first = start + tiles * task // tasks * POSITIONS
+        last = start + tiles * (task + 1) // tasks * POSITIONS
         output, count = jobs[job, 4], jobs[job, 5]
         low, high = ends[jobs[job, 6], 0], ends[jobs[job, 6], 1]
         if jobs[job, 2] == jobs[job, 3]:
@@ -56,19 +60,8 @@ def _share(
                 )
 
 
-@entry_point(parallel=True)
-def run_jobs(
-    memory: Elements, jobs: Array, places: Array, targets: Array, runs: Array, weights: Elements,
-    bias: Array, factor: Array, taps: Array, per_row: int, ends: Array, threads: int,
-) -> None:  # fmt: skip
-    """Do jobs int64 (n, JOB_FIELDS), none of which needs what another one yields.
-
-    `places` and `targets` int64 have a multiple of POSITIONS for each job, of which some may be the
-    same. `weights`, `bias`, `factor` and `ends` are those of all layers; see `dense_tile`. `taps`
-    and `per_row` are those of the layer by channel; see `depthwise_tile`.
-    """
-    for task in prange(threads):
-        _share(
-            memory, jobs, places, targets, runs, weights, bias, factor, taps, per_row, ends,
-            np.int64(task), threads,
-        )  # fmt: skip
+def task_span(positions: int, task: int, tasks: int) -> tuple[int, int]:
+    """First and end of the positions that a task has of a job with so many."""
+    tiles = -(-positions // POSITIONS)
+    first, end = (tiles * number // tasks * POSITIONS for number in (task, task + 1))
+    return min(first, positions), min(end, positions)

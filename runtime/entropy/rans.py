@@ -24,6 +24,9 @@ at all, encodes to the very same bytes.
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from dsin.runtime.compiled import entry_point, kernel
@@ -75,6 +78,39 @@ def push_step(
     # Neither is negative, which spares half of what a division in Python takes.
     whole = np.int64(np.uint64(state) // np.uint64(frequency))
     return size, (whole << FREQUENCY_BITS) + (state - whole * frequency) + start
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _high_product(_typing: Any, _a: Any, _b: Any) -> Any:
+    """The upper half of the product of two uint64."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(each, wide) for each in args))
+        return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+def reciprocals(frequencies: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    """For `push_fast`: ceil(2**63 / frequency) of frequencies (n,), at least 1."""
+    each = frequencies.astype(np.uint64)
+    found: NDArray[np.uint64] = (np.uint64((1 << 63) - 1) + each) // each
+    return found
+
+
+@kernel()
+def push_fast(
+    stack: NDArray[Any], size: int, state: int, start: int, frequency: int, reciprocal: int
+) -> tuple[int, int]:
+    """As `push_step`, in half the time: with a product instead of the division. It is the same,
+    since state * (reciprocal * frequency - 2**63) < 2**39 * 2**16 is less than 2**63."""
+    while state >= frequency << 23:
+        stack[size] = state & 255
+        state >>= 8
+        size += 1
+    whole = np.int64(_high_product(np.uint64(state) << np.uint64(1), np.uint64(reciprocal)))
+    return size, state + whole * (TOTAL - frequency) + start
 
 
 @kernel()

@@ -60,30 +60,50 @@ class SessionSteps:
     def predict(self, number: int) -> tuple[Integers, NDArray[np.uint8]]:
         """Means in 64ths and numbers of tables for the symbols of a step, (n,)."""
         self._number = number
-        step, positions = self._network.steps[number], self._coded[number]
-        out = step.run(features=self._features, decoded=self._context)
+        mean, raw = self._run(number)
+        positions = self._coded[number]
         count = positions.shape[1] * self._channels
         means, choice = np.empty(count, np.int32), np.empty(count, np.uint8)
         choose_tables(
-            out["mean"].ravel(), out["raw"].ravel(), self._layout, positions, self._channels,
+            mean, raw, self._layout, positions, (0, positions.shape[1]), self._channels,
             self._network.scale_numbers, means, choice,
         )  # fmt: skip
         return means, choice
 
     def put(self, symbols: Integers, means: Integers) -> None:
         """The symbols of the step that was predicted last, and what is kept there."""
-        arrays = self._channels, self._latent.ravel(), self._context.ravel(), self._layout
-        put_symbols(symbols, means, self._coded[self._number], *arrays)
-        if self._reference is not None:
-            keep_values(self._reference, self._kept[self._number], *arrays)
+        positions = self._coded[self._number]
+        put_symbols(
+            symbols, means, positions, (0, positions.shape[1]), self._channels,
+            self._latent.ravel(), self._context.ravel(), self._layout,
+        )  # fmt: skip
+        self._keep(self._number)
 
     def quantise(self, number: int, y: NDArray[np.float32]) -> Part:
         """Instead of both: the symbols of a step that y (latent, h, w) rounds to."""
-        means, choice = self.predict(number)
-        symbols = np.empty(means.shape, np.int32)
-        quantise_symbols(y.ravel(), means, self._coded[number], self._channels, symbols)
-        self.put(symbols, means)
+        mean, raw = self._run(number)
+        positions = self._coded[number]
+        count = positions.shape[1] * self._channels
+        symbols, choice = np.empty(count, np.int32), np.empty(count, np.uint8)
+        quantise_symbols(
+            y.ravel(), mean, raw, self._layout, positions, (0, positions.shape[1]), self._channels,
+            self._network.scale_numbers, symbols, choice, self._latent.ravel(),
+            self._context.ravel(), self._layout,
+        )  # fmt: skip
+        self._keep(number)
         return Part(symbols, choice)
+
+    def _run(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Means and raw scales of a step, flat."""
+        out = self._network.steps[number].run(features=self._features, decoded=self._context)
+        return out["mean"].ravel(), out["raw"].ravel()
+
+    def _keep(self, number: int) -> None:
+        if self._reference is not None:
+            keep_values(
+                self._reference, self._kept[number], self._channels, self._latent.ravel(),
+                self._context.ravel(), self._layout,
+            )  # fmt: skip
 
     def finish(self) -> NDArray[np.float32]:
         """The latent, once the last step is put."""

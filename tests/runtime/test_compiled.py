@@ -1,10 +1,11 @@
 """Kernels beside each other on plain threads."""
 
 import threading
+import time
 
 import pytest
 
-from dsin.runtime.compiled import bands, crew
+from dsin.runtime.compiled import MAX_THREADS, Team, bands, crew
 
 
 @pytest.mark.parametrize("threads", [1, 3, None])
@@ -32,6 +33,37 @@ def test_what_a_part_raises_comes_out(threads: int) -> None:
 
     with pytest.raises(ValueError, match="third"), crew(threads) as share:
         share(work, range(4))
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_a_team_does_every_task_before_it_goes_on(threads: int | None) -> None:
+    team, done = Team(threads), []
+    for _ in range(3):
+        team.share(done.append)
+        assert sorted(done) == list(range(team.count))
+        done.clear()
+
+
+def test_a_team_works_side_by_side_and_has_a_limit() -> None:
+    meet, team = threading.Barrier(2, timeout=30), Team(2)
+    team.share(lambda _: meet.wait())
+    assert not meet.broken
+    assert Team(MAX_THREADS + 1).count == MAX_THREADS
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_a_task_raises_comes_out_when_all_are_done(failing: int) -> None:
+    done: list[int] = []
+
+    def work(task: int) -> None:
+        if task == failing:
+            raise ValueError(f"number {task}")
+        time.sleep(0.05)
+        done.append(task)
+
+    with pytest.raises(ValueError, match=f"number {failing}"):
+        Team(2).share(work)
+    assert done == [1 - failing]
 
 
 def test_bands_cover_all_rows_once() -> None:

@@ -164,8 +164,8 @@ def test_both_sides_take_turns_as_in_training(channels: int) -> None:
             latent, context = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
             symbols = np.arange(len(places), dtype=np.int32) % 60 + 1
             put_symbols(
-                symbols, np.zeros_like(symbols), found[number], channels, latent.ravel(),
-                context.ravel(), (plane, 1, 0),
+                symbols, np.zeros_like(symbols), found[number], (0, found[number].shape[1]),
+                channels, latent.ravel(), context.ravel(), (plane, 1, 0),
             )  # fmt: skip
             np.testing.assert_array_equal(np.flatnonzero(latent), places)
             np.testing.assert_array_equal(latent.ravel()[places], symbols)

@@ -179,10 +179,11 @@ def test_integers_are_those_of_the_definition(
     assert means.max() > 100, "nothing of it was extreme"
 
 
-def test_latents_of_two_sizes_in_turn_do_not_mix(tables: HyperTables) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_latents_of_two_sizes_in_turn_do_not_mix(tables: HyperTables, threads: int) -> None:
     hyper, layers = extreme_network(2, 7, 5, 6, 3)
     own = sized(tables, 3)
-    network = KernelNetwork(hyper, layers, own, threads=1)
+    network = KernelNetwork(hyper, layers, own, threads)
     rng, codec = np.random.default_rng(0), HyperCodec(network, own)
     for size in [(4, 12), (12, 4), (4, 12), (8, 8), (12, 4)]:
         y = rng.normal(0, 3, (7, *size)).astype(np.float32)

@@ -152,3 +152,26 @@ def test_rows_that_are_no_frequencies_are_refused(bad: list[int]) -> None:
 def test_a_symbol_outside_the_alphabet_is_refused() -> None:
     with pytest.raises(ValueError, match="below 4"):
         rans.encode(np.array([4], np.uint8), rows(FAIR))
+
+
+def test_a_step_without_division_is_the_same() -> None:
+    rng = np.random.default_rng(0)
+    frequencies = [1, 2, 3, 255, 256, 32767, 32768, 65535, *rng.integers(1, 1 << 16, 40)]
+    stacks = np.zeros((2, 16), np.uint8)
+    for frequency in map(int, frequencies):
+        (reciprocal,) = rans.reciprocals(np.array([frequency], np.uint16))
+        # Where a quotient that is a little too large or small would show, up to the largest state.
+        most = (rans.STATE_END - 1) // frequency * frequency
+        edges = [
+            frequency << 23,
+            frequency << 22,
+            most,
+            (rans.INITIAL_STATE // frequency + 1) * frequency,
+        ]
+        states = [state + away for state in edges for away in (-1, 0, 1)]
+        for state in [*states, *rng.integers(rans.INITIAL_STATE, rans.STATE_END, 10)]:
+            if not rans.INITIAL_STATE <= state < rans.STATE_END:
+                continue
+            step = 3, int(state), rans.TOTAL - frequency, frequency
+            assert rans.push_fast(stacks[0], *step, reciprocal) == rans.push_step(stacks[1], *step)
+            np.testing.assert_array_equal(*stacks)

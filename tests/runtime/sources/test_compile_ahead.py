@@ -14,13 +14,13 @@ from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.compiled import quick_compilation
-from dsin.runtime.entropy import hyper_kernels, integer_coder, rans
+from dsin.runtime.entropy import hyper_kernels, integer_coder, network_kernels, rans
 from dsin.runtime.patch_correlation import block_refinement, flow_kernels, patch_kernels
 from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
 from dsin.runtime.sources import compile_ahead as module
 
 SEARCH = (flow_kernels, block_refinement, patch_kernels)
-ENTROPY = (hyper_kernels, integer_coder, rans)
+ENTROPY = (hyper_kernels, integer_coder, network_kernels, rans)
 
 
 def specialisations(
