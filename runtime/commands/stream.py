@@ -175,7 +175,8 @@ class _Report:
             ends.append(f"{counts.lost} lost")
         if counts.unsent:
             ends.append(f"{counts.unsent} unsent")
-        tries = f", {counts.reconnects} attempts to connect again" if counts.reconnects else ""
+        attempts = "1 attempt" if counts.reconnects == 1 else f"{counts.reconnects} attempts"
+        tries = f", {attempts} to connect again" if counts.reconnects else ""
         return (
             f"{counts.captured} frames in {seconds:.1f} s: {', '.join(ends)}; "
             f"{counts.sent_bytes / 1000:.1f} kB sent{tries}"

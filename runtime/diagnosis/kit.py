@@ -3,8 +3,8 @@
     packets/x.png, packets/y.png    the built-in pictures, 150×100: what is encoded, its side image
     packets/format-N/BUNDLE.json    packets of format N (byte 4 of a packet), made by that bundle
 
-A file has the bundle's `codec_id`, `int8_sha256` of the 8-bit networks that made packets of it (absent
-without such packets; see the function), and a list of `packets`:
+A file has the bundle's `codec_id`, `int8_sha256` of the 8-bit networks that made packets of it
+(absent without such packets; see the function), and a list of `packets`:
 
     kind        "picture": x.png; "extremes": numbers that no picture reaches; in format 2
                 "referring": x.png with a square that has changed since the frame before
@@ -13,7 +13,7 @@ without such packets; see the function), and a list of `packets`:
     rate        rate index
     packet      the whole packet, base64
     latent      sha256 of what it decodes to: the latent's values, little-endian, in C order
-    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null where networks is
+    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null as networks
     reference   the packet of the frame that a referring one refers to, base64; null of the others
 
 Every format has a folder of its own, and folders of older formats stay as they are: packets that

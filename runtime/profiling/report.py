@@ -230,6 +230,18 @@ def _row(label: str, times: Statistics) -> str:
     return f"{label:22}" + "".join(f"{cell:>9}" for cell in cells(times))
 
 
+def bound_cells(graph: GraphProfile) -> tuple[str, str]:
+    """The bound in ms and the share of it; a dash each where there is none."""
+    if graph.bound_ms is None or graph.share_of_bound is None:
+        return "-", "-"
+    return f"{graph.bound_ms:.2f}", f"{100 * graph.share_of_bound:.0f} %"
+
+
+def absent_bounds(roofline: Roofline) -> list[str]:
+    """Why graphs have no bound, each reason once."""
+    return sorted({graph.bound_absent for graph in roofline.graphs if graph.bound_absent})
+
+
 def _roofline_rows(roofline: Roofline) -> list[str]:
     if roofline.absent is not None:
         return [f"roofline  none: {roofline.absent}"]
@@ -242,6 +254,7 @@ def _roofline_rows(roofline: Roofline) -> list[str]:
     for graph in roofline.graphs:
         values = (f"{graph.runs_per_frame}", f"{graph.gmac:.3f}", f"{graph.mbytes:.1f}",
                   f"{graph.ms.p50:.2f}", f"{graph.achieved_gmacs:.1f}",
-                  f"{graph.bound_ms:.2f}", f"{100 * graph.share_of_bound:.0f} %")  # fmt: skip
+                  *bound_cells(graph))  # fmt: skip
         rows.append(f"{graph.graph:12}" + "".join(f"{value:>10}" for value in values))
+    rows += [f"no bound: {reason}" for reason in absent_bounds(roofline)]
     return rows if roofline.doubt is None else [*rows, f"doubtful: {roofline.doubt}"]

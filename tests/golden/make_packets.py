@@ -3,9 +3,9 @@
 See `dsin.runtime.diagnosis.kit` for what is in it. The packets of pictures are made by this
 machine; those of extremes have numbers that no picture reaches, so that every clip on the way is
 passed. A bundle whose codec id is in its file already keeps its packets: what decodes differently
-under the same codec id is a fault, not a new golden packet. Where its 8-bit networks are others than
-those of the file, packets that these make join, and those of before stay, to be decoded for ever.
-Folders of older formats are not touched.
+under the same codec id is a fault, not a new golden packet. Where its 8-bit networks are others
+than those of the file, packets that these make join, and those of before stay, to be decoded for
+ever. Folders of older formats are not touched.
 """
 
 import json
