@@ -249,12 +249,12 @@ def _roofline_rows(roofline: Roofline) -> list[str]:
     rows = [
         f"the processor did {max(roofline.gmacs_before, roofline.gmacs_after):.1f} GMAC/s in a "
         f"float32 product and copied {roofline.gbytes:.1f} GB/s; each graph alone:",
-        f"{'graph':12}" + "".join(f"{name:>10}" for name in head),
+        f"{'graph':14}" + "".join(f"{name:>10}" for name in head),
     ]
     for graph in roofline.graphs:
         values = (f"{graph.runs_per_frame}", f"{graph.gmac:.3f}", f"{graph.mbytes:.1f}",
                   f"{graph.ms.p50:.2f}", f"{graph.achieved_gmacs:.1f}",
                   *bound_cells(graph))  # fmt: skip
-        rows.append(f"{graph.graph:12}" + "".join(f"{value:>10}" for value in values))
+        rows.append(f"{graph.graph:14}" + "".join(f"{value:>10}" for value in values))
     rows += [f"no bound: {reason}" for reason in absent_bounds(roofline)]
     return rows if roofline.doubt is None else [*rows, f"doubtful: {roofline.doubt}"]
