@@ -53,7 +53,8 @@ def benchmark(
         typer.Option(
             "--bundle",
             metavar="B",
-            help="Bundle directory or name; may be given several times [all shipped ones].",
+            help="Bundle directory or name, a look behind it (edge@sharp); may be given several "
+            "times [all shipped ones].",
         ),
     ] = None,
     backend: Annotated[

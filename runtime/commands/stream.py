@@ -175,8 +175,10 @@ class _Report:
             ends.append(f"{counts.lost} lost")
         if counts.unsent:
             ends.append(f"{counts.unsent} unsent")
-        tries = f", {counts.reconnects} attempts to connect again" if counts.reconnects else ""
+        captured = "1 frame" if counts.captured == 1 else f"{counts.captured} frames"
+        attempts = "1 attempt" if counts.reconnects == 1 else f"{counts.reconnects} attempts"
+        tries = f", {attempts} to connect again" if counts.reconnects else ""
         return (
-            f"{counts.captured} frames in {seconds:.1f} s: {', '.join(ends)}; "
+            f"{captured} in {seconds:.1f} s: {', '.join(ends)}; "
             f"{counts.sent_bytes / 1000:.1f} kB sent{tries}"
         )

@@ -3,15 +3,17 @@
     packets/x.png, packets/y.png    the built-in pictures, 150×100: what is encoded, its side image
     packets/format-N/BUNDLE.json    packets of format N (byte 4 of a packet), made by that bundle
 
-A file has the bundle's `codec_id` and a list of `packets`:
+A file has the bundle's `codec_id`, `int8_sha256` of the 8-bit networks that made packets of it
+(absent without such packets; see the function), and a list of `packets`:
 
     kind        "picture": x.png; "extremes": numbers that no picture reaches; in format 2
                 "referring": x.png with a square that has changed since the frame before
-    networks    "float" or "8 bits": what made the packet of a picture; null of the others
+    networks    "float" or "8 bits": what made the packet of a picture; null of the others, and of
+                pictures by 8-bit networks that have been replaced since, which are only decoded
     rate        rate index
     packet      the whole packet, base64
     latent      sha256 of what it decodes to: the latent's values, little-endian, in C order
-    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null of the others
+    psnr_db, psnr_db_no_side    of the decoded picture, with y.png and without; null as networks
     reference   the packet of the frame that a referring one refers to, base64; null of the others
 
 Every format has a folder of its own, and folders of older formats stay as they are: packets that
@@ -20,12 +22,14 @@ were written once are decoded for ever. `tests/golden/make_packets.py` writes th
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.pictures import Image
@@ -64,6 +68,7 @@ class KitFile:
     format: int
     bundle: str
     codec_id: str
+    int8_sha256: str | None
     packets: tuple[Golden, ...]
 
 
@@ -80,6 +85,18 @@ def read_kit() -> list[KitFile]:
     return [_read(path) for path in paths]
 
 
+def int8_sha256(bundle: Bundle) -> str | None:
+    """Of the files of a bundle's 8-bit networks, without those of its looks; None without any.
+
+    The codec id does not tell of these networks: other ones make other packets that decode alike.
+    """
+    paths = [p for p in bundle.path.glob("*.int8.*") if not p.name.startswith("fusion_")]
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest() if paths else None
+
+
 def built_in_pictures() -> tuple[Image, Image]:
     """What is encoded, and its side image: the same pixels on every machine."""
     return read_image(FOLDER / "x.png"), read_image(FOLDER / "y.png")
@@ -90,7 +107,7 @@ def _read(path: Path) -> KitFile:
         data = json.loads(path.read_text("utf-8"))
         return KitFile(
             int(path.parent.name.removeprefix("format-")), path.stem, data["codec_id"],
-            tuple(_goldens(data["packets"])),
+            data.get("int8_sha256"), tuple(_goldens(data["packets"])),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
         raise DsinError(f"{path} cannot be used ({error}): install dsin again") from error

@@ -107,8 +107,9 @@ class Benchmark:
     def title(self) -> str:
         """What was measured, and where."""
         machine = self.machine
+        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
         return (
-            f"{self.frames} frames of {self.width}x{self.height} ({self.input_name}) on "
+            f"{frames} of {self.width}x{self.height} ({self.input_name}) on "
             f"{machine.name}, {machine.architecture}, {machine.threads} threads"
         )
 
@@ -201,7 +202,7 @@ def _ways(options: Options) -> Iterator[Way]:
     for name in options.bundles or shipped_bundles():
         bundle = open_bundle(name)
         bundle.rate_index(options.rate)
-        title = name if bundle.precision == "auto" else name.rpartition("@")[0]
+        title = "".join(name.rsplit(f"@{bundle.precision}", 1))  # a look may stand behind it
         for backend in options.backends or BACKENDS:
             if bundle.precision == "auto" and bundle.int8:
                 yield Way(title, f"{name}@float", "float", backend)

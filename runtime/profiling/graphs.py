@@ -36,6 +36,8 @@ _PRODUCTS = (
     "MatMulIntegerToFloat",
 )  # fmt: skip
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
+_INT8 = "int8 (QDQ)"
+NO_INT8_BOUND = "the chip's speed is measured in float32, and 8-bit products may be faster"
 
 
 class GraphCost(NamedTuple):
@@ -53,7 +55,8 @@ class GraphProfile:
 
     `bound_ms` is the least time in which the chip, as measured, can multiply that much and move
     that much; `limited_by` is which of the two it is; `share_of_bound` is bound_ms over the
-    graph's median, 1 at best. `runs_per_frame` counts device, side and server together.
+    graph's median, 1 at best. All three are None where `bound_absent` says why.
+    `runs_per_frame` counts device, side and server together.
     """
 
     graph: str
@@ -63,9 +66,15 @@ class GraphProfile:
     mbytes: float
     precision: str
     achieved_gmacs: float
-    bound_ms: float
+    bound_ms: float | None
+    limited_by: str | None
+    share_of_bound: float | None
+    bound_absent: str | None
+
+
+class _Bound(NamedTuple):
+    ms: float
     limited_by: str
-    share_of_bound: float
 
 
 class RecordedSession:
@@ -152,8 +161,8 @@ def count_operations(path: Path, inputs: Inputs) -> GraphCost:
         kinds = sorted({_dtype(node["input_type_shape"][0]) for node in products})
     except (KeyError, IndexError, ValueError) as error:
         raise DsinError(f"onnxruntime's trace of {path.name} cannot be read: {error}") from error
-    quantised = any(node["op_name"] in _QUANTISED for node in nodes)
-    precision = "int8 (QDQ)" if quantised else " and ".join(kinds) or "no products"
+    quantised = any(node["op_name"] in _QUANTISED for node in nodes) or {"int8", "uint8"} & {*kinds}
+    precision = _INT8 if quantised else " and ".join(kinds) or "no products"
     return GraphCost(macs / 1e9, moved / 1e6, precision)
 
 
@@ -161,9 +170,7 @@ def _profile(name: str, sessions: Sequence[RecordedSession], chip: ChipSpeed) ->
     session = sessions[0]
     times = Statistics.of(_alone_ms(session, session.inputs[0]))
     cost = count_operations(session.path, session.inputs[0])
-    compute_ms = 1000 * cost.gmac / chip.gmacs
-    memory_ms = cost.mbytes / chip.gbytes
-    bound_ms = max(compute_ms, memory_ms)
+    bound = None if cost.precision == _INT8 else _bound(cost, chip)
     return GraphProfile(
         graph=name,
         runs_per_frame=sum(len(s.inputs) for s in sessions),
@@ -172,10 +179,17 @@ def _profile(name: str, sessions: Sequence[RecordedSession], chip: ChipSpeed) ->
         mbytes=round(cost.mbytes, 4),
         precision=cost.precision,
         achieved_gmacs=round(1000 * cost.gmac / times.p50, 3),
-        bound_ms=round(bound_ms, 4),
-        limited_by="compute" if compute_ms >= memory_ms else "memory",
-        share_of_bound=round(bound_ms / times.p50, 4),
+        bound_ms=round(bound.ms, 4) if bound else None,
+        limited_by=bound.limited_by if bound else None,
+        share_of_bound=round(bound.ms / times.p50, 4) if bound else None,
+        bound_absent=None if bound else NO_INT8_BOUND,
     )
+
+
+def _bound(cost: GraphCost, chip: ChipSpeed) -> _Bound:
+    compute_ms = 1000 * cost.gmac / chip.gmacs
+    memory_ms = cost.mbytes / chip.gbytes
+    return _Bound(*max((compute_ms, "compute"), (memory_ms, "memory")))
 
 
 def _alone_ms(session: Session, inputs: Inputs) -> list[float]:

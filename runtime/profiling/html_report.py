@@ -15,6 +15,8 @@ from dsin.runtime.profiling.pipeline import ROOMS
 from dsin.runtime.profiling.report import (
     COLUMNS,
     Profile,
+    absent_bounds,
+    bound_cells,
     cells,
     describe,
     describe_machine,
@@ -250,16 +252,17 @@ def _roofline(profile: Profile) -> str:
     note = (
         " Each graph alone on one frame's inputs: the bound is the least time for its products "
         "and for what they read and write."
-    )
+    ) + "".join(f" No bound: {reason}." for reason in absent_bounds(line))
     doubt = "" if line.doubt is None else f'<p class="no">Doubtful: {escape(line.doubt)}.</p>'
     return _section("Rooflines", chip + note, doubt + _table(heads, body))
 
 
 def _graph_cells(graph: GraphProfile) -> list[str]:
+    bound, share = bound_cells(graph)
     return [
         f"{graph.graph} ({graph.precision})", str(graph.runs_per_frame), f"{graph.gmac:.3f}",
         f"{graph.mbytes:.1f}", f"{graph.ms.p50:.2f}", f"{graph.achieved_gmacs:.1f}",
-        f"{graph.bound_ms:.2f}", graph.limited_by, f"{100 * graph.share_of_bound:.0f} %",
+        bound, graph.limited_by or "-", share,
     ]  # fmt: skip
 
 

@@ -259,11 +259,12 @@ def _roofline(rig: _Rig, backend: Backend, before: ChipSpeed, after: ChipSpeed) 
 
 def _doubt(graphs: tuple[GraphProfile, ...]) -> str | None:
     """A graph that is faster than the processor shows that others used the processor."""
-    best = max(graphs, key=lambda graph: graph.share_of_bound, default=None)
-    if best is None or best.share_of_bound <= BELIEVABLE_SHARE:
+    shares = [(graph.share_of_bound or 0.0, graph.graph) for graph in graphs]
+    share, name = max(shares, default=(0.0, ""))
+    if share <= BELIEVABLE_SHARE:
         return None
     return (
-        f"{best.graph} ran {best.share_of_bound:.1f} times as fast as the processor was measured "
+        f"{name} ran {share:.1f} times as fast as the processor was measured "
         "to allow: it was busy with something else meanwhile"
     )
 

@@ -230,6 +230,18 @@ def _row(label: str, times: Statistics) -> str:
     return f"{label:22}" + "".join(f"{cell:>9}" for cell in cells(times))
 
 
+def bound_cells(graph: GraphProfile) -> tuple[str, str]:
+    """The bound in ms and the share of it; a dash each where there is none."""
+    if graph.bound_ms is None or graph.share_of_bound is None:
+        return "-", "-"
+    return f"{graph.bound_ms:.2f}", f"{100 * graph.share_of_bound:.0f} %"
+
+
+def absent_bounds(roofline: Roofline) -> list[str]:
+    """Why graphs have no bound, each reason once."""
+    return sorted({graph.bound_absent for graph in roofline.graphs if graph.bound_absent})
+
+
 def _roofline_rows(roofline: Roofline) -> list[str]:
     if roofline.absent is not None:
         return [f"roofline  none: {roofline.absent}"]
@@ -237,11 +249,12 @@ def _roofline_rows(roofline: Roofline) -> list[str]:
     rows = [
         f"the processor did {max(roofline.gmacs_before, roofline.gmacs_after):.1f} GMAC/s in a "
         f"float32 product and copied {roofline.gbytes:.1f} GB/s; each graph alone:",
-        f"{'graph':12}" + "".join(f"{name:>10}" for name in head),
+        f"{'graph':14}" + "".join(f"{name:>10}" for name in head),
     ]
     for graph in roofline.graphs:
         values = (f"{graph.runs_per_frame}", f"{graph.gmac:.3f}", f"{graph.mbytes:.1f}",
                   f"{graph.ms.p50:.2f}", f"{graph.achieved_gmacs:.1f}",
-                  f"{graph.bound_ms:.2f}", f"{100 * graph.share_of_bound:.0f} %")  # fmt: skip
-        rows.append(f"{graph.graph:12}" + "".join(f"{value:>10}" for value in values))
+                  *bound_cells(graph))  # fmt: skip
+        rows.append(f"{graph.graph:14}" + "".join(f"{value:>10}" for value in values))
+    rows += [f"no bound: {reason}" for reason in absent_bounds(roofline)]
     return rows if roofline.doubt is None else [*rows, f"doubtful: {roofline.doubt}"]

@@ -2,13 +2,15 @@
 
 See `dsin.runtime.diagnosis.kit` for what is in it. The packets of pictures are made by this
 machine; those of extremes have numbers that no picture reaches, so that every clip on the way is
-passed. A bundle whose codec id is in its file already keeps that file: what decodes differently
-under the same codec id is a fault, not a new golden packet. Folders of older formats are not
-touched.
+passed. A bundle whose codec id is in its file already keeps its packets: what decodes differently
+under the same codec id is a fault, not a new golden packet. Where its 8-bit networks are others
+than those of the file, packets that these make join, and those of before stay, to be decoded for
+ever. Folders of older formats are not touched.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,11 @@ from dsin.runtime.codec.precision import precision_of
 from dsin.runtime.diagnosis.kit import (
     FOLDER,
     Golden,
+    KitFile,
     built_in_pictures,
+    int8_sha256,
     kit_folder,
+    read_kit,
 )
 from dsin.runtime.entropy.context_model import encode_symbols
 from dsin.runtime.entropy.hyper_codec import HYPER_STRIDE
@@ -103,10 +108,23 @@ def of_pairs(bundle: Bundle) -> Iterator[Golden]:
         yield Golden("referring", None, rate, bytes(second), latent, None, None, bytes(first))
 
 
-def case(bundle: Bundle, goldens: Iterator[Golden]) -> dict[str, Any]:
+def case(bundle: Bundle, goldens: Iterable[Golden]) -> dict[str, Any]:
     """What the file of a bundle holds."""
-    packets = [golden.to_json() for golden in goldens]
-    return {"codec_id": bundle.codec_id.hex(), "packets": packets}
+    listed = list(goldens)
+    held: dict[str, Any] = {"codec_id": bundle.codec_id.hex()}
+    if any(golden.networks == "8 bits" for golden in listed):
+        held["int8_sha256"] = int8_sha256(bundle)
+    return {**held, "packets": [golden.to_json() for golden in listed]}
+
+
+def with_new_int8(bundle: Bundle, kept: KitFile) -> list[Golden]:
+    """Those of a file whose 8-bit networks were others: the new ones take the place of the old."""
+    old = [golden for golden in kept.packets if golden.networks == "8 bits"]
+    others = [golden for golden in kept.packets if golden.networks != "8 bits"]
+    new = list(of_pictures(f"{bundle.path.name}@int8"))
+    first = kept.packets.index(old[0])
+    past = [replace(g, networks=None, psnr_db=None, psnr_db_no_side=None) for g in old]
+    return [*others[:first], *new, *others[first:], *past]
 
 
 def standing_alone(bundle: Bundle) -> Iterator[Golden]:
@@ -121,12 +139,16 @@ def write(version: int, bundles: dict[str, Bundle], make: Make) -> None:
     """The files of one format."""
     folder = kit_folder(version)
     folder.mkdir(parents=True, exist_ok=True)
+    kept = {file.bundle: file for file in read_kit() if file.format == version}
     for name, bundle in bundles.items():
-        path = folder / f"{name}.json"
-        if path.is_file() and json.loads(path.read_text())["codec_id"] == bundle.codec_id.hex():
-            print(f"format {version}, {name}: unchanged")
-            continue
-        path.write_text(json.dumps(case(bundle, make(bundle)), indent=1) + "\n")
+        goldens: Iterable[Golden] = make(bundle)
+        if name in kept and kept[name].codec_id == bundle.codec_id.hex():
+            if version == REFERRING or kept[name].int8_sha256 == int8_sha256(bundle):
+                print(f"format {version}, {name}: unchanged")
+                continue
+            goldens = with_new_int8(bundle, kept[name])
+        written = json.dumps(case(bundle, goldens), indent=1) + "\n"
+        (folder / f"{name}.json").write_text(written)
         print(f"format {version}, {name}: written")
     for path in folder.glob("*.json"):
         if path.stem not in bundles:

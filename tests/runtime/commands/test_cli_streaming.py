@@ -23,6 +23,8 @@ from support.time_line import check_time_line, slices_of
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.commands import cli
+from dsin.runtime.commands.stream import _Report
+from dsin.runtime.device.device import DeviceCounts
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.sources.mcap_reader import McapReader
@@ -166,7 +168,7 @@ def stream(port: int, *arguments: object) -> tuple[int, list[str]]:
 def decoded(line: str) -> int:
     """How many frames the last line of `dsin stream` tells of, of all that were captured."""
     found = re.fullmatch(
-        r"(\d+) frames in [\d.]+ s: (?:(\d+) decoded, )?(?:(\d+) superseded, )?(\d+) dropped; "
+        r"(\d+) frames? in [\d.]+ s: (?:(\d+) decoded, )?(?:(\d+) superseded, )?(\d+) dropped; "
         r"[\d.]+ kB sent",
         line,
     )
@@ -174,6 +176,17 @@ def decoded(line: str) -> int:
     captured, *ends = (int(count or 0) for count in found.groups())
     assert captured == sum(ends), line
     return ends[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, ("1 frame in", "1 attempt to connect again")), (2, ("2 frames in", "2 attempts to"))],
+)
+def test_the_last_line_counts_one_as_one(count: int, said: tuple[str, str]) -> None:
+    counts = DeviceCounts(captured=count, sent=count, answered=count, reconnects=count)
+    line = _Report(print).line(counts)
+    assert line.startswith(said[0])
+    assert f"; 0.0 kB sent, {said[1]}" in line
 
 
 class TestTwoCommands:

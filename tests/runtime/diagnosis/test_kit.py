@@ -1,5 +1,6 @@
 """Packets of every shipped bundle and rate, made once, decode to the same latents for ever."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.exact import ExactCoder, latent_sha256
 from dsin.runtime.codec.packet import REFERRING, VERSION
 from dsin.runtime.diagnosis import kit
-from dsin.runtime.diagnosis.kit import KitFile, read_kit
+from dsin.runtime.diagnosis.kit import KitFile, int8_sha256, read_kit
 
 FILES = read_kit()
 REMAKE = "run tests/golden/make_packets.py"
@@ -25,7 +26,24 @@ def test_every_bundle_has_packets_of_every_rate() -> None:
         kinds = ["float", "8 bits"] if bundle.int8 else ["float"]
         expected = [("picture", n, rate) for n in kinds for rate in range(last + 1)]
         expected += [("extremes", None, rate) for rate in sorted({0, last})]
-        assert [(g.kind, g.networks, g.rate) for g in file.packets] == expected, REMAKE
+        found = [(g.kind, g.networks, g.rate) for g in file.packets]
+        assert found[: len(expected)] == expected, REMAKE
+        # Of 8-bit networks that have been replaced: not made any more, but decoded for ever.
+        assert all(golden[:2] == ("picture", None) for golden in found[len(expected) :])
+        assert file.int8_sha256 == int8_sha256(bundle), REMAKE
+
+
+def test_other_8_bit_networks_are_told_by_their_hash(tmp_path: Path) -> None:
+    bundle = dataclasses.replace(open_bundle("edge"), path=tmp_path)
+    assert int8_sha256(bundle) is None
+    (tmp_path / "encoder.onnx").write_bytes(b"float")
+    (tmp_path / "fusion_sharp.int8.onnx").write_bytes(b"a look")
+    assert int8_sha256(bundle) is None
+    (tmp_path / "encoder.int8.onnx").write_bytes(b"before")
+    before = int8_sha256(bundle)
+    (tmp_path / "encoder.int8.weights").write_bytes(b"")
+    (tmp_path / "encoder.int8.onnx").write_bytes(b"after")
+    assert len({None, before, int8_sha256(bundle)}) == 3
 
 
 def test_every_format_that_was_ever_written_keeps_a_packet() -> None:

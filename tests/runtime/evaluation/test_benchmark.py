@@ -97,6 +97,8 @@ def test_every_way_has_a_row(
     )
     done = run_benchmark(options, tmp_path / "b.json", tmp_path / "b.md")
     ran, absent = done.rows
+    assert done.title().startswith("2 frames of 96x80 (list)")
+    assert dataclasses.replace(done, frames=1).title().startswith("1 frame of 96x80 (list)")
     assert ran.figures is not None
     assert (ran.figures.rate, ran.figures.ms_ssim, ran.figures.equal_bytes) == (0, None, True)
     assert (done.frames, done.width, done.height, done.input_name) == (2, 96, 80, "list")
@@ -121,6 +123,11 @@ def test_both_precisions_are_rows_of_the_cpu_alone() -> None:
     ]  # fmt: skip
     (only,) = module._ways(Options(["edge@int8"], ["cpu"]))
     assert (only.bundle, only.name, only.networks) == ("edge", "edge@int8", "8 bits")
+    (look,) = module._ways(Options(["edge@int8@sharp"], ["cpu"]))
+    assert (look.bundle, look.name, look.networks) == ("edge@sharp", "edge@int8@sharp", "8 bits")
+    assert [way.name for way in module._ways(Options(["edge@sharp"], ["cpu"]))] == [
+        "edge@sharp@float", "edge@sharp@int8",
+    ]  # fmt: skip
 
 
 def test_a_child_that_fails_is_a_reason(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

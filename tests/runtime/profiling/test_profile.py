@@ -203,6 +203,43 @@ class TestGraphs:
         assert (graph.graph, graph.runs_per_frame, graph.limited_by) == ("known", 2, "memory")
         assert graph.bound_ms == pytest.approx(MOVED_BYTES / 1e6 / 1e-3, abs=1e-3)
         assert graph.share_of_bound == pytest.approx(graph.bound_ms / graph.ms.p50, abs=1e-3)
+        assert graph.bound_absent is None
+
+    @pytest.mark.parametrize("quantise", [True, False])
+    def test_a_graph_in_8_bits_has_no_bound_of_float_products(
+        self, tmp_path: Path, quantise: bool
+    ) -> None:
+        """Whether its input is turned into 8 bits inside, or comes in them."""
+        kind = TensorProto.FLOAT if quantise else TensorProto.UINT8
+        nodes = [helper.make_node("MatMulInteger", ["q", "m"], ["y"])]
+        if quantise:
+            nodes.insert(0, helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]))
+        graph = helper.make_graph(
+            nodes, "eight",
+            [helper.make_tensor_value_info("x" if quantise else "q", kind, [4, 20])],
+            [helper.make_tensor_value_info("y", TensorProto.INT32, [4, 5])],
+            [numpy_helper.from_array(np.ones((20, 5), np.int8), "m"),
+             numpy_helper.from_array(np.float32(1), "scale"),
+             numpy_helper.from_array(np.uint8(0), "zero")],
+        )  # fmt: skip
+        opset = helper.make_opsetid("", 18)
+        onnx.save(
+            helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "eight.onnx"
+        )
+        recorder = SessionRecorder()
+        with wrapped_sessions(recorder):
+            session = open_session(tmp_path / "eight.onnx", threads=1)
+        recorder.record(True)
+        if quantise:
+            session.run(x=np.ones((4, 20), np.float32))
+        else:
+            session.run(q=np.ones((4, 20), np.uint8))
+        slow = profile_chip.ChipSpeed(gmacs=1e-6, gbytes=1e-6)
+        (eight,) = profile_graphs(recorder, slow)
+        assert eight.gmac == pytest.approx(4 * 20 * 5 / 1e9, abs=1e-6)
+        assert (eight.bound_ms, eight.limited_by, eight.share_of_bound) == (None, None, None)
+        assert eight.bound_absent is not None
+        assert eight.precision == "int8 (QDQ)"
 
 
 class TestChip:

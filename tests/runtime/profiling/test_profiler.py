@@ -219,6 +219,26 @@ class TestReports:
         assert without.table().splitlines()[-1] == "roofline  none: not counted here"
         assert "None: not counted here." in to_html(without)
 
+    def test_only_graphs_with_a_bound_can_be_doubtful(self, profile: Profile) -> None:
+        graph = replace(profile.roofline.graphs[0], share_of_bound=2.2, bound_ms=1.0)
+        eight = replace(
+            graph, graph="eight", bound_ms=None, limited_by=None, share_of_bound=None,
+            bound_absent="in 8 bits",
+        )  # fmt: skip
+        assert (profiler._doubt((eight,)), profiler._doubt(())) == (None, None)
+        doubt = profiler._doubt((eight, graph))
+        assert doubt is not None
+        assert doubt.startswith("encoder ran 2.2 times as fast")
+        with_eight = replace(
+            profile, roofline=replace(profile.roofline, graphs=(graph, eight), doubt=None)
+        )
+        lines = with_eight.table().splitlines()
+        assert lines[-2].split()[-2:] == ["-", "-"]
+        assert lines[-1] == "no bound: in 8 bits"
+        page = to_html(with_eight)
+        assert "No bound: in 8 bits." in page
+        ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+
     def test_a_valid_profile_says_so(self, profile: Profile) -> None:
         valid = replace(profile, valid=True, invalid_reasons=())
         assert valid.table().splitlines()[1] == "valid     yes"
