@@ -1,6 +1,7 @@
 """A camera's datagrams at the server, without a network: what is taken, answered, refused."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,12 @@ from dsin.runtime.datagrams import pieces
 from dsin.runtime.datagrams.assembly import MOST_IN_A_ROW
 from dsin.runtime.datagrams.sealing import MAX_BYTES, Opener, Sealer
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.server.datagram_session import MOST_FRAMES_S, REMEMBERED, DatagramSession
+from dsin.runtime.server.datagram_session import (
+    MOST_FRAMES_S,
+    REMEMBERED,
+    REPORT_S,
+    DatagramSession,
+)
 from dsin.runtime.server.link_tally import LinkTally
 
 HOME = ("127.0.0.1", 1)
@@ -93,6 +99,23 @@ def test_reports_repeat_the_last_answers_and_name_what_waits() -> None:
         assert numbers == list(range(10))[-len(numbers) :]
         assert 1 <= len(numbers) <= REMEMBERED
         assert list(report.pending) == [10, 11]
+
+    in_loop(test)
+
+
+def test_the_state_is_told_again_when_that_is_due_and_frames_come() -> None:
+    """So an answer that was lost on its way comes with the next report."""
+
+    def test(peer: Peer) -> None:
+        peer.session.tick(time.monotonic() + REPORT_S)
+        assert not peer.sent, "nothing came yet"
+        peer.take(*peer.frame(1))
+        peer.session.answer(dsin_v1.Ack(frame_number=1))
+        peer.session.tick(0.0)
+        assert len(peer.sent) == 1
+        peer.session.tick(time.monotonic() + REPORT_S)
+        assert len(peer.sent) == 2
+        assert [ack.frame_number for ack in peer.report().acks] == [1]
 
     in_loop(test)
 

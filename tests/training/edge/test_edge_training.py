@@ -30,6 +30,7 @@ from dsin.training.edge.rates import fits, multipliers, with_preset
 from dsin.training.edge.side import side_input
 from dsin.training.losses import ms_ssim, ms_ssim_of_each
 from dsin.training.presets import EdgePhase, EdgePreset, load_preset, preset_names
+from dsin.training.run_report import StepClock
 
 pytestmark = [
     # Lightning's own use of its dependencies.
@@ -289,6 +290,23 @@ def test_time_is_shared_out(
     assert "codec 4/20  not validated: there is no time left for it" in said
     assert [step for step, _ in logged(tmp_path / "codec", "val_loss")] == [2]
     assert said[-1] == "the time is up: stopped at step 6 of 20 of phase codec, go on with --resume"
+
+
+def test_no_step_falls_into_a_pause(
+    small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the speed that the report tells would be too high."""
+    steps = []
+
+    class Watched(StepClock):
+        def begin(self) -> None:
+            steps.append(self._pause_s())
+            super().begin()
+
+    monkeypatch.setattr(edge_phase, "StepClock", Watched)
+    run = preset(phase("codec", steps=3, validate_every_steps=1, checkpoint_every_minutes=0.0))
+    train(run, small_pairs, small_pairs[:1], tmp_path)
+    assert steps == [0, 0, 0]
 
 
 def test_photographs_and_pairs_take_turns_at_random(
