@@ -174,6 +174,7 @@ def test_whatever_an_authenticated_peer_sends_is_taken_or_told_in_a_line(content
     [
         ([bytes([9, 1])], "kind 9"),
         ([bytes([pieces.MESSAGE]) + b"\xff\xff"], "holds no message"),
+        ([bytes([pieces.PIECE, 1, 0, 0, 0, 0, 1, 1, 0])], "a piece of 9 bytes, header included"),
         ([bytes([pieces.PIECE, 1, 0, 0, 0, 0, 200, 200, 0, 1])], "200 pieces"),
         ([bytes([pieces.PIECE, 1, 0, 0, 0, 0, 2, 30, 0, 1])], "28 parity pieces do not fit 2"),
         ([bytes([pieces.PIECE, 1, 0, 0, 0, 5, 2, 2, 0, 1])], "piece 5 of 2"),

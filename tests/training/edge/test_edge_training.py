@@ -317,7 +317,7 @@ def test_photographs_and_pairs_take_turns_at_random(
     def note(self: EdgeObjective, x: torch.Tensor, y: torch.Tensor | None) -> object:
         kinds.append("photos" if y is None else "pairs")
         nothing = 0 * torch.stack([weight.sum() for weight in self.parameters()]).sum()
-        return nothing, torch.zeros(3 if y is None else 4)
+        return nothing, torch.full((3 if y is None else 4,), 5.0)
 
     monkeypatch.setattr(EdgeObjective, "forward", note)
     monkeypatch.setattr(EdgeObjective, "validate", lambda *_: {"val_loss": torch.zeros(())})
@@ -326,6 +326,8 @@ def test_photographs_and_pairs_take_turns_at_random(
     assert 4 <= kinds.count("pairs") <= 12
     assert kinds != sorted(kinds)
     assert kinds != sorted(kinds, reverse=True)
+    for figure in ("loss", "psnr"):
+        assert logged(tmp_path / "joint", figure) == [(16, 5)], "the mean of equal figures"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_what_was_saved(
