@@ -203,6 +203,18 @@ def test_a_flood_of_half_frames_is_a_fault_where_nothing_was_lost() -> None:
     in_loop(test)
 
 
+def test_half_frames_between_whole_ones_are_no_fault() -> None:
+    """An honest camera, too, leaves some behind over time."""
+
+    def test(peer: Peer) -> None:
+        for number in range(2 * MOST_IN_A_ROW + 6):
+            peer.take(*peer.frame(number)[: 3 if number % 2 else 1])
+        assert not peer.faults
+        assert peer.tally.status().incomplete > MOST_IN_A_ROW
+
+    in_loop(test)
+
+
 def test_a_flood_of_frames_is_a_fault() -> None:
     def test(peer: Peer) -> None:
         for number in range(MOST_FRAMES_S + 1):
