@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 from dsin.export import graphs, patch_correlation_op
+from dsin.export.bundle_files import new_bundle
 from dsin.export.calibration_frames import read_frames
 from dsin.export.cli import app, main
 from dsin.export.paper import bundle as paper_bundle
@@ -372,6 +374,25 @@ def test_only_bundles_are_replaced(model: Dsin, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match="not a bundle"):
             export(model, taken)
     assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_a_bundle_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bundle.json").write_text("old")
+    move = os.replace
+
+    def fail_for_new(source: Path, target: Path) -> None:
+        if source.suffix == ".partial":
+            raise OSError("no")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_new)
+    with pytest.raises(ExportError, match="cannot write"), new_bundle(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "bundle.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:

@@ -558,8 +558,9 @@ def test_calibrate(catch: Catch) -> None:
 
 def test_import_tf(catch: Catch) -> None:
     calls = catch("dsin.training.paper.tf_checkpoint.import_tf")
-    run(cli.app, "import-tf c -o o.pt")
+    out = run(cli.app, "import-tf c -o o.pt")
     assert calls[0].arguments == (Path("c"), Path("o.pt"))
+    assert "o.pt: export it with dsin-export onnx o.pt -o BUNDLE" in out
 
 
 def test_export_onnx(catch: Catch, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import socket
 import time
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 
 from dsin.runtime.datagrams import pieces
 from dsin.runtime.datagrams.sealing import Opener, Sealer, new_key
 from dsin.runtime.device import datagram_link
-from dsin.runtime.device.datagram_link import DatagramLink, SilentError
+from dsin.runtime.device.datagram_link import MOST_REFUSALS, DatagramLink, SilentError
 from dsin.runtime.device.flight import Verdict
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 
@@ -113,3 +114,22 @@ def test_a_silent_server_is_a_fault(played: Played, monkeypatch: pytest.MonkeyPa
         time.sleep(0.01)
     assert isinstance(played.link.fault, SilentError)
     assert told[-1] == ([], [])
+
+
+@pytest.mark.parametrize(("addresses", "asked"), [(0, 0), (2, MOST_REFUSALS)])
+def test_a_machine_that_refuses_is_not_asked_for_long(
+    monkeypatch: pytest.MonkeyPatch, addresses: int, asked: int
+) -> None:
+    monkeypatch.setattr(datagram_link, "PROBE_EVERY_S", 0.01)
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    silent.bind(("127.0.0.1", 0))
+    refused = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(addresses)]
+    for each in refused:
+        each.connect(silent.getsockname())
+    silent.close()
+    rounds = Mock(**{"is_set.return_value": False})
+    ends = Sealer(7, KEYS[0]), Opener(7, KEYS[1])
+    assert datagram_link._first_to_answer(refused, *ends, rounds) is None
+    assert rounds.is_set.call_count == asked + 1
+    for each in refused:
+        each.close()

@@ -12,6 +12,7 @@ from support.command_line import command_line
 
 from dsin.runtime import Encoder, open_bundle
 from dsin.runtime.codec.exact import ExactCoder
+from dsin.runtime.errors import DsinError
 from dsin.runtime.evaluation import benchmark as module
 from dsin.runtime.evaluation.benchmark import Benchmark, Options, Row, benchmark, run_benchmark
 from dsin.runtime.evaluation.benchmark_row import Figures, Request, files_of, measure
@@ -156,6 +157,15 @@ def test_the_built_in_rig_is_drawn_once(
     done = benchmark(Options([str(blocks)], ["cpu"], frames=2))
     assert (done.frames, done.width, done.height, done.input_name) == (2, 96, 80, "built-in rig")
     assert done.rows[0].figures is not None
+
+
+@pytest.mark.parametrize("kind", ["json_path", "markdown_path"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(module, "benchmark", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(DsinError, match="its folder does not exist"):
+        run_benchmark(Options([str(blocks)], ["cpu"]), **{kind: tmp_path / "absent" / "table"})
 
 
 def test_a_root_without_a_list_is_refused(

@@ -1,16 +1,20 @@
 """Sequences against video codecs at low delay."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from support.rig_drive import write_drive
 
 from dsin.runtime.errors import DsinError
+from dsin.runtime.evaluation import sequences
+from dsin.runtime.evaluation.comparison import Point
 from dsin.runtime.evaluation.evaluate import evaluate_list
 from dsin.runtime.evaluation.pairs import read_pair_list
 from dsin.runtime.evaluation.rivals import rivals
-from dsin.runtime.evaluation.sequences import video_curve
+from dsin.runtime.evaluation.sequences import video_curve, with_encoder_times
 from dsin.runtime.evaluation.video_rivals import (
     VIDEO_RIVALS,
     VideoRival,
@@ -64,6 +68,23 @@ def test_the_curve_is_the_mean_of_all_pictures(pictures: list[Image]) -> None:
     quality = [psnr_db(c.picture, p) for c, p in zip(coded, pictures, strict=True)]
     assert point.psnr_db == pytest.approx(np.mean(quality))
     assert point.encode_ms is not None
+
+
+def test_an_encoders_time_is_of_the_pictures_after_a_first_one(
+    pictures: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first picture takes 100 s here, and each other one 2 s: 3 of 4 are timed."""
+    now, encoder = [0.0], MagicMock()
+    monkeypatch.setattr(sequences, "_TIMED", 3)
+    monkeypatch.setattr(sequences, "time", SimpleNamespace(process_time=lambda: now[0]))
+    monkeypatch.setattr(sequences, "Encoder", encoder)
+
+    def encode(picture: Image, rate: int) -> None:
+        now[0] += 2.0 if now[0] else 100.0
+
+    encoder.return_value.__enter__.return_value.encode = encode
+    (timed,) = with_encoder_times([Point(0, 0.1, 30.0, None)], MagicMock(), pictures, "cpu")
+    assert timed == Point(0, 0.1, 30.0, None, 2000.0)
 
 
 def test_what_is_not_of_pictures_does_not_count() -> None:

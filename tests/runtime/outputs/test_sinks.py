@@ -131,15 +131,16 @@ class TestSinkRunner:
         runner = SinkRunner(sink)
         runner.offer(frames[0])
         assert sink.busy.wait(60)
-        runner.offer(frames[1])
+        for frame in frames[1:3]:
+            runner.offer(frame)
         with caplog.at_level(logging.WARNING, "dsin.runtime.outputs.sinks"):
             runner.close(timeout_s=0.05)
         assert "gave up waiting" in caplog.text
-        runner.offer(frames[2])
+        runner.offer(frames[3])
         sink.may_go_on.set()
         runner.close()
-        # The time to drain was over, so the second frame was missed, as was the one after closing.
-        assert (sink.numbers, sink.closed, runner.missed) == ([0], 1, 2)
+        # The time to drain was over, so two frames were missed, as was the one after closing.
+        assert (sink.numbers, sink.closed, runner.missed) == ([0], 1, 3)
 
 
 class TestNames:

@@ -367,3 +367,15 @@ def test_what_was_prepared_for_another_search_is_refused() -> None:
     x, y = shifted()
     with pytest.raises(FrameError, match="prepare anew"):
         pc.match(x, y, patch=(10, 12), prepared=pc.prepare(y))
+
+
+def test_margins_are_those_of_the_patches_that_are_asked_for() -> None:
+    from dsin.runtime.patch_correlation.patch_search import _patch_margins
+
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 256, (40, 60, 3)) / np.arange(1, 61)[:, None]).astype(np.float32)
+    places = np.array([[0, 1], [1, 2]])
+    together = _patch_margins(x, (20, 20), places, 3)
+    for (row, col), margin in zip(20 * places, together, strict=True):
+        alone = x[row : row + 20, col : col + 20]
+        assert margin == _patch_margins(alone, (20, 20), np.zeros((1, 2), np.int64), 1)[0]

@@ -187,6 +187,26 @@ class TestGraphs:
         assert cost.gmac == pytest.approx(3 * 7 * 2 / 1e9)
         assert cost.precision == "float64"
 
+    def test_of_a_convolution_in_8_bits(self, tmp_path: Path) -> None:
+        constants = {
+            "x_scale": np.float32(1), "x_zero": np.uint8(0), "w": np.ones((4, 3, 1, 2), np.int8),
+            "w_scale": np.float32(1), "w_zero": np.int8(0), "y_scale": np.float32(1),
+            "y_zero": np.uint8(0),
+        }  # fmt: skip
+        graph = helper.make_graph(
+            [helper.make_node("QLinearConv", ["x", *constants], ["y"])],
+            "convolution",
+            [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 5, 8])],
+            [helper.make_tensor_value_info("y", TensorProto.UINT8, [1, 4, 5, 7])],
+            [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+        )  # fmt: skip
+        onnx.save(model, tmp_path / "conv.onnx")
+        cost = count_operations(tmp_path / "conv.onnx", {"x": np.ones((1, 3, 5, 8), np.uint8)})
+        assert cost.gmac == pytest.approx(4 * 5 * 7 * 3 * 2 / 1e9)
+
     def test_alone_against_what_the_chip_can_do(self, known: Path) -> None:
         recorder = SessionRecorder()
         with wrapped_sessions(recorder):

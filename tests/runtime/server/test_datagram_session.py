@@ -1,6 +1,7 @@
 """A camera's datagrams at the server, without a network: what is taken, answered, refused."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,12 @@ from dsin.runtime.datagrams import pieces
 from dsin.runtime.datagrams.assembly import MOST_IN_A_ROW
 from dsin.runtime.datagrams.sealing import MAX_BYTES, Opener, Sealer
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
-from dsin.runtime.server.datagram_session import MOST_FRAMES_S, REMEMBERED, DatagramSession
+from dsin.runtime.server.datagram_session import (
+    MOST_FRAMES_S,
+    REMEMBERED,
+    REPORT_S,
+    DatagramSession,
+)
 from dsin.runtime.server.link_tally import LinkTally
 
 HOME = ("127.0.0.1", 1)
@@ -97,6 +103,23 @@ def test_reports_repeat_the_last_answers_and_name_what_waits() -> None:
     in_loop(test)
 
 
+def test_the_state_is_told_again_when_that_is_due_and_frames_come() -> None:
+    """So an answer that was lost on its way comes with the next report."""
+
+    def test(peer: Peer) -> None:
+        peer.session.tick(time.monotonic() + REPORT_S)
+        assert not peer.sent, "nothing came yet"
+        peer.take(*peer.frame(1))
+        peer.session.answer(dsin_v1.Ack(frame_number=1))
+        peer.session.tick(0.0)
+        assert len(peer.sent) == 1
+        peer.session.tick(time.monotonic() + REPORT_S)
+        assert len(peer.sent) == 2
+        assert [ack.frame_number for ack in peer.report().acks] == [1]
+
+    in_loop(test)
+
+
 def test_the_server_answers_to_where_the_newest_datagram_came_from() -> None:
     def test(peer: Peer) -> None:
         older, newer = peer.frame(1, 10), peer.frame(2, 10)
@@ -151,6 +174,7 @@ def test_whatever_an_authenticated_peer_sends_is_taken_or_told_in_a_line(content
     [
         ([bytes([9, 1])], "kind 9"),
         ([bytes([pieces.MESSAGE]) + b"\xff\xff"], "holds no message"),
+        ([bytes([pieces.PIECE, 1, 0, 0, 0, 0, 1, 1, 0])], "a piece of 9 bytes, header included"),
         ([bytes([pieces.PIECE, 1, 0, 0, 0, 0, 200, 200, 0, 1])], "200 pieces"),
         ([bytes([pieces.PIECE, 1, 0, 0, 0, 0, 2, 30, 0, 1])], "28 parity pieces do not fit 2"),
         ([bytes([pieces.PIECE, 1, 0, 0, 0, 5, 2, 2, 0, 1])], "piece 5 of 2"),
@@ -174,6 +198,18 @@ def test_a_flood_of_half_frames_is_a_fault_where_nothing_was_lost() -> None:
         for number in range(MOST_IN_A_ROW + 6):
             peer.take(peer.sealer.seal(pieces.cut(number, bytes(3000), 0)[0].content())[1])
         assert "frames in a row" in peer.faults[0]
+        assert peer.tally.status().incomplete > MOST_IN_A_ROW
+
+    in_loop(test)
+
+
+def test_half_frames_between_whole_ones_are_no_fault() -> None:
+    """An honest camera, too, leaves some behind over time."""
+
+    def test(peer: Peer) -> None:
+        for number in range(2 * MOST_IN_A_ROW + 6):
+            peer.take(*peer.frame(number)[: 3 if number % 2 else 1])
+        assert not peer.faults
         assert peer.tally.status().incomplete > MOST_IN_A_ROW
 
     in_loop(test)

@@ -164,6 +164,7 @@ def test_after_a_burst_the_stream_goes_on_without_connecting_again() -> None:
         wait_until(lambda: server.frames[-1].captured_ns > restored_ns)
         first = next(f for f in server.frames if f.captured_ns > restored_ns)
         assert first.captured_ns - restored_ns < 2.5e9 / 20
+        wait_until(lambda: device.device.counts.lost > 0, what="the lost frames to be told")
         assert device.stop().reconnects == 0
 
 

@@ -225,6 +225,13 @@ def test_a_name_that_is_no_time_is_told(euroc: Path) -> None:
         open_recording(str(euroc), "left")
 
 
+def test_cameras_that_share_no_time_are_told(euroc: Path) -> None:
+    for picture in list((euroc / "mav0" / "cam1" / "data").iterdir()):
+        picture.rename(picture.with_stem(str(int(picture.stem) + 1)))
+    with pytest.raises(FrameError, match=r"no picture of .*cam0.* has the time of one of .*cam1"):
+        open_recording(str(euroc), "left")
+
+
 class TestAnotherSideCamera:
     def test_is_brought_to_the_size_of_the_left_one(self, tmp_path: Path) -> None:
         for number in range(3):

@@ -415,6 +415,18 @@ class TestHistory:
         assert [point.at_s for point in history.frames_after(0)] == list(range(139, 200))
         assert [point.at_s for point in history.frames_after(198)] == [198, 199]
 
+    def test_tells_what_was_lost_in_the_order_that_the_page_draws(
+        self, coded: list[DecodedFrame]
+    ) -> None:
+        status = replace(
+            FedRig("front", coded).status(), superseded=1, rejected=2,
+            device={"dropped": 3.0, "lost": 4.0},
+        )  # fmt: skip
+        history = History()
+        history.add_status(status, 5.0)
+        history.add_status(replace(status, device={}), 6.0)
+        assert history.drops_after(0) == [(5.0, 1, 2, 3, 4), (6.0, 1, 2, 0, 0)]
+
     def test_names_the_way_here_and_the_waiting(self, coded: list[DecodedFrame]) -> None:
         history = History()
         frame = replace(

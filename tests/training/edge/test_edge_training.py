@@ -30,6 +30,7 @@ from dsin.training.edge.rates import fits, multipliers, with_preset
 from dsin.training.edge.side import side_input
 from dsin.training.losses import ms_ssim, ms_ssim_of_each
 from dsin.training.presets import EdgePhase, EdgePreset, load_preset, preset_names
+from dsin.training.run_report import StepClock
 
 pytestmark = [
     # Lightning's own use of its dependencies.
@@ -291,6 +292,23 @@ def test_time_is_shared_out(
     assert said[-1] == "the time is up: stopped at step 6 of 20 of phase codec, go on with --resume"
 
 
+def test_no_step_falls_into_a_pause(
+    small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the speed that the report tells would be too high."""
+    steps = []
+
+    class Watched(StepClock):
+        def begin(self) -> None:
+            steps.append(self._pause_s())
+            super().begin()
+
+    monkeypatch.setattr(edge_phase, "StepClock", Watched)
+    run = preset(phase("codec", steps=3, validate_every_steps=1, checkpoint_every_minutes=0.0))
+    train(run, small_pairs, small_pairs[:1], tmp_path)
+    assert steps == [0, 0, 0]
+
+
 def test_photographs_and_pairs_take_turns_at_random(
     small_pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +317,7 @@ def test_photographs_and_pairs_take_turns_at_random(
     def note(self: EdgeObjective, x: torch.Tensor, y: torch.Tensor | None) -> object:
         kinds.append("photos" if y is None else "pairs")
         nothing = 0 * torch.stack([weight.sum() for weight in self.parameters()]).sum()
-        return nothing, torch.zeros(3 if y is None else 4)
+        return nothing, torch.full((3 if y is None else 4,), 5.0)
 
     monkeypatch.setattr(EdgeObjective, "forward", note)
     monkeypatch.setattr(EdgeObjective, "validate", lambda *_: {"val_loss": torch.zeros(())})
@@ -308,6 +326,8 @@ def test_photographs_and_pairs_take_turns_at_random(
     assert 4 <= kinds.count("pairs") <= 12
     assert kinds != sorted(kinds)
     assert kinds != sorted(kinds, reverse=True)
+    for figure in ("loss", "psnr"):
+        assert logged(tmp_path / "joint", figure) == [(16, 5)], "the mean of equal figures"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_what_was_saved(
