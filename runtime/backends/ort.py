@@ -16,6 +16,7 @@ _INSTALL = {
     CUDA: "pip uninstall -y onnxruntime; pip install 'dsin[gpu]'",
 }
 _ONLY_ERRORS = 3
+_AWAKE_US = 150
 
 
 class OrtSession:
@@ -45,8 +46,12 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _ONLY_ERRORS
-    # Spinning threads of an idle session would take the cores from search and entropy coding.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait awake for the next operator of a run, since to fall asleep and be woken costs a
+    # tenth of its time; but not for long, nor after it: search, entropy coding and other processes
+    # would lack the core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_AWAKE_US))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = ort.InferenceSession(
             str(path), options, providers=list(providers), enable_fallback=0

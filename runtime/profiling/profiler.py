@@ -56,6 +56,7 @@ from dsin.runtime.profiling.statistics import (
     reasons_against,
 )
 from dsin.runtime.progress import ProgressLine
+from dsin.runtime.sources.warm_up import warm_up
 
 COLD_STARTS = 3
 """Fresh processes that are started, one after the other."""
@@ -158,6 +159,9 @@ class _Rig:
         self.frames = Frames(options.source, options.side)
         link = stack.enter_context(Loopback(encoder.bundle.codec_id, self.frames.source.size))
         self.pipeline = Pipeline(self.frames, encoder, decoder, link, self.rate)
+        if options.warmup:
+            # Kernels that only some frames need would be compiled while others are measured.
+            warm_up(encoder, self.frames.source.size, decoder)
 
     def conditions(self, options: Options, samples: int) -> Conditions:
         return Conditions(
