@@ -143,6 +143,7 @@ class FlowFusion:
         self._network = _EdgeNetwork(bundle, backend, threads)
         self._least = least_size(bundle.search)
         self._search = FlowSearch(bundle.search, threads)
+        self._truncates = bundle.truncate_to_uint8
 
     def prepare(self, image: Image, decoded: Reconstruction | None) -> Side:
         size = _whole_blocks(image, self._least)
@@ -154,11 +155,12 @@ class FlowFusion:
             levels = as_levels(x_dec)
             matches, planes, shown = self._search.find(levels, side.prepared)
         assert shown is not None
+        seen = x_dec if self._truncates else levels  # which are rounded
         if shown < least_shown(side.related_before):
-            return Fused(x_dec, planes["y_flow"], levels, matches, related=False)
+            return Fused(x_dec, planes["y_flow"], seen, matches, related=False)
         with watch.stage("fusion"):
             x_hat = self._network.merge(x_dec, decoded, planes, rate)
-        return Fused(x_hat, planes["y_flow"], levels, matches, related=True)
+        return Fused(x_hat, planes["y_flow"], seen, matches, related=True)
 
 
 class _EdgeNetwork:

@@ -20,9 +20,10 @@ def decision(shown: float, before: bool | None) -> bool:
     """What the fusion decides where so many blocks are shown, after that decision."""
     fusion = FlowFusion.__new__(FlowFusion)
     planes = {"y_flow": np.zeros((1, 3, *SIZE), np.float32)}
-    found = SimpleNamespace(find=lambda x, prepared: (None, planes, shown, None))
+    found = SimpleNamespace(find=lambda x, prepared: (None, planes, shown))
     merged = SimpleNamespace(merge=lambda x, decoded, planes, rate: x)
     fusion._search, fusion._network = cast(Any, found), cast(Any, merged)
+    fusion._truncates = False
     decoded = SimpleNamespace(x_dec=np.zeros((1, 3, *SIZE), np.float32))
     side = Side(SIZE, None, before)
     return fusion.fuse(cast(Any, decoded), side, 0, Stopwatch()).related

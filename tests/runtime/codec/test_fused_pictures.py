@@ -1,4 +1,4 @@
-"""Pictures of x_dec and y_syn, which the search by flow has already, are those of the planes."""
+"""Pictures of x_dec and y_syn, which the search by flow has already in whole levels."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from support.pictures import smooth_picture
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.codec.layouts import as_picture
 from dsin.runtime.codec.side_fusion import FlowFusion, Fused
-from dsin.runtime.pictures import picture_of
 
 SIZE = (61, 90)
 
@@ -33,8 +33,7 @@ def test_pictures_beside_a_side_image(monkeypatch: pytest.MonkeyPatch, truncate:
     beside, alone = decoder.decode(packet, y), decoder.decode(packet, None)
     np.testing.assert_array_equal(beside.x_dec, alone.image)
     (fused,) = kept
-    expected = picture_of(np.asarray(fused.y_syn), SIZE, truncate=truncate)
-    np.testing.assert_array_equal(beside.y_syn, expected)
+    np.testing.assert_array_equal(beside.y_syn, as_picture(fused.y_syn, SIZE))
     for picture in (beside.image, beside.x_dec, beside.y_syn):
         assert picture is not None
         assert picture.flags.c_contiguous
