@@ -111,6 +111,8 @@ def measure(options: Options, tell: Callable[[str], None] = lambda line: None) -
         tell(f"profiling {rig.bundle.path.name} on {rig.frames.name}")
         chip_before = measure_chip(options.threads)
         first = rig.pipeline.run()
+        if options.warmup:
+            rig.warm_up()
         loop = _loop(options, rig.pipeline, surroundings.meter, tell)
         chip_after = measure_chip(options.threads)
         tell("graphs and cold starts")
@@ -159,9 +161,11 @@ class _Rig:
         self.frames = Frames(options.source, options.side)
         link = stack.enter_context(Loopback(encoder.bundle.codec_id, self.frames.source.size))
         self.pipeline = Pipeline(self.frames, encoder, decoder, link, self.rate)
-        if options.warmup:
-            # Kernels that only some frames need would be compiled while others are measured.
-            warm_up(encoder, self.frames.source.size, decoder)
+        self._encoder, self._decoder = encoder, decoder
+
+    def warm_up(self) -> None:
+        """Compile the kernels that only some frames need, which would fall into the measurement."""
+        warm_up(self._encoder, self.frames.source.size, self._decoder)
 
     def conditions(self, options: Options, samples: int) -> Conditions:
         return Conditions(
