@@ -93,7 +93,11 @@ def middle(
 
 def to_planes(image: npt.NDArray[Any]) -> Planes:
     """H×W×3 of any dtype to (1, 3, H, W) float32."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
+    if image.dtype != np.uint8:
+        return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
+    planes = np.empty((1, image.shape[2], *image.shape[:2]), np.float32)
+    fill_planes(image, planes[0])
+    return planes
 
 
 def fill_planes(image: Image, planes: npt.NDArray[Any]) -> None:

@@ -18,6 +18,11 @@ from dsin.runtime.errors import DsinError
 from dsin.runtime.signals import interruptions
 
 
+def counted(number: int, thing: str) -> str:
+    """So many things in words: "1 frame", "2 frames"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def say(line: object, wrote: Path | None = None) -> None:
     """Print a line about the work, at once. Where it cannot be printed, nothing happens.
 

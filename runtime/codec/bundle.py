@@ -69,9 +69,9 @@ from dsin.runtime.manifest import MANIFEST, Table, check_plain_name, read_arrays
 from dsin.runtime.patch_correlation.options import SearchOptions
 
 Precision = Literal["auto", "float", "int8"]
+"""Of the networks around the entropy model, which is exact in any case."""
 LEVELS = "uint8"
 """What the manifest says where 8-bit networks have pictures in 8 bits too."""
-"""Of the networks around the entropy model, which is exact in any case."""
 INT8_GRAPHS = ("encoder", "x_decoder", "fusion")
 Look = Literal["faithful", "structure", "sharp"]
 """What a fusion was trained for: least squared error, structural similarity, appearance."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsin.runtime.gpu.device_tensor import DeviceTensor, Tensor, cropped, on_host
-from dsin.runtime.pictures import Image, fill_planes, picture_of
+from dsin.runtime.pictures import Image, picture_of, to_planes
 
 COLOURS = 3
 
@@ -48,10 +48,7 @@ def as_planes(tensor: Tensor) -> Tensor:
     """A picture as float networks have it, from either layout."""
     if not _has_channels_last(tensor):
         return tensor
-    rows, columns = size_of(tensor)
-    planes = np.empty((1, COLOURS, rows, columns), np.float32)
-    fill_planes(_array(tensor)[0], planes[0])
-    return planes
+    return to_planes(_array(tensor)[0])
 
 
 def for_network(found: dict[str, Tensor], *, levels: bool) -> dict[str, Tensor]:

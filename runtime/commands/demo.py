@@ -45,7 +45,7 @@ from dsin.runtime.progress import ProgressLine
 from dsin.runtime.signals import interruptions
 from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.recordings import open_stereo
-from dsin.runtime.terminal import say
+from dsin.runtime.terminal import counted, say
 from dsin.runtime.trace import Slice, check_trace_path, write_trace
 
 STALL_S = 120.0
@@ -225,7 +225,7 @@ class _Results:
         self._served: dict[int, Served] = {}
         self._device = Finished()
         self._progress = progress
-        frames = "1 frame" if settings.frames == 1 else f"{settings.frames} frames"
+        frames = counted(settings.frames, "frame")
         progress.show(f"streaming {frames} of {width}x{height}")
 
     def add(self, message: Message) -> None:

@@ -30,6 +30,7 @@ from dsin.runtime.sources.cameras import Camera, open_camera
 from dsin.runtime.sources.capture_device import is_live, shown_name
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.warm_up import warm_up
+from dsin.runtime.terminal import counted
 from dsin.runtime.trace import check_trace_path, tracing
 
 LOG = logging.getLogger(__name__)
@@ -69,18 +70,22 @@ class StreamOptions:
     independent: bool = False
     """Whether every frame stands alone."""
 
+    @property
+    def sent_frames(self) -> int | None:
+        """How many frames to send, where that ends the stream: a live camera would be through with
+        its own before the first one can be sent."""
+        return self.frames if is_live(self.source) else None
+
 
 def stream(options: StreamOptions, announce: Callable[[str], None]) -> DeviceCounts:
     """Stream until the source ends, or a signal ends it. Raises DsinError."""
     check_camera(options.address, options.certificates)
     check_trace_path(options.trace)
     side: StereoSide = "left" if options.camera == "x" else "right"
-    # A live camera would be through with its frames before the first one can be sent.
-    live = is_live(options.source)
     camera = open_camera(
-        options.source, side, fps=options.fps, frames=None if live else options.frames,
-        loop=options.loop, every=options.every,
-        start_s=_start_s(options.start),
+        options.source, side, fps=options.fps,
+        frames=options.frames if options.sent_frames is None else None, loop=options.loop,
+        every=options.every, start_s=_start_s(options.start),
     )  # fmt: skip
     try:
         if options.camera == "y":
@@ -121,9 +126,8 @@ def _run(
     report = _Report(announce)
     device = Device(
         camera, maker, options.address, options.rig, options.certificates,
-        every=options.every, frames=options.frames if is_live(options.source) else None,
-        transport=options.transport, follower=follower, give_up_s=options.give_up_s,
-        on_frame=report.add, on_news=announce,
+        every=options.every, frames=options.sent_frames, transport=options.transport,
+        follower=follower, give_up_s=options.give_up_s, on_frame=report.add, on_news=announce,
     )  # fmt: skip
     on_ending(device.stop)
     height, width = camera.size
@@ -175,8 +179,8 @@ class _Report:
             ends.append(f"{counts.lost} lost")
         if counts.unsent:
             ends.append(f"{counts.unsent} unsent")
-        captured = "1 frame" if counts.captured == 1 else f"{counts.captured} frames"
-        attempts = "1 attempt" if counts.reconnects == 1 else f"{counts.reconnects} attempts"
+        captured = counted(counts.captured, "frame")
+        attempts = counted(counts.reconnects, "attempt")
         tries = f", {attempts} to connect again" if counts.reconnects else ""
         return (
             f"{captured} in {seconds:.1f} s: {', '.join(ends)}; "

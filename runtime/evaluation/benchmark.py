@@ -24,6 +24,7 @@ from dsin.runtime.files import check_target, write_bytes_atomically, write_image
 from dsin.runtime.profiling.machine import Machine, describe_machine, versions
 from dsin.runtime.progress import ProgressLine
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
+from dsin.runtime.terminal import counted
 
 FORMAT = 1
 """Version of the JSON."""
@@ -107,7 +108,7 @@ class Benchmark:
     def title(self) -> str:
         """What was measured, and where."""
         machine = self.machine
-        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
+        frames = counted(self.frames, "frame")
         return (
             f"{frames} of {self.width}x{self.height} ({self.input_name}) on "
             f"{machine.name}, {machine.architecture}, {machine.threads} threads"

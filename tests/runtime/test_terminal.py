@@ -12,6 +12,7 @@ from support.command_line import Outcome, Run, command_line
 
 from dsin.runtime.codec.packet import Packet
 from dsin.runtime.files import write_image
+from dsin.runtime.terminal import counted
 
 FULL = Path("/dev/full")
 DSIN = [sys.executable, "-m", "dsin.runtime.commands.cli"]
@@ -96,3 +97,7 @@ def test_a_packet_goes_into_a_pipe_alone(picture: Path, bundle: Path, tmp_path: 
     with (tmp_path / "packet").open("wb") as file:
         subprocess.run(arguments, stdout=file, check=True, capture_output=False)
     assert (tmp_path / "packet").read_bytes() == done.stdout
+
+
+def test_one_thing_is_not_called_several() -> None:
+    assert [counted(n, "frame") for n in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
