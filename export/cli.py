@@ -194,24 +194,28 @@ def look(
 @command(app, "int8")
 def int8_networks(
     bundle: BundleArgument,
-    frames: Annotated[
-        Path,
-        typer.Option(
-            "--frames",
-            metavar="DIR|LIST",
-            help="Folder or list of pictures, in pairs, to calibrate on.",
-        ),
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle directory to write.")
     ],
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            "--frames",
+            metavar="DIR|LIST",
+            help="Folder or list of pictures, in pairs, to calibrate on. Without, the networks "
+            "stay as they are and are only stored in less space.",
+        ),
+    ] = None,
     root: RootOption = None,
 ) -> None:
     """Make the 8-bit networks anew that a bundle has beside its float ones, its looks' too."""
     from dsin.export.calibration_frames import read_frames
-    from dsin.export.edge.recalibrate import recalibrate_bundle
+    from dsin.export.edge.recalibrate import recalibrate_bundle, repack_bundle
 
-    recalibrate_bundle(bundle, read_frames(frames, root), output)
+    if frames is None:
+        repack_bundle(bundle, output)
+    else:
+        recalibrate_bundle(bundle, read_frames(frames, root), output)
     say(f"wrote {output}: {_size_mb(output):.1f} MB")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dsin.export.bundle_files import INT8_MARK, copy_files, file_table, new_bundle
+from dsin.export.derived_weights import store_once
 from dsin.export.half_graph import read_graph
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.codec.bundle import INT8_GRAPHS, Bundle, open_bundle
@@ -36,6 +37,7 @@ def combine_bundles(floats: Path | str, calibrated: Path | str, out: Path) -> No
             store_as_half(graph)
             files.setdefault(file, {})[name + INT8_MARK.rstrip(".")] = graph
         save_graphs(partial, files)
+        store_once(partial)
         old = json.loads((first.path / MANIFEST).read_text())
         old.pop("looks", None)  # they have no 8-bit networks yet
         int8 = {

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from dsin.calibration.qdq import Range
 from dsin.export.bundle_files import INT8_MARK, LOOK_MARK, file_table, new_bundle
+from dsin.export.derived_weights import store_once
 from dsin.export.edge.graphs import fusion_graph
 from dsin.export.edge.refit import require_same_codec
 from dsin.export.int8_bundle import graph_inputs, integer_graph, quantise_fusion
@@ -57,6 +58,7 @@ def add_look(
             name = f"{LOOK_MARK}{look}{mark}"
             save_graphs(partial, {f"{name}weights": {name.rstrip("."): graph}})
             files[kind] = f"{name}onnx"
+        store_once(partial)
         write_json(partial / MANIFEST, _manifest(bundle, look, files, notes, partial))
         with_look(open_bundle(partial), look)
 

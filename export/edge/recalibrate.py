@@ -1,6 +1,7 @@
-"""The 8-bit networks of a bundle of both precisions, made anew: also those of its looks.
+"""The 8-bit networks of a bundle of both precisions, made or stored anew: also those of its looks.
 
-What dsin makes of such networks gets faster with its versions; codec and float networks stay.
+What dsin makes of such networks gets faster and smaller with its versions; codec and float networks
+stay.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import onnx
 
 from dsin.export.bundle_files import INT8_MARK, LOOK_MARK, file_table, new_bundle
+from dsin.export.derived_weights import store_once, store_whole
 from dsin.export.edge.combine import WEIGHTS
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_bundle import (
@@ -39,12 +41,7 @@ def recalibrate_bundle(source: Path | str | None, frames: Sequence[Image], out: 
     for a bundle without 8-bit networks beside its float ones, or where `out` is in the way; then
     nothing is left behind.
     """
-    bundle = open_bundle(source)
-    if not bundle.int8 or bundle.look != FAITHFUL:
-        raise ExportError(
-            f"bundle {bundle.path.name} must be one with float and 8-bit networks, without a look: "
-            "make it with dsin calibrate and dsin-export combine"
-        )
+    bundle = _open_both(source)
     require_frames(frames)
     models = _networks(bundle, frames)
     names = {name: f"{name}{INT8_MARK}onnx" for name in INT8_GRAPHS}
@@ -57,12 +54,40 @@ def recalibrate_bundle(source: Path | str | None, frames: Sequence[Image], out: 
             if INT8_MARK not in name:
                 shutil.copy2(bundle.path / name, partial / name)
         save_graphs(partial, models)
+        store_once(partial)
         manifest: dict[str, Any] = json.loads((bundle.path / MANIFEST).read_text())
         manifest["int8"] = {**calibration_note("cpu", frames), "graphs": names}
         if looks:
             manifest["looks"] = looks
         write_json(partial / MANIFEST, {**manifest, "files": file_table(partial)})
         open_bundle(partial)
+
+
+def repack_bundle(source: Path | str | None, out: Path) -> None:
+    """Write the bundle `source` with the 8-bit networks that it has, their weights stored in as
+    little space as this version can: packets and pictures stay.
+
+    Raises as `recalibrate_bundle` does.
+    """
+    bundle = _open_both(source)
+    with new_bundle(out) as partial:
+        for name in bundle.file_bytes:
+            shutil.copy2(bundle.path / name, partial / name)
+        store_whole(partial)
+        store_once(partial)
+        manifest: dict[str, Any] = json.loads((bundle.path / MANIFEST).read_text())
+        write_json(partial / MANIFEST, {**manifest, "files": file_table(partial)})
+        open_bundle(partial)
+
+
+def _open_both(source: Path | str | None) -> Bundle:
+    bundle = open_bundle(source)
+    if not bundle.int8 or bundle.look != FAITHFUL:
+        raise ExportError(
+            f"bundle {bundle.path.name} must be one with float and 8-bit networks, without a look: "
+            "make it with dsin calibrate and dsin-export combine"
+        )
+    return bundle
 
 
 def _networks(bundle: Bundle, frames: Sequence[Image]) -> dict[str, dict[str, onnx.ModelProto]]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ _NODE, _OPERATOR = 1, 4
 _DIMS, _TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9
 """Of a tensor."""
 _FLOAT = 1
+_TYPES = {_FLOAT: "<f4", 2: "|u1", 3: "|i1", 6: "<i4", 7: "<i8", 10: "<f2"}
+"""Of the values of tensors, as numpy names them, by their numbers."""
 _VARINT, _BYTES = 0, 2
 """The wire types of protobuf that a ModelProto consists of."""
 
@@ -26,14 +28,49 @@ def weight_files(model: bytes) -> set[str]:
 
     Raises BundleError for what is not a ModelProto.
     """
-    names = set()
-    for graph in _messages(model, _GRAPH):
-        for tensor in _messages(graph, _INITIALIZER):
-            for entry in _messages(tensor, _EXTERNAL_DATA):
-                (key,), (value,) = list(_messages(entry, _KEY)), list(_messages(entry, _VALUE))
-                if key == b"location":
-                    names.add(value.decode(errors="replace"))
-    return names
+    return {
+        value
+        for tensor in _initializers(model)
+        for key, value in _entries(tensor)
+        if key == "location"
+    }
+
+
+class ExternalTensor(NamedTuple):
+    """Where the values of an initialiser are, in bytes from the start of a file, and what they
+    are."""
+
+    name: str
+    file: str
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def external_tensors(model: bytes) -> list[ExternalTensor]:
+    """The initialisers that a serialised ModelProto keeps in files.
+
+    Raises BundleError for what is not a ModelProto, or has tensors of other types than weights are
+    of.
+    """
+    found = []
+    for tensor in _initializers(model):
+        entries = dict(_entries(tensor)) if b"location" in tensor else {}
+        if "location" not in entries:
+            continue
+        name, kind = _text(tensor, _NAME), _number(tensor, _TYPE)
+        offset = entries.get("offset", "0")
+        if kind not in _TYPES or not offset.isdecimal():
+            raise BundleError(f"this ONNX model has no usable weights {name}: export it anew")
+        shape = tuple(_numbers(tensor, _DIMS))
+        dtype = np.dtype(_TYPES[kind])
+        found.append(ExternalTensor(name, entries["location"], int(offset), dtype, shape))
+    return found
 
 
 class StoredGraph(NamedTuple):
@@ -61,7 +98,7 @@ def read_graph(path: Path) -> StoredGraph:
 def _values(tensor: bytes, path: Path) -> NDArray[np.float32]:
     """Raises ValueError where there are more or fewer than the tensor's shape wants."""
     shape = tuple(_numbers(tensor, _DIMS))
-    entries = {_text(e, _KEY): _text(e, _VALUE) for e in _messages(tensor, _EXTERNAL_DATA)}
+    entries = dict(_entries(tensor))
     if entries:
         name = entries.get("location", "")
         if Path(name).name != name:
@@ -74,8 +111,19 @@ def _values(tensor: bytes, path: Path) -> NDArray[np.float32]:
     return np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)
 
 
+def _initializers(model: bytes) -> Iterator[bytes]:
+    for graph in _messages(model, _GRAPH):
+        yield from _messages(graph, _INITIALIZER)
+
+
+def _entries(tensor: bytes) -> Iterator[tuple[str, str]]:
+    """Keys and values of what tells where the values of a tensor are."""
+    for entry in _messages(tensor, _EXTERNAL_DATA):
+        yield _text(entry, _KEY), _text(entry, _VALUE)
+
+
 def _text(message: bytes, wanted: int) -> str:
-    return b"".join(_messages(message, wanted)).decode()
+    return b"".join(_messages(message, wanted)).decode(errors="replace")
 
 
 def _number(message: bytes, wanted: int) -> int:
@@ -84,45 +132,39 @@ def _number(message: bytes, wanted: int) -> int:
 
 def _numbers(message: bytes, wanted: int) -> Iterator[int]:
     """The values of all fields of that number, which hold numbers, one each or several packed."""
-    for number, start, end in _fields(message):
-        if number == wanted:
-            key, at = _varint(message, start)
-            if key & 7 == _BYTES:
-                _, at = _varint(message, at)
-            while at < end:
-                value, at = _varint(message, at)
-                yield value
+    for number, at, end in _fields(message):
+        while number == wanted and at < end:
+            value, at = _varint(message, at)
+            yield value
 
 
 def _messages(message: bytes, wanted: int) -> Iterator[bytes]:
     """The contents of all fields of that number, which hold bytes."""
-    for number, start, end in _fields(message):
+    for number, begin, end in _fields(message):
         if number == wanted:
-            _, begin = _varint(message, start)
-            _, begin = _varint(message, begin)
             yield message[begin:end]
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field of a protobuf message."""
+    """Of each field of a protobuf message its number, and where its content begins and ends."""
     end = 0
     while end < len(message):
-        start = end
-        key, end = _varint(message, end)
-        value, end = _varint(message, end)
+        key, begin = _varint(message, end)
+        value, end = _varint(message, begin)
         if key & 7 == _BYTES:
-            end += value
+            begin, end = end, end + value
         elif key & 7 != _VARINT:
             raise BundleError("this is not an ONNX model: export it anew")
         if end > len(message):
             raise BundleError("this ONNX model is cut off: export it anew")
-        yield key >> 3, start, end
+        yield key >> 3, begin, end
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """A number in base 128, lowest digits first, and where it ends."""
-    for length in range(1, 11):
-        digits = message[at : at + length]
-        if len(digits) == length and digits[-1] < 128:
-            return sum((digit & 127) << 7 * i for i, digit in enumerate(digits)), at + length
+    value = 0
+    for place, digit in enumerate(message[at : at + 10]):
+        value |= (digit & 127) << 7 * place
+        if digit < 128:
+            return value, at + place + 1
     raise BundleError("this ONNX model is cut off: export it anew")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dsin.runtime.errors import BackendError
+from dsin.runtime.backends.derived_weights import derived_tensors
+from dsin.runtime.errors import BackendError, BundleError
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -53,9 +54,9 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_AWAKE_US))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = ort.InferenceSession(
-            str(path), options, providers=list(providers), enable_fallback=0
-        )
+        session = with_derived_weights(path, options, providers)
+    except BundleError:
+        raise
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = str(error).splitlines()[0]
         raise BackendError(f"onnxruntime cannot load {path}: {reason}") from error
@@ -65,6 +66,22 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
             f"{path.name} would run on {found} instead of {wanted}: a CUDA or cuDNN "
             "library is missing; pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
+    return session
+
+
+def with_derived_weights(path: Path, options: Any, providers: Sequence[Any]) -> Any:
+    """onnxruntime's session of a graph, weights included that its bundle does not store.
+
+    Raises BundleError where those cannot be derived, and what onnxruntime raises.
+    """
+    import onnxruntime as ort
+
+    tensors = derived_tensors(path) if path.is_file() else {}
+    values = [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
+    if tensors:
+        options.add_external_initializers(list(tensors), values)
+    session = ort.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
+    session.derived_weights = tensors, values  # it may go on reading them
     return session
 
 

@@ -5,6 +5,9 @@
     *.weights         external weights of the graphs
     *.npz             tables of the entropy model: a zip of .npy arrays of integers, at most 16 MiB
                       unpacked
+    X.int8.npz        of the same kind: a recipe, by which X.weights, the external weights of float
+                      graphs, yields X.int8.weights, those of 8-bit graphs, which then need not be
+                      stored (dsin.runtime.backends.derived_weights)
 
 Format 1 has the causal context model (dsin.runtime.entropy.context_model), format 2 the hyperprior
 (dsin.runtime.entropy.hyper_codec). Keys of the manifest; all are required but `preset`, `training`
@@ -40,6 +43,7 @@ and `weights_licence`:
     weights_licence   licence of the weights
 
 Names are plain file names inside the directory, and `files` lists everything but the manifest.
+Recipes are used, and refused where they do not fit, when a graph is opened that needs them.
 
 The codec id is the first 6 bytes of the sha256 of: the letters "dsin codec", the version of the
 bitstream (u8), model_id as 32 bytes, the digest of the entropy model (32 bytes), then channels,

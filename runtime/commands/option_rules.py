@@ -74,6 +74,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(["--ca", "--cert", "--key"], not_with=["--plaintext"]),
     ),
     "onnx": (Rule(["--root"], goes_with=["--frames"]),),
+    "int8": (Rule(["--root"], goes_with=["--frames"]),),
     "verify": (Rule(["--root"], goes_with=["--frames"]),),
 }  # fmt: skip
 """By the name of the command, of `dsin` and `dsin-export`."""

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dsin.runtime.backends.derived_weights import RECIPE, weights_bytes, weights_of
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
@@ -89,11 +90,13 @@ def int8_sha256(bundle: Bundle) -> str | None:
     """Of the files of a bundle's 8-bit networks, without those of its looks; None without any.
 
     The codec id does not tell of these networks: other ones make other packets that decode alike.
+    Weights count as they are, whether they are stored or derived from the float ones.
     """
-    paths = [p for p in bundle.path.glob("*.int8.*") if not p.name.startswith("fusion_")]
+    found = [p for p in bundle.path.glob("*.int8.*") if not p.name.startswith("fusion_")]
+    paths = {weights_of(p) if p.name.endswith(RECIPE) else p for p in found}
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.name.encode() + hashlib.sha256(weights_bytes(path)).digest())
     return digest.hexdigest() if paths else None
 
 

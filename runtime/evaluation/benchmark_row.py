@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dsin.runtime.backends.derived_weights import RECIPE, stored_files
 from dsin.runtime.backends.onnx_weight_files import weight_files
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle
@@ -104,8 +105,10 @@ def files_of(bundle: Bundle) -> set[str]:
     """Files of a bundle that its graphs and tables are in, at the precision that was chosen."""
     graphs = set(bundle.graphs.values())
     kept = {name for g in graphs for name in weight_files((bundle.path / g).read_bytes())}
-    tables = {name for name in bundle.file_bytes if name.endswith(".npz")}
-    return graphs | kept | tables
+    stored = {file for name in kept for file in stored_files(bundle.path / name)}
+    recipes = {name for name in bundle.file_bytes if name.endswith(RECIPE)}
+    tables = {name for name in bundle.file_bytes if name.endswith(".npz")} - recipes
+    return graphs | stored | tables
 
 
 class _Frame:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from dsin.runtime.backends.ort import CPU, onnxruntime
+from dsin.runtime.backends.ort import CPU, onnxruntime, with_derived_weights
 from dsin.runtime.backends.session import Session
 from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
@@ -212,7 +212,7 @@ def _traced(path: Path, inputs: Inputs) -> list[dict[str, Any]]:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # A weight that was packed is gone from the trace.
         options.add_session_config_entry("session.disable_prepacking", "1")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = with_derived_weights(path, options, [CPU])
         session.run(None, {name: on_host(tensor) for name, tensor in inputs.items()})
         events = json.loads(Path(session.end_profiling()).read_text())
     return [

@@ -612,6 +612,9 @@ def test_export_checkpoint_decoder_and_verify(catch: Catch, tmp_path: Path) -> N
     run(export_cli.app, "int8 b --frames f --root r -o", tmp_path)
     assert again[0].arguments == ("b", "frames", tmp_path)
     assert read[1].arguments == (Path("f"), Path("r"))
+    packed = catch("dsin.export.edge.recalibrate.repack_bundle")
+    run(export_cli.app, "int8 b -o", tmp_path)
+    assert packed[0].arguments == ("b", tmp_path)
 
 
 @pytest.mark.parametrize(

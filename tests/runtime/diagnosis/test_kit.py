@@ -1,12 +1,14 @@
 """Packets of every shipped bundle and rate, made once, decode to the same latents for ever."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsin.runtime import DsinError, Packet, open_bundle, shipped_bundles
+from dsin.runtime.backends.derived_weights import weights_bytes
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.exact import ExactCoder, latent_sha256
 from dsin.runtime.codec.packet import REFERRING, VERSION
@@ -44,6 +46,16 @@ def test_other_8_bit_networks_are_told_by_their_hash(tmp_path: Path) -> None:
     (tmp_path / "encoder.int8.weights").write_bytes(b"")
     (tmp_path / "encoder.int8.onnx").write_bytes(b"after")
     assert len({None, before, int8_sha256(bundle)}) == 3
+
+
+def test_weights_that_are_derived_count_as_if_they_were_stored(tmp_path: Path) -> None:
+    bundle = open_bundle("edge")
+    shutil.copytree(bundle.path, tmp_path / "edge")
+    weights = tmp_path / "edge" / "encoder.int8.weights"
+    weights.write_bytes(weights_bytes(weights))
+    (tmp_path / "edge" / "encoder.int8.npz").unlink()
+    whole = dataclasses.replace(bundle, path=tmp_path / "edge")
+    assert int8_sha256(whole) == int8_sha256(bundle)
 
 
 def test_every_format_that_was_ever_written_keeps_a_packet() -> None:
