@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from dsin.calibration.qdq import Range
 from dsin.export.bundle_files import INT8_MARK, LOOK_MARK, file_table, new_bundle
 from dsin.export.derived_weights import store_once
-from dsin.export.edge.graphs import fusion_graph
+from dsin.export.edge.graphs import fusion_graph, round_to_half
 from dsin.export.edge.refit import require_same_codec
 from dsin.export.int8_bundle import graph_inputs, integer_graph, quantise_fusion
 from dsin.export.weights import save_graphs, store_as_half
@@ -86,6 +86,8 @@ def _graphs(
     require_same_codec(bundle, model, checkpoint)
     if model.preset.search != bundle.search:
         raise ExportError(f"{checkpoint} was trained for another search than {bundle.path.name}'s")
+    # 8-bit weights follow from those that are stored.
+    round_to_half(model.requires_grad_(False))
     graph = fusion_graph(model)
     store_as_half(graph)
     if not bundle.int8:

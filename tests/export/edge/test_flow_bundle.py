@@ -221,6 +221,8 @@ def test_the_manifest_names_the_8_bit_graphs(both: Bundle) -> None:
     assert manifest["int8"]["target"] == "cpu"
     assert manifest["int8"]["graphs"]["encoder"] == "encoder.int8.onnx"
     assert set(manifest["int8"]["graphs"].values()) <= set(manifest["files"])
+    kept = {name for name in manifest["files"] if name.endswith((".int8.npz", ".int8.weights"))}
+    assert kept == {"encoder.int8.weights", "decoder.int8.npz"}  # of small kernels and large
 
 
 def test_another_fusion_or_calibration_leaves_no_older_8_bit_networks_behind(

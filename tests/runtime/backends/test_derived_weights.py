@@ -113,7 +113,7 @@ def test_parts_are_read_as_they_lie(weights: Path, expected: bytes) -> None:
 
 
 def graph(folder: Path, location: str = "net.int8.weights") -> Path:
-    """Yields tensors of the file: a matrix, a float16 kernel and four floats behind it."""
+    """Yields tensors of the file: a matrix, a float16 kernel and two floats behind it."""
     parts = [("m", TensorProto.INT8, (24, 8), 8), ("h", TensorProto.FLOAT16, (2, 3), 204),
              ("f", TensorProto.FLOAT, (2,), 216)]  # fmt: skip
     tensors, nodes, outputs = [], [], []
