@@ -9,8 +9,13 @@ from types import SimpleNamespace
 import pytest
 from support.command_line import command_line
 
+from dsin.runtime import caches
+from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.diagnosis import doctor as module
-from dsin.runtime.diagnosis.doctor import Finding, diagnose
+from dsin.runtime.diagnosis.doctor import Diagnosis, Finding, diagnose, run_doctor
+from dsin.runtime.diagnosis.extras import Extra
+from dsin.runtime.errors import DsinError
+from dsin.runtime.profiling.machine import Machine
 
 
 def look(section: str) -> dict[str, Finding]:
@@ -40,6 +45,55 @@ def test_a_remedy_stands_below_what_is_missing() -> None:
     assert title == "extras"
     assert line.split() == ["no", "rerun", "no"]
     assert remedy.strip() == "→ pip it"
+
+
+def test_the_table_marks_what_is_there_missing_and_broken() -> None:
+    machine = Machine("chip", "x86", "Linux 1", threads=3, load_1min=None, governor=None)
+    found = (
+        Finding("extras", "video", "there", "av 18"),
+        Finding("extras", "ray", "missing", "without ray", "pip install"),
+        Finding("backends", "cuda", "broken", "fails"),
+    )
+    table = Diagnosis(machine, {"python": "3.11", "numpy": "2"}, found).table()
+    assert table.splitlines() == [
+        "chip, x86, 3 threads, Linux 1", "python 3.11, numpy 2",
+        "", "extras", "  yes    video                 av 18",
+        "  no     ray                   without ray",
+        "                               → pip install",
+        "", "backends", "  BROKEN cuda                  fails",
+    ]  # fmt: skip
+
+
+def test_every_section_is_told_and_a_bad_file_before_any_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SECTIONS", {"cameras": lambda section: ()})
+    told: list[str] = []
+    assert diagnose(told.append).findings == ()
+    assert told == ["looking at cameras"]
+    monkeypatch.setattr(module, "diagnose", None)
+    with pytest.raises(DsinError):
+        run_doctor(tmp_path / "none" / "d.json")
+
+
+def test_extras_have_versions_or_what_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = (Extra("a", {"one": "1", "two": "2"}, []), Extra("b", {}, ["three"]))
+    monkeypatch.setattr(module, "extras", lambda: both)
+    monkeypatch.setattr(module, "installed_version", lambda name: None)
+    assert list(look("extras").values()) == [
+        Finding("extras", "a", "there", "one 1, two 2"),
+        Finding("extras", "b", "missing", "without three", "pip install 'dsin[b]'"),
+    ]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_whether_8_bit_networks_are_worth_it(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(module, "computes_int8_fast", lambda: fast)
+    detail = "this processor has fast and right 8-bit products" if fast else "float is used instead"
+    status = "there" if fast else "missing"
+    assert look("backends")["8-bit networks"] == Finding(
+        "backends", "8-bit networks", status, detail
+    )
 
 
 def test_backends_that_are_missing_say_what_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +176,25 @@ def test_video_codecs_that_this_pyav_lacks(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_kernels_that_the_first_run_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kept, status in ((True, "there"), (False, "missing")):
+    told = {
+        True: ("there", "compiled by an earlier run"),
+        False: ("missing", "the first run compiles, up to a minute"),
+    }
+    for kept, expected in told.items():
         monkeypatch.setattr("dsin.runtime.compiled.has_kernels", lambda kept=kept: kept)
-        assert look("compilers and caches")["kernels of the CPU"].status == status
+        found = look("compilers and caches")
+        kernels = found["kernels of the CPU"]
+        assert (kernels.status, kernels.detail) == expected
+    assert found["cache"].detail == str(caches.cache_folder())
+
+
+def test_a_whole_bundle_has_its_size_and_codec() -> None:
+    bundle = open_bundle("paper")
+    size_mb = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
+    words = look("bundles")["paper"].detail.split()
+    assert words[::2] == ["whole,", "MB,", "id"]
+    assert float(words[1]) == pytest.approx(size_mb, abs=0.1)
+    assert words[-1] == bundle.codec_id.hex()
 
 
 def test_a_bundle_that_was_altered_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

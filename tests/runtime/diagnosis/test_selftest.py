@@ -15,6 +15,7 @@ from dsin.runtime.codec.exact import ExactCoder
 from dsin.runtime.diagnosis import selftest as module
 from dsin.runtime.diagnosis.kit import Golden, KitFile, read_kit
 from dsin.runtime.diagnosis.selftest import RateCheck, selftest
+from dsin.runtime.profiling.machine import Machine
 
 Change = Callable[[Golden], Golden]
 
@@ -168,3 +169,38 @@ def test_a_packet_that_refers_to_another_one_than_it_should_is_unequal() -> None
     swapped = dataclasses.replace(first, reference=last.reference)
     (check,) = selftest("cpu", kit=[dataclasses.replace(file, packets=(swapped,))]).checks
     assert not check.decoded_equal
+
+
+def test_the_table_has_a_line_for_each_rate() -> None:
+    picture = module.PictureCheck(True, True, 0.0, 25.0, 24.0, 0.0)
+    near = dataclasses.replace(
+        picture, equal_bytes=False, different_share=0.0004, psnr_difference_db=-0.01
+    )
+    far = dataclasses.replace(near, different_share=0.5, psnr_difference_db=1.25)
+    first = RateCheck("edge", "0a0b", 1, "int8", 2, 3, True, True, picture)
+    checks = (
+        first,
+        dataclasses.replace(first, rate=3, picture=near),
+        dataclasses.replace(first, rate=4, picture=far),
+        dataclasses.replace(first, format=2, rate=5, decoded_equal=False, picture=None),
+        dataclasses.replace(first, rate=6, encoded_equal=False, picture=None),
+    )
+    machine = Machine("chip", "x86", "Linux 1", threads=3, load_1min=None, governor=None)
+    report = module.SelfTest("cpu", machine, {"python": "3.11", "numpy": "2"}, checks, "now")
+    lines = report.table().splitlines()
+    assert lines[:4] == [
+        "chip      chip, x86, 3 threads", "system    Linux 1", "packages  python 3.11, numpy 2",
+        "backend   cpu",
+    ]  # fmt: skip
+    assert [" ".join(line.split()) for line in lines[4:]] == [
+        "", "codec networks rate decoded encoded picture PSNR",
+        "edge 0a0b int8 2 equal equal equal bytes +0.00 dB",
+        "edge 0a0b int8 3 equal equal 0.04 % of values differ -0.01 dB",
+        "edge 0a0b int8 4 equal equal UNEQUAL, 50 % differ +1.25 dB",
+        "edge 0a0b int8 5 UNEQUAL equal refers to another",
+        "edge 0a0b int8 6 equal UNEQUAL not in the kit",
+        "", "UNEQUAL: 15 packets of the kit, and the built-in picture at 4 rates",
+    ]  # fmt: skip
+    assert dataclasses.replace(report, checks=(first,)).table().splitlines()[-1] == (
+        "equal: 3 packets of the kit, and the built-in picture at 1 rates"
+    )

@@ -69,6 +69,9 @@ def test_figures_are_those_of_the_pictures(tried: Tried) -> None:
         assert other.size > 0
         assert other.psnr_db > 10
     assert tried.packet.header.rate == 2
+    assert (result.name, alone.name) == ("dsin", "dsin without the side image")
+    assert (tried.left, tried.right, tried.bundle) == ("left.png", "right.png", "edge")
+    assert (tried.networks, tried.backend) == ("float", "cpu")
 
 
 def test_the_page_holds_its_pictures_and_nothing_from_elsewhere(tried: Tried) -> None:
@@ -86,6 +89,56 @@ def test_the_page_holds_its_pictures_and_nothing_from_elsewhere(tried: Tried) ->
     assert np.array_equal(shown[13], help_map(tried))
     for text in (f"{tried.result.psnr_db:.2f} dB", "HEVC", "JPEG", "The side image helped: +"):
         assert text in page
+
+
+def test_what_the_page_says(tried: Tried) -> None:
+    """All of its words in turn, with figures that were chosen."""
+    result, alone, hevc, jpeg = (
+        dataclasses.replace(each, name=name, size=size, bpp=size / 4224, psnr_db=psnr, ms_ssim=ssim)
+        for each, name, size, psnr, ssim in zip(
+            (tried.result, tried.alone, *tried.others),
+            ("dsin", "dsin without the side image", "HEVC", "JPEG"),
+            (1000, 1000, 1099, 1200), (25.5, 24.0, 22.25, 20.0), (0.9, 0.8, 0.7, None), strict=True,
+        )
+    )  # fmt: skip
+    helped = dataclasses.replace(tried.help, gain_db=1.5, better=0.75)
+    page = to_html(
+        dataclasses.replace(
+            tried, left="l.png", right="r.png", result=result, alone=alone, others=(hevc, jpeg),
+            absent=("AV1 was not compared",), help=helped,
+        )
+    )  # fmt: skip
+    body = re.sub(r"<style>.*</style>", "", page, flags=re.DOTALL)
+    words = [text.strip() for text in re.findall(r">([^<>]+)<", body) if text.strip()]
+    furthest = next(w for w in words if w.startswith("how far away each piece was found: blue 0"))
+    version = next(word for word in words if word.startswith("192×176 pixels; "))
+    assert version.startswith(
+        "192×176 pixels; bundle edge, rate 2, networks in float on cpu, dsin "
+    )
+    notes = {
+        "dsin": "1,000 bytes, 25.50 dB, MS-SSIM 0.9000",
+        "dsin without the side image": "1,000 bytes, 24.00 dB, MS-SSIM 0.8000",
+        "HEVC": "1,099 bytes, 22.25 dB, MS-SSIM 0.7000",
+        "JPEG": "1,200 bytes (1.20 times ours: it has no setting nearer), 20.00 dB",
+    }
+    assert words == [
+        "dsin: l.png", "l.png, seen again in r.png", version,
+        "The side image helped: +1.50 dB, and 75 % of the picture is better.",
+        "1,000 B", "of 101,376 uncompressed", "0.2367", "bits per pixel",
+        "25.50 dB", "PSNR, 24.00 without the side image", "0.9000", "MS-SSIM, 0.8000 without",
+        "At equal bytes", "codec", "bytes", "bits per pixel", "PSNR, dB", "MS-SSIM",
+        "dsin", "1,000", "0.2367", "25.50", "0.9000",
+        "dsin without the side image", "1,000", "0.2367", "24.00", "0.8000",
+        "HEVC", "1,099", "0.2602", "22.25", "0.7000", "JPEG", "1,200", "0.2841", "20.00",
+        "AV1 was not compared",
+        "Pictures", "original", "what was encoded",
+        *(part for pair in notes.items() for part in pair),
+        "The same place, close up", "original", *notes,
+        "The side image", "side image", "what the receiver sees itself", "matches", furthest,
+        "y_syn", "the pieces, where they belong",
+        "where it helped", "smaller error with the side image", "larger",
+    ]  # fmt: skip
+    assert '<p class="verdict yes">' in page
 
 
 def decoded(image: Image, x_dec: Image, *, used: bool = True) -> Decoded:

@@ -1,5 +1,7 @@
 """The parts of a profile, on made-up measurements and on graphs whose cost is known by hand."""
 
+import os
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +19,11 @@ from dsin.runtime.profiling import chip as profile_chip
 from dsin.runtime.profiling import power as profile_power
 from dsin.runtime.profiling.graphs import SessionRecorder, count_operations, profile_graphs
 from dsin.runtime.profiling.link import Loopback
-from dsin.runtime.profiling.machine import describe_machine, source_commit, versions
+from dsin.runtime.profiling.machine import Commit, describe_machine, source_commit, versions
 from dsin.runtime.profiling.pipeline import Pacer
 from dsin.runtime.profiling.power import (
     NvmlMeter,
+    Power,
     Readings,
     Tegrastats,
     chosen_card,
@@ -336,7 +339,8 @@ class TestPower:
     def test_of_a_jetson(self, tmp_path: Path) -> None:
         program = tmp_path / "tegrastats"
         program.write_text(
-            "#!/bin/sh\necho 'RAM 2/7 GR3D_FREQ 0% VDD_IN 4980mW/4900mW VDD_CPU 9mW/9mW'\n"
+            '#!/bin/sh\necho "$@" > "$(dirname "$0")/asked"\n'
+            "echo 'RAM 2/7 GR3D_FREQ 0% VDD_IN 4980mW/4900mW VDD_CPU 9mW/9mW'\n"
             "echo 'RAM 2/7 VDD_IN 5020mW/4900mW'\necho noise\n"
             'touch "$(dirname "$0")/printed"\nexec sleep 60\n'
         )
@@ -345,6 +349,36 @@ class TestPower:
         with metering(meter) as readings:
             wait_for(program.with_name("printed"))
         assert readings.watts == [4.98, 5.02]
+        assert program.with_name("asked").read_text() == "--interval 100\n"
+
+    def test_the_mean_counts_and_a_frame_has_its_share_of_the_energy(self) -> None:
+        meter = NvmlMeter(FakeNvml())
+        power = power_of(meter, Readings([1.0, 2.0, 4.5021]), 3.0, frames=7)
+        assert power == Power("NVML", "Card", mean_w=2.501, energy_per_frame_j=1.0717)
+
+    @pytest.mark.parametrize(
+        ("why", "slowed"),
+        [(0, 0), (0x01 | 0x04, 0), (0x08, 1), (0x20, 1), (0x40 | 0x02, 1), (0x80, 1)],
+    )
+    def test_only_heat_and_power_count_as_slowing_a_card_down(self, why: int, slowed: int) -> None:
+        nvml = FakeNvml()
+        nvml.nvmlDeviceGetCurrentClocksThrottleReasons = lambda card: why  # type: ignore[method-assign]
+        meter = NvmlMeter(nvml)
+        with metering(meter) as readings:
+            pass
+        assert readings.throttle_events == slowed * len(readings.watts)
+
+    def test_memory_of_a_card_is_that_of_this_process(self) -> None:
+        nvml = FakeNvml()
+        processes = [
+            SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 << 20),
+            SimpleNamespace(pid=os.getpid(), usedGpuMemory=None),
+            SimpleNamespace(pid=1, usedGpuMemory=9 << 20),
+        ]
+        nvml.nvmlDeviceGetComputeRunningProcesses = lambda card: processes  # type: ignore[method-assign]
+        with metering(NvmlMeter(nvml)) as readings:
+            pass
+        assert set(readings.gpu_mib) == {3.0}
 
     def test_older_boards_name_the_rail_otherwise(self) -> None:
         assert watts_of("SWAP 0/1 POM_5V_IN 2532/2500 POM_5V_GPU 0/0") == 2.532
@@ -380,6 +414,31 @@ class TestMachine:
         assert source_commit(tmp_path / "module.py") is None
         here = source_commit()
         assert here is None or len(here.commit) == 40
+
+    def test_a_commit_with_changes_says_so(self, tmp_path: Path) -> None:
+        def git(*arguments: str) -> str:
+            told = [
+                "git",
+                "-C",
+                str(tmp_path),
+                "-c",
+                "user.name=a",
+                "-c",
+                "user.email=a@b",
+                *arguments,
+            ]
+            return subprocess.run(told, check=True, capture_output=True, text=True).stdout.strip()
+
+        module = tmp_path / "module.py"
+        module.touch()
+        git("init", "-q")
+        git("add", "module.py")
+        git("commit", "-q", "-m", "first")
+        assert source_commit(module) == Commit(git("rev-parse", "HEAD"), modified=False)
+        (tmp_path / "untracked.py").touch()
+        assert source_commit(module) == Commit(git("rev-parse", "HEAD"), modified=False)
+        module.write_text("a = 1\n")
+        assert source_commit(module) == Commit(git("rev-parse", "HEAD"), modified=True)
 
 
 def test_stages_come_in_the_order_in_which_a_frame_meets_them() -> None:
