@@ -14,7 +14,8 @@ from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.exact import ExactCoder
 from dsin.runtime.diagnosis import selftest as module
 from dsin.runtime.diagnosis.kit import Golden, KitFile, read_kit
-from dsin.runtime.diagnosis.selftest import RateCheck, selftest
+from dsin.runtime.diagnosis.selftest import PictureCheck, RateCheck, SelfTest, selftest
+from dsin.runtime.profiling.machine import Machine
 
 Change = Callable[[Golden], Golden]
 
@@ -135,6 +136,41 @@ def test_the_report_and_the_exit_status(
     assert json.loads((tmp_path / "r.json").read_text())["equal"] is False
     done = dsin("selftest", "--json", tmp_path / "none" / "r.json")
     assert (done.status, done.out) == (1, "")
+
+
+TABLE = """\
+chip      Chip, riscv64, 3 threads
+system    Linux 6
+packages  python 3.12, numpy 2
+backend   cpu
+
+codec                    networks  rate  decoded  encoded                 picture      PSNR
+edge 0a1b                   float     0    equal    equal             equal bytes  +0.00 dB
+edge 0a1b                   float     1    equal    equal  1.2 % of values differ  +0.00 dB
+edge 0a1b                   float     2    equal    equal   UNEQUAL, 1.2 % differ  -0.50 dB
+edge 0a1b                   float     3  UNEQUAL    equal          not in the kit
+edge 0a1b                   float     4    equal  UNEQUAL       refers to another
+
+UNEQUAL: 15 packets of the kit, and the built-in picture at 4 rates
+"""
+
+
+def test_the_table_tells_of_each_rate_what_was_equal() -> None:
+    as_it_must = PictureCheck(True, True, 0.0, 30.0, 29.0, 0.004)
+    rounded = dataclasses.replace(as_it_must, equal_bytes=False, different_share=0.0123)
+    worse = dataclasses.replace(rounded, psnr_difference_db=-0.5)
+    good = RateCheck("edge", "0a1b", 1, "float", 0, 3, True, True, as_it_must)
+    checks = (
+        good,
+        dataclasses.replace(good, rate=1, picture=rounded),
+        dataclasses.replace(good, rate=2, picture=worse),
+        dataclasses.replace(good, rate=3, picture=None, decoded_equal=False),
+        dataclasses.replace(good, rate=4, picture=None, format=2, encoded_equal=False),
+    )
+    machine = Machine("Chip", "riscv64", "Linux 6", 3, None, None)
+    report = SelfTest("cpu", machine, {"python": "3.12", "numpy": "2"}, checks, "now")
+    assert [line.rstrip() for line in report.table().split("\n")] == TABLE.splitlines()
+    assert "\nequal: 3 packets" in dataclasses.replace(report, checks=(good,)).table()
 
 
 def test_a_kit_of_another_bundle_is_refused(

@@ -1,5 +1,7 @@
 """The parts of a profile, on made-up measurements and on graphs whose cost is known by hand."""
 
+import os
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +19,11 @@ from dsin.runtime.profiling import chip as profile_chip
 from dsin.runtime.profiling import power as profile_power
 from dsin.runtime.profiling.graphs import SessionRecorder, count_operations, profile_graphs
 from dsin.runtime.profiling.link import Loopback
-from dsin.runtime.profiling.machine import describe_machine, source_commit, versions
+from dsin.runtime.profiling.machine import Commit, describe_machine, source_commit, versions
 from dsin.runtime.profiling.pipeline import Pacer
 from dsin.runtime.profiling.power import (
     NvmlMeter,
+    Power,
     Readings,
     Tegrastats,
     chosen_card,
@@ -315,12 +318,30 @@ class TestPower:
         assert readings.gpu_mib == []
         power = power_of(meter, readings, seconds=10.0, frames=100)
         assert power is not None
-        assert (power.what, power.mean_w, power.energy_per_frame_j) == ("Card", 250.0, 25.0)
+        assert power == Power("NVML", "Card", 250.0, 25.0)
+        assert power_of(meter, Readings([1.0, 2.0, 2.0]), seconds=10.0, frames=3) == Power(
+            "NVML", "Card", 1.667, 5.5556
+        )
+
+    def test_memory_is_that_of_this_process(self) -> None:
+        class Known(FakeNvml):
+            def nvmlDeviceGetComputeRunningProcesses(self, card: int) -> list[SimpleNamespace]:  # noqa: N802
+                users = (os.getpid(), 3 * 2**20), (os.getpid(), None), (1, 2**30)
+                return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in users]
+
+            def nvmlDeviceGetCurrentClocksThrottleReasons(self, card: int) -> int:  # noqa: N802
+                return 0x01  # idle
+
+        with metering(NvmlMeter(Known())) as readings:
+            pass
+        assert set(readings.gpu_mib) == {3.0}
+        assert readings.throttle_events == 0
 
     @pytest.mark.parametrize(
         ("visible", "chosen", "card"),
         [
             (None, None, "0"), (None, "1", "1"), ("3", None, "3"), ("3,5", "1", "5"),
+            ("3,5", "7", "5"),
             ("GPU-1a,GPU-2b", "1", "GPU-2b"),
         ],
     )  # fmt: skip
@@ -336,7 +357,8 @@ class TestPower:
     def test_of_a_jetson(self, tmp_path: Path) -> None:
         program = tmp_path / "tegrastats"
         program.write_text(
-            "#!/bin/sh\necho 'RAM 2/7 GR3D_FREQ 0% VDD_IN 4980mW/4900mW VDD_CPU 9mW/9mW'\n"
+            '#!/bin/sh\n[ "$*" = "--interval 100" ] || exit\n'
+            "echo 'RAM 2/7 GR3D_FREQ 0% VDD_IN 4980mW/4900mW VDD_CPU 9mW/9mW'\n"
             "echo 'RAM 2/7 VDD_IN 5020mW/4900mW'\necho noise\n"
             'touch "$(dirname "$0")/printed"\nexec sleep 60\n'
         )
@@ -378,8 +400,25 @@ class TestMachine:
     def test_only_a_tracked_file_has_a_commit(self, tmp_path: Path) -> None:
         (tmp_path / "module.py").touch()
         assert source_commit(tmp_path / "module.py") is None
-        here = source_commit()
-        assert here is None or len(here.commit) == 40
+
+    def test_a_commit_is_modified_where_a_tracked_file_is(self, tmp_path: Path) -> None:
+        def git(*arguments: str) -> str:
+            done = subprocess.run(
+                ["git", "-C", str(tmp_path), *arguments], capture_output=True, text=True, check=True
+            )
+            return done.stdout.strip()
+
+        file = tmp_path / "module.py"
+        file.write_text("one\n")
+        git("init", "-q")
+        git("add", "module.py")
+        git("-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m")
+        (tmp_path / "other.py").touch()
+        commit = git("rev-parse", "HEAD")
+        assert source_commit(file) == Commit(commit, modified=False)
+        assert source_commit(tmp_path / "other.py") is None
+        file.write_text("two\n")
+        assert source_commit(file) == Commit(commit, modified=True)
 
 
 def test_stages_come_in_the_order_in_which_a_frame_meets_them() -> None:
