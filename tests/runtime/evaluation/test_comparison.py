@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import textured_pair
 
+from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.errors import DsinError
 from dsin.runtime.evaluation import rivals as rival_codecs
 from dsin.runtime.evaluation.comparison import (
@@ -16,10 +17,11 @@ from dsin.runtime.evaluation.comparison import (
     plot_comparison,
     print_comparison,
 )
-from dsin.runtime.evaluation.crops import at_bytes, busiest_place
+from dsin.runtime.evaluation.crops import at_bytes, beside_rivals, busiest_place
 from dsin.runtime.evaluation.evaluate import evaluate_list
 from dsin.runtime.evaluation.rivals import Rival, rivals
 from dsin.runtime.metrics import psnr_db
+from dsin.runtime.outputs.panels import Panel, side_by_side
 
 NAMES = ["hevc", "avif", "jpeg2000", "webp", "jpeg"]
 
@@ -101,6 +103,28 @@ def test_a_bd_rate_of_curves_of_other_shapes() -> None:
         for two in zip(rates, quality, strict=True)
     )
     assert bd_rates(ours, theirs)["psnr"] == pytest.approx(-62.435, abs=0.01)
+
+
+def test_a_sheet_shows_the_same_cut_of_every_picture_at_equal_bytes() -> None:
+    x = np.full((320, 640, 3), 90, np.uint8)
+    x[200:216, 500:516] = np.random.default_rng(0).integers(0, 256, (16, 16, 3))
+    rival = Rival("r", (1,), range(1, 21), lambda image, setting: (round(10 * setting), image // 2))
+    decoded = Decoded(x - 1, x - 2, None, None, True, None, {})
+    top, left = busiest_place(x, (160, 400))
+    captions = [
+        (x, "original", "640x320"),
+        (x - 1, "ours", f"57 bytes, {psnr_db(x - 1, x):.2f} dB"),
+        (x - 2, "ours, no side image", f"57 bytes, {psnr_db(x - 2, x):.2f} dB"),
+        (x // 2, "r", f"60 bytes, {psnr_db(x // 2, x):.2f} dB"),
+    ]
+    expected = side_by_side(
+        [
+            Panel(np.ascontiguousarray(image[top : top + 160, left : left + 400]), *words)
+            for image, *words in captions
+        ]
+    )
+    assert top > 0
+    assert np.array_equal(beside_rivals(x, 57, decoded, [rival], "ours"), expected)
 
 
 def test_containers_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
