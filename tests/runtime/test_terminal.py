@@ -12,7 +12,7 @@ from support.command_line import Outcome, Run, command_line
 
 from dsin.runtime.codec.packet import Packet
 from dsin.runtime.files import write_image
-from dsin.runtime.terminal import counted
+from dsin.runtime.terminal import counted, say
 
 FULL = Path("/dev/full")
 DSIN = [sys.executable, "-m", "dsin.runtime.commands.cli"]
@@ -97,6 +97,19 @@ def test_a_packet_goes_into_a_pipe_alone(picture: Path, bundle: Path, tmp_path: 
     with (tmp_path / "packet").open("wb") as file:
         subprocess.run(arguments, stdout=file, check=True, capture_output=False)
     assert (tmp_path / "packet").read_bytes() == done.stdout
+
+
+def test_a_line_goes_beside_the_packet_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To stdout, unless that is the file that was written."""
+    say("apart", tmp_path / "absent")
+    with (tmp_path / "packet").open("w") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        say("in the way", tmp_path / "packet")
+        say("elsewhere", tmp_path)
+    assert capsys.readouterr() == ("apart\n", "in the way\n")
+    assert (tmp_path / "packet").read_text() == "elsewhere\n"
 
 
 def test_one_thing_is_not_called_several() -> None:

@@ -207,6 +207,10 @@ class TestManifest:
         (directory / "bundle.json").write_bytes(data)
         assert "bundle.json" in refusal(directory)
 
+    def test_a_manifest_without_end(self, directory: Path) -> None:
+        (directory / "bundle.json").write_bytes(b" " * (MAX_MANIFEST_BYTES + 1))
+        assert "is over the limit of 1048576 bytes" in refusal(directory)
+
     def test_another_format(self, directory: Path) -> None:
         write_manifest(directory, {**read_manifest(directory), "format": 3})
         assert "format 3 cannot be read by this version of dsin" in refusal(directory)

@@ -10,9 +10,8 @@ import pytest
 from support.command_line import command_line
 
 from dsin.runtime import caches
-from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.diagnosis import doctor as module
-from dsin.runtime.diagnosis.doctor import Diagnosis, Finding, diagnose, run_doctor
+from dsin.runtime.diagnosis.doctor import Finding, diagnose
 from dsin.runtime.diagnosis.extras import Extra
 from dsin.runtime.errors import DsinError
 from dsin.runtime.profiling.machine import Machine
@@ -47,42 +46,55 @@ def test_a_remedy_stands_below_what_is_missing() -> None:
     assert remedy.strip() == "→ pip it"
 
 
-def test_the_table_marks_what_is_there_missing_and_broken() -> None:
-    machine = Machine("chip", "x86", "Linux 1", threads=3, load_1min=None, governor=None)
+def test_the_table_has_a_section_of_lines_that_are_not_too_long() -> None:
     found = (
-        Finding("extras", "video", "there", "av 18"),
-        Finding("extras", "ray", "missing", "without ray", "pip install"),
-        Finding("backends", "cuda", "broken", "fails"),
+        Finding("extras", "rerun", "missing", "not there", "pip it"),
+        Finding("extras", "av", "broken", "bad " * 40),
+        Finding("backends", "cpu", "there", "onnxruntime 1.2"),
     )
-    table = Diagnosis(machine, {"python": "3.11", "numpy": "2"}, found).table()
-    assert table.splitlines() == [
-        "chip, x86, 3 threads, Linux 1", "python 3.11, numpy 2",
-        "", "extras", "  yes    video                 av 18",
-        "  no     ray                   without ray",
-        "                               → pip install",
-        "", "backends", "  BROKEN cuda                  fails",
-    ]  # fmt: skip
+    machine = Machine("Chip", "riscv64", "Linux 6", 3, None, None)
+    report = module.Diagnosis(machine, {"python": "3.12", "numpy": "2"}, found)
+    assert report.table().split("\n") == [
+        "Chip, riscv64, 3 threads, Linux 6",
+        "python 3.12, numpy 2",
+        "",
+        "extras",
+        "  no     rerun                 not there",
+        "                               → pip it",
+        f"  BROKEN av                    {'bad ' * 27}…",
+        "",
+        "backends",
+        "  yes    cpu                   onnxruntime 1.2",
+    ]
+    assert json.loads(json.dumps(report.to_json()))["findings"][1]["detail"] == "bad " * 40
 
 
-def test_every_section_is_told_and_a_bad_file_before_any_of_them(
+def test_it_tells_what_it_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = {name: lambda section: [Finding(section, "it", "there", "")] for name in ("a", "b")}
+    monkeypatch.setattr(module, "_SECTIONS", looks)
+    told: list[str] = []
+    found = diagnose(told.append).findings
+    assert told == ["looking at a", "looking at b"]
+    assert [(f.section, f.name) for f in found] == [("a", "it"), ("b", "it")]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SECTIONS", {"cameras": lambda section: ()})
-    told: list[str] = []
-    assert diagnose(told.append).findings == ()
-    assert told == ["looking at cameras"]
-    monkeypatch.setattr(module, "diagnose", None)
-    with pytest.raises(DsinError):
-        run_doctor(tmp_path / "none" / "d.json")
+    monkeypatch.setattr(module, "diagnose", lambda tell: pytest.fail("it looked"))
+    with pytest.raises(DsinError, match="its folder does not exist"):
+        module.run_doctor(tmp_path / "none" / "d.json")
 
 
-def test_extras_have_versions_or_what_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = (Extra("a", {"one": "1", "two": "2"}, []), Extra("b", {}, ["three"]))
-    monkeypatch.setattr(module, "extras", lambda: both)
+def test_an_extra_has_the_versions_that_are_there_or_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    some = [Extra("video", {"av": "1", "x": "2"}, []), Extra("rerun", {"y": "3"}, ["a", "b>2"])]
+    monkeypatch.setattr(module, "extras", lambda: some)
     monkeypatch.setattr(module, "installed_version", lambda name: None)
     assert list(look("extras").values()) == [
-        Finding("extras", "a", "there", "one 1, two 2"),
-        Finding("extras", "b", "missing", "without three", "pip install 'dsin[b]'"),
+        Finding("extras", "video", "there", "av 1, x 2"),
+        Finding("extras", "rerun", "missing", "without a, b>2", "pip install 'dsin[rerun]'"),
     ]
 
 
@@ -132,13 +144,21 @@ def test_cameras_have_names_and_may_be_closed(
     for name in ("video10", "video2"):
         (tmp_path / name).touch()
     (tmp_path / "sys" / "video2").mkdir(parents=True)
-    (tmp_path / "sys" / "video2" / "name").write_text("HD Webcam\n")
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "video2")
+    (tmp_path / "sys" / "video2" / "name").write_bytes(b"HD Webcam \xff\n")
+    asked: list[int] = []
+
+    def access(path: Path, mode: int) -> bool:
+        asked.append(mode)
+        return Path(path).name == "video2"
+
+    monkeypatch.setattr(os, "access", access)
     found = look("cameras")
     assert list(found)[:2] == [str(tmp_path / "video2"), str(tmp_path / "video10")]
     first, second = list(found.values())[:2]
-    assert (first.status, first.detail) == ("there", "HD Webcam")
+    assert (first.status, first.detail) == ("there", "HD Webcam \N{REPLACEMENT CHARACTER}")
     assert (second.status, second.remedy) == ("broken", "sudo usermod -aG video $USER")
+    assert second.detail == "no name, may not be opened"
+    assert set(asked) >= {os.R_OK | os.W_OK}
 
 
 @pytest.mark.parametrize(
@@ -175,26 +195,30 @@ def test_video_codecs_that_this_pyav_lacks(monkeypatch: pytest.MonkeyPatch) -> N
     assert look("video codecs")["video files"].remedy == "pip install 'dsin[video]'"
 
 
-def test_kernels_that_the_first_run_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {
-        True: ("there", "compiled by an earlier run"),
-        False: ("missing", "the first run compiles, up to a minute"),
-    }
-    for kept, expected in told.items():
-        monkeypatch.setattr("dsin.runtime.compiled.has_kernels", lambda kept=kept: kept)
-        found = look("compilers and caches")
-        kernels = found["kernels of the CPU"]
-        assert (kernels.status, kernels.detail) == expected
-    assert found["cache"].detail == str(caches.cache_folder())
+@pytest.mark.parametrize(
+    ("kept", "status", "detail"),
+    [
+        (True, "there", "compiled by an earlier run"),
+        (False, "missing", "the first run compiles, up to a minute"),
+    ],
+)
+def test_kernels_that_the_first_run_compiles(
+    monkeypatch: pytest.MonkeyPatch, kept: bool, status: str, detail: str
+) -> None:
+    monkeypatch.setattr("dsin.runtime.compiled.has_kernels", lambda: kept)
+    found = look("compilers and caches")
+    assert list(found) == ["kernels of the CPU", "NVRTC", "cache"]
+    assert (found["kernels of the CPU"].status, found["kernels of the CPU"].detail) == (
+        status, detail,
+    )  # fmt: skip
+    assert (found["cache"].status, found["cache"].detail) == ("there", str(caches.cache_folder()))
 
 
-def test_a_whole_bundle_has_its_size_and_codec() -> None:
-    bundle = open_bundle("paper")
-    size_mb = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
-    words = look("bundles")["paper"].detail.split()
-    assert words[::2] == ["whole,", "MB,", "id"]
-    assert float(words[1]) == pytest.approx(size_mb, abs=0.1)
-    assert words[-1] == bundle.codec_id.hex()
+def test_a_bundle_has_its_size_and_codec_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(file_bytes={"a": 1_500_000, "b": 750_000}, codec_id=b"\x01\xab")
+    monkeypatch.setattr(module, "open_bundle", lambda name: fake)
+    found = look("bundles")["edge"]
+    assert (found.status, found.detail) == ("there", "whole, 2.2 MB, codec id 01ab")
 
 
 def test_a_bundle_that_was_altered_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

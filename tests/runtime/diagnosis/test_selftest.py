@@ -14,7 +14,7 @@ from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.exact import ExactCoder
 from dsin.runtime.diagnosis import selftest as module
 from dsin.runtime.diagnosis.kit import Golden, KitFile, read_kit
-from dsin.runtime.diagnosis.selftest import RateCheck, selftest
+from dsin.runtime.diagnosis.selftest import PictureCheck, RateCheck, SelfTest, selftest
 from dsin.runtime.profiling.machine import Machine
 
 Change = Callable[[Golden], Golden]
@@ -138,6 +138,41 @@ def test_the_report_and_the_exit_status(
     assert (done.status, done.out) == (1, "")
 
 
+TABLE = """\
+chip      Chip, riscv64, 3 threads
+system    Linux 6
+packages  python 3.12, numpy 2
+backend   cpu
+
+codec                    networks  rate  decoded  encoded                 picture      PSNR
+edge 0a1b                   float     0    equal    equal             equal bytes  +0.00 dB
+edge 0a1b                   float     1    equal    equal  1.2 % of values differ  +0.00 dB
+edge 0a1b                   float     2    equal    equal   UNEQUAL, 1.2 % differ  -0.50 dB
+edge 0a1b                   float     3  UNEQUAL    equal          not in the kit
+edge 0a1b                   float     4    equal  UNEQUAL       refers to another
+
+UNEQUAL: 15 packets of the kit, and the built-in picture at 4 rates
+"""
+
+
+def test_the_table_tells_of_each_rate_what_was_equal() -> None:
+    as_it_must = PictureCheck(True, True, 0.0, 30.0, 29.0, 0.004)
+    rounded = dataclasses.replace(as_it_must, equal_bytes=False, different_share=0.0123)
+    worse = dataclasses.replace(rounded, psnr_difference_db=-0.5)
+    good = RateCheck("edge", "0a1b", 1, "float", 0, 3, True, True, as_it_must)
+    checks = (
+        good,
+        dataclasses.replace(good, rate=1, picture=rounded),
+        dataclasses.replace(good, rate=2, picture=worse),
+        dataclasses.replace(good, rate=3, picture=None, decoded_equal=False),
+        dataclasses.replace(good, rate=4, picture=None, format=2, encoded_equal=False),
+    )
+    machine = Machine("Chip", "riscv64", "Linux 6", 3, None, None)
+    report = SelfTest("cpu", machine, {"python": "3.12", "numpy": "2"}, checks, "now")
+    assert [line.rstrip() for line in report.table().split("\n")] == TABLE.splitlines()
+    assert "\nequal: 3 packets" in dataclasses.replace(report, checks=(good,)).table()
+
+
 def test_a_kit_of_another_bundle_is_refused(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,38 +204,3 @@ def test_a_packet_that_refers_to_another_one_than_it_should_is_unequal() -> None
     swapped = dataclasses.replace(first, reference=last.reference)
     (check,) = selftest("cpu", kit=[dataclasses.replace(file, packets=(swapped,))]).checks
     assert not check.decoded_equal
-
-
-def test_the_table_has_a_line_for_each_rate() -> None:
-    picture = module.PictureCheck(True, True, 0.0, 25.0, 24.0, 0.0)
-    near = dataclasses.replace(
-        picture, equal_bytes=False, different_share=0.0004, psnr_difference_db=-0.01
-    )
-    far = dataclasses.replace(near, different_share=0.5, psnr_difference_db=1.25)
-    first = RateCheck("edge", "0a0b", 1, "int8", 2, 3, True, True, picture)
-    checks = (
-        first,
-        dataclasses.replace(first, rate=3, picture=near),
-        dataclasses.replace(first, rate=4, picture=far),
-        dataclasses.replace(first, format=2, rate=5, decoded_equal=False, picture=None),
-        dataclasses.replace(first, rate=6, encoded_equal=False, picture=None),
-    )
-    machine = Machine("chip", "x86", "Linux 1", threads=3, load_1min=None, governor=None)
-    report = module.SelfTest("cpu", machine, {"python": "3.11", "numpy": "2"}, checks, "now")
-    lines = report.table().splitlines()
-    assert lines[:4] == [
-        "chip      chip, x86, 3 threads", "system    Linux 1", "packages  python 3.11, numpy 2",
-        "backend   cpu",
-    ]  # fmt: skip
-    assert [" ".join(line.split()) for line in lines[4:]] == [
-        "", "codec networks rate decoded encoded picture PSNR",
-        "edge 0a0b int8 2 equal equal equal bytes +0.00 dB",
-        "edge 0a0b int8 3 equal equal 0.04 % of values differ -0.01 dB",
-        "edge 0a0b int8 4 equal equal UNEQUAL, 50 % differ +1.25 dB",
-        "edge 0a0b int8 5 UNEQUAL equal refers to another",
-        "edge 0a0b int8 6 equal UNEQUAL not in the kit",
-        "", "UNEQUAL: 15 packets of the kit, and the built-in picture at 4 rates",
-    ]  # fmt: skip
-    assert dataclasses.replace(report, checks=(first,)).table().splitlines()[-1] == (
-        "equal: 3 packets of the kit, and the built-in picture at 1 rates"
-    )

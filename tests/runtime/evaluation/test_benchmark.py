@@ -19,6 +19,7 @@ from dsin.runtime.evaluation.benchmark_row import Figures, Request, files_of, me
 from dsin.runtime.evaluation.pairs import Pair
 from dsin.runtime.files import write_image
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.profiling.machine import Machine
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,87 @@ def test_unequal_bytes_are_loud() -> None:
     machine = module.describe_machine()
     table = Benchmark(machine, {}, "rig", 1, 8, 8, (row,)).table()
     assert table.splitlines()[-1].endswith("NO")
+
+
+STAGES = {"device.compute": 2.4, "device.entropy": 1.2, "side.prepare": 30.0, "server.fusion": 60.6}
+ROWS = (
+    Row("edge", "float", "cpu",
+        Figures(2, 12.34, 0.02345, 30.126, 29, 0.91236, STAGES, 10.514, 900.4, True, 1.0), None),
+    Row("paper", "8 bits", "cuda", Figures(0, 1, 1, 9, 8, None, {}, 100, 7, False, 0.5), None),
+    Row("edge", "float", "tensorrt", None, "no a|b"),
+    Row("paper", "float", "tensorrt", None, "no a|b"),
+    Row("paper", "float", "cuda", None, "no GPU"),
+)  # fmt: skip
+
+
+def of_rows(rows: tuple[Row, ...]) -> Benchmark:
+    machine = Machine("Chip", "riscv64", "Linux 6", 3, None, None)
+    return Benchmark(machine, {}, "rig", 2, 96, 80, rows)
+
+
+def test_the_table_has_columns_and_tells_each_reason_once() -> None:
+    assert of_rows(ROWS).table().splitlines() == [
+        "2 frames of 96x80 (rig) on Chip, riscv64, 3 threads",
+        "",
+        "bundle  networks  backend  rate    MB     bpp   PSNR  no side  MS-SSIM  device ms  side ms"
+        "  server ms     fps  MiB  equal bytes",
+        "edge    float     cpu         2  12.3  0.0234  30.13    29.00   0.9124          4       30"
+        "         61   10.51  900          yes",
+        "paper   8 bits    cuda        0   1.0  1.0000   9.00     8.00                   0        0"
+        "          0  100.00    7           NO",
+        "",
+        "edge in float, paper in float not on tensorrt: no a|b",
+        "paper in float not on cuda: no GPU",
+    ]
+    assert of_rows(ROWS[:2]).table().splitlines()[-1].startswith("paper   8 bits")
+
+
+def test_the_page_has_a_table_of_rows_and_one_of_reasons() -> None:
+    rows = [
+        "# dsin benchmark",
+        "",
+        "2 frames of 96x80 (rig) on Chip, riscv64, 3 threads",
+        "",
+        "| bundle | networks | backend | rate | MB | bpp | PSNR | no side | MS-SSIM | device ms "
+        "| side ms | server ms | fps | MiB | equal bytes |",
+        f"|{15 * ' --- |'}",
+        "| edge | float | cpu | 2 | 12.3 | 0.0234 | 30.13 | 29.00 | 0.9124 | 4 | 30 | 61 | 10.51 "
+        "| 900 | yes |",
+        "| paper | 8 bits | cuda | 0 | 1.0 | 1.0000 | 9.00 | 8.00 |  | 0 | 0 | 0 | 100.00 "
+        "| 7 | NO |",
+    ]
+    absent = [
+        "",
+        "| bundle | networks | backend | why not |",
+        "| --- | --- | --- | --- |",
+        "| edge | float | tensorrt | no a/b |",
+        "| paper | float | tensorrt | no a/b |",
+        "| paper | float | cuda | no GPU |",
+    ]
+    assert of_rows(ROWS).markdown() == "\n".join([*rows, *absent, ""])
+    assert of_rows(ROWS[:2]).markdown() == "\n".join([*rows, ""])
+
+
+def test_it_tells_what_it_draws_and_measures(blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RIG_SIZE", (80, 96))
+    monkeypatch.setattr(module, "_measured", lambda request: (None, f"rate {request.rate}"))
+    monkeypatch.setattr(module, "_absent", lambda backend: None)
+    told: list[str] = []
+    done = benchmark(Options([str(blocks)], ["cpu", "cuda"], 0, frames=2), told.append)
+    assert told == [
+        "drawing frame 1 of 2",
+        "drawing frame 2 of 2",
+        f"{blocks} float on cpu, 1 of 2",
+        f"{blocks} float on cuda, 2 of 2",
+    ]
+    assert [row.reason for row in done.rows] == ["rate 0", "rate 0"]
+
+
+def test_a_rate_that_a_bundle_does_not_have_is_told_before_anything_is_drawn(blocks: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(DsinError, match="rate"):
+        benchmark(Options([str(blocks)], ["cpu"], rate=99), told.append)
+    assert told == []
 
 
 def test_the_built_in_rig_is_drawn_once(

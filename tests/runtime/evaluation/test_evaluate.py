@@ -52,9 +52,12 @@ def test_report_and_pictures(tiny_bundle, pair_list, tmp_path):
     assert all(read_image(p).shape == (80, 96, 3) for p in pictures)
 
 
-def test_an_unwritable_report_is_refused_at_once(tiny_bundle, pair_list, tmp_path):
-    with pytest.raises(DsinError, match="cannot write"):
-        evaluate_list(*pair_list, bundle=tiny_bundle, json_path=tmp_path / "none" / "r.json")
+@pytest.mark.parametrize("kind", ["json_path", "plot"])
+def test_an_unwritable_report_is_refused_at_once(pair_list, tmp_path, kind, capsys):
+    """Before the bundle is even looked for."""
+    with pytest.raises(DsinError, match="its folder is missing or read-only"):
+        evaluate_list(*pair_list, bundle="nix", **{kind: tmp_path / "none" / "r"})
+    assert capsys.readouterr().out == ""
 
 
 def test_each_bar_of_progress_is_named(

@@ -97,6 +97,8 @@ def test_what_is_not_of_pictures_does_not_count() -> None:
     # Temporal delimiter, sequence header, frame (with an extension, 200 bytes), tile group.
     frame = b"\x36\0\xc8\x01" + bytes(200)
     assert frame_bytes(b"\x12\0" + b"\x0a\3abc" + frame + b"\x22\1a") == len(frame) + 3
+    with pytest.raises(DsinError, match="an AV1 unit without its size"):
+        frame_bytes(b"\x12\0\x30abc")
 
 
 def test_an_encoder_that_keeps_pictures_back_is_told(pictures: list[Image]) -> None:

@@ -15,6 +15,7 @@ from support.command_line import command_line
 
 from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.errors import DsinError
 from dsin.runtime.evaluation import two_pictures as module
 from dsin.runtime.evaluation.rivals import Rival
 from dsin.runtime.evaluation.two_pictures import (
@@ -176,6 +177,19 @@ def test_the_map_is_green_where_it_helped_and_orange_where_not() -> None:
     assert verdict(unused) == ("no", "The side image was not used: it seems to show another scene.")
     assert "where it helped" not in to_html(unused)
     assert BLOCK == 16
+
+
+def test_it_tells_what_it_does_and_refuses_a_page_first(
+    blocks: Path, views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(module, "RIVALS", ("jpeg",))
+    found = module.try_pictures(
+        views / "left.png", views / "right.png", str(blocks), 0, "cpu", told.append
+    )
+    assert told == ["encoding and decoding", f"JPEG at {found.result.size} bytes"]
+    with pytest.raises(DsinError, match="its folder does not exist"):
+        module.run_try(tmp_path / "none.png", tmp_path / "none.png", tmp_path / "none" / "p.html")
 
 
 def test_the_command(

@@ -34,6 +34,15 @@ def test_an_array_comes_back_as_it_went(machine: Executor, kind: Any) -> None:
     assert back.dtype == kind
 
 
+@pytest.mark.parametrize("chosen", ["-1", "1.5", "first", "²"])
+def test_a_gpu_is_chosen_by_its_index(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    monkeypatch.setenv("DSIN_GPU", chosen)
+    with pytest.raises(BackendError, match=f"DSIN_GPU is '{chosen}': make it the index of a GPU"):
+        cuda_driver.gpu_index()
+    monkeypatch.setenv("DSIN_GPU", "")
+    assert cuda_driver.gpu_index() == 0
+
+
 def crop_there(array: np.ndarray[Any, Any], rows: int, columns: int) -> np.ndarray[Any, Any]:
     return on_host(cropped(on_device(chosen_device(), array), rows, columns))
 

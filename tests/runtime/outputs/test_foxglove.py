@@ -94,6 +94,20 @@ def test_a_viewer_sees_the_recordings_messages_and_more(
     x_dec = picture(messages["/car/x_dec"][1]).astype(int)
     assert np.abs(x_dec - frames[1].decoded.x_dec).mean() < 5
     assert picture(messages["/car/disparity"][1]).shape == (120, 216, 3)
+    side = frames[1].side
+    assert side is not None
+    assert {
+        name: messages[f"/car/{name}"][1] for name in ("x_dec", "disparity", "side")
+    } == {
+        name: foxglove_messages.pack_image(
+            foxglove_messages.unpack_image(messages[f"/car/{name}"][1])[0], "jpeg", *taken
+        )
+        for name, taken in (
+            ("x_dec", (frames[1].captured_ns, "car/x")),
+            ("disparity", (frames[1].captured_ns, "car/x")),
+            ("side", (side.timestamp_ns, "car/y")),
+        )
+    }  # fmt: skip
     plots = json.loads(messages["/car/plots"][1])
     assert (plots["kbps"], plots["age_ms"]) == (123.5, frames[1].age_ms)
     assert plots["bpp"] == 8 * len(frames[1].packet) / (120 * 216)
@@ -110,6 +124,22 @@ def test_what_nobody_looks_at_is_not_made(
     alone = replace(frames[1], decoded=replace(frames[1].decoded, matches=None), side=None)
     seen = asyncio.run(look(sink, alone, "/car/plots"))
     assert list(seen["messages"]) == ["/car/plots"]
+
+
+def test_times_before_1970_are_shown_as_its_start(
+    sink: FoxgloveSink, frames: list[DecodedFrame]
+) -> None:
+    sink.take(frames[0])
+    early = replace(frames[1], captured_ns=-5, decoded_ns=-1)
+    seen = asyncio.run(look(sink, early, "/car/x_dec"))["messages"]
+    log_ns, message = seen["/car/x_dec"]
+    assert (log_ns, foxglove_messages.unpack_image(message)[1]) == (0, 0)
+
+
+def test_the_end_frees_the_port() -> None:
+    sink = FoxgloveSink("127.0.0.1", 0, list)
+    sink.close()
+    FoxgloveSink("127.0.0.1", int(sink.url.rpartition(":")[2]), list).close()
 
 
 def test_a_port_that_is_taken(sink: FoxgloveSink) -> None:

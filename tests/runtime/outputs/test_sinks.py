@@ -315,6 +315,24 @@ class TestRerun:
         assert {rows[f"/car/{name}"] for name in ("x_dec", "result", "y", "bpp", "age_ms")} == {6}
         assert rows["/car/stage_ms/search"] == 6
 
+    def test_values_stand_at_their_frame_and_time(
+        self, frames: list[DecodedFrame], tmp_path: Path
+    ) -> None:
+        chunk = pytest.importorskip("rerun.chunk")
+        sink = RerunSink(tmp_path / "drive.rrd")
+        sink.take(frames[1])
+        sink.close()
+        parts = {p.entity_path: p for p in chunk.RrdReader(str(tmp_path / "drive.rrd")).stream()}
+        bpp = parts["/car/bpp"]
+        columns = bpp.to_record_batch()
+        assert {"frame", "captured"} <= set(bpp.timeline_names)
+        assert columns["frame"].to_pylist() == [frames[1].number]
+        assert columns["captured"].cast("int64").to_pylist() == [frames[1].captured_ns]
+        pixels = frames[1].decoded.image.size / 3
+        assert columns["Scalars:scalars"].to_pylist() == [[8 * len(frames[1].packet) / pixels]]
+        picture = parts["/car/result"].to_record_batch()
+        assert picture["EncodedImage:media_type"].to_pylist() == [["image/jpeg"]]
+
     @pytest.mark.filterwarnings("ignore:RRD file has no footer")
     def test_a_killed_process_leaves_what_it_took(
         self, frames: list[DecodedFrame], tmp_path: Path

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,13 @@ class TestMeasurements:
             patch.setattr(profiler, "_start", lambda *_: None)
             patch.setattr(profiler, "_roofline", lambda *_: NO_ROOFLINE)
             patch.setattr(profiler, "measure_chip", lambda threads: None)
-            paced = measure(Options(str(bundle), drive, samples=4, warmup=0, fps=1000))
+            told: list[str] = []
+            options = Options(str(bundle), drive, samples=4, warmup=0, fps=1000)
+            began_s = time.perf_counter()
+            paced = measure(options, told.append)
+        assert told[1:5] == [f"measuring: {number} of 4" for number in range(1, 5)]
+        assert 0 < paced.seconds < time.perf_counter() - began_s
+        assert 4 / paced.throughput_fps == pytest.approx(paced.seconds, abs=0.001)
         assert next(iter(paced.stages_ms)) == "device.queue"
         assert paced.late_frames == 3
         assert any("too fast: 3 of 4 frames" in reason for reason in paced.invalid_reasons)
@@ -217,7 +224,9 @@ class TestReports:
     def test_without_rooflines_the_reason_is_shown(self, profile: Profile) -> None:
         without = replace(profile, roofline=NO_ROOFLINE)
         assert without.table().splitlines()[-1] == "roofline  none: not counted here"
-        assert "None: not counted here." in to_html(without)
+        page = to_html(without)
+        assert "<h2>Rooflines</h2>\n" in page
+        assert "<p>None: not counted here.</p>" in page
 
     def test_only_graphs_with_a_bound_can_be_doubtful(self, profile: Profile) -> None:
         graph = replace(profile.roofline.graphs[0], share_of_bound=2.2, bound_ms=1.0)

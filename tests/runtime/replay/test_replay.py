@@ -1,6 +1,7 @@
 """Replay: recorded packets decode to the same pictures, and to better ones with side images that
 came too late."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from dsin.runtime.replay.recorded_frames import (
     RecordedSide,
     RecordedStatus,
     RigTimeline,
+    recorded_events,
 )
 from dsin.runtime.replay.replay import ReplayReport, replay_recordings
 from dsin.runtime.signals import ENDING
@@ -46,6 +48,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def frames(bundle: Path) -> list[DecodedFrame]:
     return make_frames(bundle, 6)
+
+
+def test_what_says_nothing_of_a_rig_is_left_out() -> None:
+    """Other topics, other schemas and damaged messages; those after them count."""
+    content = {"frame_number": 3, "received_ns": 7, "side_use": "paired", "side_number": None}
+    whole = RecordedMessage(
+        "/my%20car/frame", "dsin.FrameStatus", "json", 1, 2, 0, json.dumps(content).encode()
+    )
+    spoilt = [{**content, "received_ns": -1}, {**content, "side_use": "no"}, {}]
+    others = [
+        whole._replace(topic="/car/other"), whole._replace(schema="other"),
+        whole._replace(data=b"{"),
+        *(whole._replace(data=json.dumps(each).encode()) for each in spoilt),
+    ]  # fmt: skip
+    status = RecordedStatus("my car", 3, 7, SideUse.PAIRED, None)
+    assert list(recorded_events([*others, whole])) == [status]
 
 
 def record(path: Path, frames: list[DecodedFrame]) -> Path:

@@ -96,6 +96,12 @@ def test_headers_without_times_are_told(tmp_path: Path) -> None:
     assert len(open_recording(f"{bag},x=/l,time=log", "left")) == 4
 
 
+def test_recordings_of_one_moment_are_told(tmp_path: Path) -> None:
+    bag = written(tmp_path, [shot._replace(log_ns=5) for shot in rig()])
+    with pytest.raises(FrameError, match=r"message 1 of /l has a log time .* with ,time=header"):
+        open_recording(f"{bag},x=/l,time=log", "left")
+
+
 @pytest.mark.parametrize(
     ("storage", "more"),
     [("ros1", "bz2"), ("ros1", "lz4"), ("sqlite", "message"), ("mcap", "message"),

@@ -273,6 +273,21 @@ def test_recordings_and_cameras_are_told_apart(tmp_path: Path) -> None:
         open_camera("camera:987")
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["video10", "video2"], "there are /dev/video2, /dev/video10"),
+        ([], "this machine has no camera"),
+    ],
+)
+def test_a_camera_that_is_not_there_tells_which_are(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], told: str
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda path, _: iter([path / name for name in names]))
+    with pytest.raises(FrameError, match=f"there is no /dev/video987: {told}$"):
+        open_device(CameraSpec("camera:987", "/dev/video987"))
+
+
 # Live cameras. No test here has a real one: a device stands in whose pictures the test hands out.
 
 
@@ -627,8 +642,10 @@ def test_an_mjpeg_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends:
     spec = CameraSpec("camera:0", str(tmp_path / "video0"), "v4l2", 64, 48, 30.0, "MJPG")
     if sends == "MJPG":
         assert open_device(spec) is device
-        assert device.set_to[0][0] == cv2.CAP_PROP_FOURCC
-        assert len(device.set_to) == 4
+        assert device.set_to == [
+            (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")),
+            (cv2.CAP_PROP_FRAME_WIDTH, 64), (cv2.CAP_PROP_FRAME_HEIGHT, 48), (cv2.CAP_PROP_FPS, 30),
+        ]  # fmt: skip
         return
     with pytest.raises(FrameError, match="camera:0 sends YUYV, not MJPG: ask for a format"):
         open_device(spec)

@@ -85,13 +85,20 @@ def test_nothing_is_started_where_kernels_are_kept(monkeypatch: pytest.MonkeyPat
     assert calls == []
 
 
-def test_the_other_half_is_compiled_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("status", "said"), [(1, ["compiling ahead ended with status 1"]), (0, [])]
+)
+def test_the_other_half_is_compiled_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int, said: list[str]
+) -> None:
     commands: list[list[str]] = []
+    caplog.set_level("INFO")
 
     class Other:
-        returncode = 1
+        returncode = status
 
-        def __init__(self, command: list[str], **_: Any) -> None:
+        def __init__(self, command: list[str], **streams: int) -> None:
+            assert streams == dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
             commands.append(command)
 
         def __enter__(self) -> "Other":
@@ -107,6 +114,7 @@ def test_the_other_half_is_compiled_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
     module.compile_ahead()
     assert here == ["search", "entropy"]
+    assert [record.getMessage() for record in caplog.records] == said
     (command,) = commands
     monkeypatch.setattr(module, "compile_flow", lambda: here.append("flow"))
     exec(command[2])

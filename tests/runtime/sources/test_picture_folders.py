@@ -79,8 +79,10 @@ def test_natural_order(ordered: list[str]) -> None:
 
 def test_a_folder_of_hidden_files_holds_no_pictures(tmp_path: Path) -> None:
     add_hidden_files(tmp_path)
-    with pytest.raises(FrameError, match="holds no images"):
+    with pytest.raises(FrameError, match=r"holds no images \(.png, .jpg, .jpeg, .webp\)"):
         images_by_stem(tmp_path)
+    with pytest.raises(FrameError, match=r"\(\*_l.png, \*_l.jpg, \*_l.jpeg, \*_l.webp\)"):
+        images_by_stem(tmp_path, "_l")
     with pytest.raises(FrameError, match="is not a recording"):
         open_recording(str(tmp_path), "left")
     with pytest.raises(FrameError, match="has no pictures"):
