@@ -55,6 +55,18 @@ def test_another_decoder_is_noticed(edge_bundle: Path, monkeypatch: pytest.Monke
     assert "DIFFERS" in str(failed[0])
 
 
+@pytest.mark.parametrize(
+    ("check", "line"),
+    [
+        (Check("torch", "x_dec", 61.23456, 60), "torch        x_dec    ok      61.23 dB (60)"),
+        (Check("torch", "result", 50.0, 60), "torch        result   DIFFERS 50 dB (60)"),
+        (Check("cpu", "symbols", 0.99, 1), "cpu          symbols  DIFFERS 0.99 (1)"),
+    ],
+)
+def test_a_line_for_each_check(check: Check, line: str) -> None:
+    assert str(check) == line
+
+
 def test_the_table_has_a_header_above_its_columns() -> None:
     assert HEADER.split() == ["runner", "compared", "result", "found", "(at", "least)"]
     short = str(Check("cpu", "bytes", 1.0, 1.0))

@@ -73,6 +73,7 @@ def test_a_gpu_is_waited_for_once_for_many_steps(
     made: list[FakeEvent] = []
 
     def event(enable_timing: bool) -> FakeEvent:
+        assert enable_timing
         made.append(FakeEvent(now))
         return made[-1]
 
@@ -88,6 +89,8 @@ def test_a_gpu_is_waited_for_once_for_many_steps(
     assert [e.waited for e in made] == [False] * 7 + [True]
     assert clock.figures()["step_ms_p50"] == pytest.approx(3)
     assert clock.figures()["share_outside_step"] == pytest.approx(0.25)
+    clock.collect()
+    assert clock.figures()["share_outside_step"] == pytest.approx(0.25), "steps counted twice"
 
 
 def test_a_processor_has_no_gpu_figures() -> None:
@@ -109,9 +112,8 @@ def test_gpu_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
 
     monkeypatch.setattr(torch.cuda, "utilization", absent)
-    unknown = GpuWatch(torch.device("cuda"))
-    unknown.look()
-    assert unknown.figures() == {"gpu_utilisation": None, "gpu_memory_mib": 3}
+    watch.look()
+    assert watch.figures() == {"gpu_utilisation": None, "gpu_memory_mib": 3}
 
 
 def test_a_log_has_a_column_for_whatever_a_row_has(tmp_path: Path) -> None:

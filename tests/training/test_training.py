@@ -268,7 +268,7 @@ def test_a_foreign_file_is_no_checkpoint(tmp_path, tiny_checkpoint):
 
 
 def test_a_checkpoint_of_another_preset_is_refused(tiny_checkpoint):
-    with pytest.raises(CheckpointError, match="does not fit preset paper: ") as raised:
+    with pytest.raises(CheckpointError, match="fit preset paper: Missing key") as raised:
         load_checkpoint(tiny_checkpoint, preset=Preset())
     assert "\n" not in str(raised.value)
 

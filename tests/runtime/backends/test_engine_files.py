@@ -1,6 +1,7 @@
 """Engines on disk: what is checked before one is used, and what the refusals say."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.fake_engines import ARCHITECTURE, VERSION, write_fake
 from dsin.runtime.backends import engine_files
 from dsin.runtime.backends.engine_files import (
     MAGIC,
+    MAX_HEADER_BYTES,
     EngineFile,
     engine_folder,
     find_engines,
@@ -85,7 +87,10 @@ def test_engines_of_several_kinds_lie_side_by_side(bundle: Path) -> None:
 
 def test_no_engine_says_how_to_build_one(bundle: Path) -> None:
     command = f"build with dsin-export trt {bundle} --precision"
-    assert refusal(bundle, "fp16").endswith(f"{command} fp16")
+    assert refusal(bundle, "fp16") == (
+        f"there is no engine of {bundle / 'encoder.onnx'} in {engine_folder(bundle)}: "
+        f"{command} fp16"
+    )
     assert refusal(bundle, "exact").endswith(f"{command} fp32")
 
 
@@ -142,6 +147,13 @@ def test_the_files_of_weights_are_those_that_onnx_knows(name: str) -> None:
     assert weight_files(path.read_bytes()) == expected
 
 
+def with_fields(data: bytes, **changed: object) -> bytes:
+    """The file with another header, whose length is right."""
+    end = 12 + int.from_bytes(data[8:12], "little")
+    text = json.dumps({**json.loads(data[12:end]), **changed}).encode()
+    return data[:8] + len(text).to_bytes(4, "little") + text + data[end:]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -149,13 +161,16 @@ def test_the_files_of_weights_are_those_that_onnx_knows(name: str) -> None:
         lambda data: b"something else " + data,
         lambda data: data[:8] + b"\xff\xff\xff\xff" + data[12:],
         lambda data: data[:12] + b"[" + data[13:],
-        lambda data: data.replace(b'"rules": 1', b'"rules": []'),
-        lambda data: data.replace(b'"frame": [128', b'"frame": [1.5, 1'),
-        lambda data: data.replace(b'"frame"', b'"fames"'),
-        lambda data: data.replace(b'"inputs": {', b'"inputs": 1, "x": {'),
+        lambda data: with_fields(data, rules=[]),
+        lambda data: with_fields(data, architecture="90"),
+        lambda data: with_fields(data, tensorrt=10.3),
+        lambda data: with_fields(data, frame=[128]),
+        lambda data: with_fields(data, fames=[128, 192]),
+        lambda data: with_fields(data, inputs={"x": 1}),
     ],
-    ids=["cut", "foreign", "long", "no JSON", "no number", "no pair", "no field", "other fields"],
-)
+    ids=["cut", "foreign", "long", "no JSON", "no number", "no architecture", "no text", "no pair",
+         "other fields", "no range"],
+)  # fmt: skip
 def test_a_damaged_header_is_refused(bundle: Path, damage: Any) -> None:
     path = write(bundle)
     data = damage(path.read_bytes())
@@ -173,6 +188,31 @@ def test_a_damaged_engine_never_reaches_tensorrt(bundle: Path, damage: Any) -> N
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(BackendError, match=r"is damaged: delete it and rebuild with dsin-export"):
         find(bundle)[0].read_plan()
+
+
+def test_a_header_beyond_the_limit_is_not_read(bundle: Path) -> None:
+    """Nor is memory taken for it."""
+    path = write(bundle)
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + (MAX_HEADER_BYTES + 1).to_bytes(4, "little") + data[12:])
+    with pytest.raises(BackendError, match="is damaged") as caught:
+        read_header(path)
+    assert str(caught.value.__cause__) == "header too long"
+
+
+def test_what_cannot_be_read_is_named(bundle: Path) -> None:
+    path = write(bundle)
+    (engine,) = find(bundle)
+    path.unlink()
+    for read in (engine.read_plan, lambda: read_header(path)):
+        with pytest.raises(BackendError) as caught:
+            read()
+        assert str(caught.value) == f"cannot read {path}: No such file or directory"
+    weights = bundle / "encoder.weights"
+    weights.unlink()
+    with pytest.raises(BundleError) as lost:
+        graph_digest(bundle / "encoder.onnx")
+    assert str(lost.value) == f"cannot read {weights}: No such file or directory"
 
 
 def test_a_full_disk_keeps_the_old_engine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,9 @@ def test_what_does_not_fit_is_refused() -> None:
         encode_integers(TABLES, np.array([2**15], np.int32), one)
     with pytest.raises(ValueError, match="no table 64"):
         encode_integers(TABLES, np.zeros(1, np.int32), one + np.uint8(64))
+    for choice in (one.astype(np.int32), one[None]):
+        with pytest.raises(ValueError, match="the numbers of tables as uint8"):
+            encode_integers(TABLES, np.zeros(1, np.int32), choice)
     with pytest.raises(ValueError, match="tables for"):
         encode_integers(TABLES, np.zeros(2, np.int32), one)
 

@@ -159,13 +159,19 @@ def test_a_payload_of_another_shape_or_model_is_refused() -> None:
         decode_symbols(model, payload, (2, 4, 7))
     with pytest.raises(PacketError):
         decode_symbols(random_model(8), payload, (2, 4, 6))
-    with pytest.raises(PacketError):
+    with pytest.raises(PacketError, match=r"a latent of \(2, 0, 6\) is empty: check the packet"):
         decode_symbols(model, payload, (2, 0, 6))
 
 
 def test_symbols_outside_the_alphabet_are_refused() -> None:
     with pytest.raises(ValueError, match="below 6"):
         encode_symbols(random_model(0), np.full((1, 2, 2), 6, np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 0, 6)])
+def test_symbols_that_are_no_volume_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected symbols \(C, h, w\)"):
+        encode_symbols(random_model(0), np.zeros(shape, np.uint8))
 
 
 def test_tables_survive_a_round_trip() -> None:

@@ -1,13 +1,14 @@
 """The CPU's kernels yield the integers of the definition, on layers of all sizes and extremes."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch.nn import functional as F
 
 from dsin.export.edge.integer_graph import hyper_graph, step_graph
@@ -222,15 +223,31 @@ def test_layers_are_read_from_their_graphs(tmp_path: Path) -> None:
                 assert getattr(found, part) == getattr(layer, part)
 
 
-@pytest.mark.parametrize("damage", ["fraction", "operator", "cut", "elsewhere", "no graph", "bias"])
-def test_other_graphs_are_refused(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("fraction", "step0.onnx: layer 0 is damaged: export anew"),
+        ("large", "step0.onnx: layer 0 is damaged: export anew"),
+        ("empty", "step0.onnx: layer 0 is damaged: export anew"),
+        ("operator", "step0.onnx computes something else than integer layers: export anew"),
+        ("cut", "cannot read the weights of .*step0.onnx: "),
+        ("elsewhere", "cannot read the weights of .*: '../ropy.weights' is not a plain file name"),
+        ("no graph", "cannot read the weights of .*step0.onnx: |export it anew"),
+        ("bias", "step0.onnx: layer 0 is damaged: export anew"),
+    ],
+)
+def test_other_graphs_are_refused(damage: str, problem: str, tmp_path: Path) -> None:
     _, (first, _) = extreme_network(2, 7, 5, 17, 3)
     graph, path = step_graph(first), tmp_path / "step0.onnx"
     weight = graph.graph.initializer[0]
     assert weight.name == "layer0_weight"
     if damage == "fraction":
-        values = onnx.numpy_helper.to_array(weight) + np.float32(0.5)
+        values = numpy_helper.to_array(weight) + np.float32(0.5)
         weight.raw_data = values.tobytes()
+    elif damage == "large":
+        weight.raw_data = np.full(weight.dims, 2**15, np.float32).tobytes()
+    elif damage == "empty":
+        weight.CopyFrom(numpy_helper.from_array(np.zeros((0, 12, 1, 1), "f4"), weight.name))
     elif damage == "operator":
         next(node for node in graph.graph.node if node.op_type == "Floor").op_type = "Ceil"
     elif damage == "bias":
@@ -239,10 +256,10 @@ def test_other_graphs_are_refused(damage: str, tmp_path: Path) -> None:
     if damage == "cut":
         (tmp_path / "entropy.weights").write_bytes(b"")
     elif damage == "elsewhere":
-        path.write_bytes(path.read_bytes().replace(b"entropy.weights", b"../opy.weights"))
+        path.write_bytes(path.read_bytes().replace(b"entropy.weights", b"../ropy.weights"))
     elif damage == "no graph":
         path.write_bytes(b"not a graph")
-    with pytest.raises(BundleError, match=r"anew|weights of"):
+    with pytest.raises(BundleError, match=problem):
         read_layers(path, 12)
 
 
@@ -259,5 +276,9 @@ def test_layers_that_do_not_fit_are_refused(tables: HyperTables) -> None:
         KernelNetwork(hyper, [layers[0], wider[1]], own)
     with pytest.raises(BundleError, match="other inputs"):
         KernelNetwork(hyper, layers, sized(tables, 4))
+    with pytest.raises(BundleError, match="outputs beyond 16 bits"):
+        KernelNetwork([dataclasses.replace(hyper[0], high=2**15), *hyper[1:]], layers, own)
+    with pytest.raises(BundleError, match="outputs beyond 16 bits"):
+        KernelNetwork([dataclasses.replace(hyper[0], low=-(2**15) - 1), *hyper[1:]], layers, own)
     with pytest.raises(BundleError, match="other channels"):
         KernelNetwork(hyper, layers, own).begin(np.zeros((3, 1, 1), np.int32), 0, (8, 4, 4), None)

@@ -149,6 +149,12 @@ def test_rows_that_are_no_frequencies_are_refused(bad: list[int]) -> None:
         rans.encode(np.zeros(1, np.uint8), rows(bad))
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 1), (1, 257), (1, 1, 4)])
+def test_what_are_no_rows_of_an_alphabet_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"shape \(n, L\) with L in 2..256"):
+        rans.encode(np.zeros(1, np.uint8), np.full(shape, 1, np.uint16))
+
+
 def test_a_symbol_outside_the_alphabet_is_refused() -> None:
     with pytest.raises(ValueError, match="below 4"):
         rans.encode(np.array([4], np.uint8), rows(FAIR))

@@ -363,6 +363,34 @@ def test_images_of_two_sizes_are_refused(search: Any) -> None:
         search(noise(1), noise(1, 80, 96))
 
 
+def test_a_patch_without_pixels_is_refused() -> None:
+    for patch, shown in (((0, 24), "24x0"), ((20, 0), "0x20")):
+        with pytest.raises(FrameError, match=f"a patch of {shown} has no pixels"):
+            pc.match(noise(1), noise(2), patch=patch)
+
+
+def test_stretched_pieces_must_divide_the_picture() -> None:
+    nowhere = np.zeros((4, 4), np.int32)
+    matches = pc.Matches(nowhere, nowhere, nowhere.astype(np.float32))
+    for height, width in ((79, 96), (80, 95)):
+        with pytest.raises(FrameError) as caught:
+            pc.synthesise(noise(1, height, width), matches, stretched=True)
+        assert str(caught.value) == (
+            f"y is {width}x{height}: stretched patches of 24x20 must divide it"
+        )
+
+
+def test_fewer_windows_are_compared_in_full_with_the_prior() -> None:
+    x, y = shifted()
+    counts = patch_search.evaluations(x, y)
+    assert counts.shape == pc.match(x, y).row.shape
+    assert counts.min() >= 1
+    without = patch_search.evaluations(x, y, prior=False)
+    assert not np.array_equal(counts, without)
+    with pytest.raises(FrameError, match="x_dec is 144x80 but y_dec is 96x80"):
+        patch_search.evaluations(noise(1), noise(1, 80, 96))
+
+
 def test_what_was_prepared_for_another_search_is_refused() -> None:
     x, y = shifted()
     with pytest.raises(FrameError, match="prepare anew"):

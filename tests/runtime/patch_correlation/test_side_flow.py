@@ -136,8 +136,10 @@ def test_other_pictures_are_refused() -> None:
         prepare_flow_side(y[:32], SEARCH)
     with pytest.raises(FrameError, match="colour"):
         prepare_flow_side(y[..., 0], SEARCH)
-    with pytest.raises(FrameError, match="size"):
-        find_side_views(y[:56], prepare_flow_side(y, SEARCH), SEARCH)
+    side = prepare_flow_side(y, SEARCH)
+    for x_dec in (y[:56], y.astype(np.float32)):
+        with pytest.raises(FrameError, match="x_dec must be an 8-bit picture of the side image's"):
+            find_side_views(x_dec, side, SEARCH)
 
 
 def test_each_pixel_comes_from_where_the_field_says() -> None:

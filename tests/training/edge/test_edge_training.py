@@ -28,6 +28,7 @@ from dsin.training.edge.objective import EdgeObjective
 from dsin.training.edge.phase import PhaseRun
 from dsin.training.edge.rates import fits, multipliers, with_preset
 from dsin.training.edge.side import side_input
+from dsin.training.edge.state import LAST, State, load_state, save_state
 from dsin.training.losses import ms_ssim, ms_ssim_of_each
 from dsin.training.presets import EdgePhase, EdgePreset, load_preset, preset_names
 from dsin.training.run_report import StepClock
@@ -446,6 +447,33 @@ def test_phases_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=words):
         train(preset(phase("odd", **changes)), small_pairs, small_pairs, tmp_path)
+
+
+def test_there_must_be_pairs_to_validate_on(small_pairs: list[Pair], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there are no pairs to validate on: name some"):
+        train(preset(phase("codec")), small_pairs, [], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_state_that_cannot_be_gone_on_from_is_refused(tmp_path: Path) -> None:
+    def refusal(wanted: EdgePreset) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            load_state(tmp_path, wanted)
+        return str(caught.value)
+
+    small, last = preset(), tmp_path / LAST
+    last.write_bytes(b"not a state")
+    assert refusal(small) == f"{last} is damaged: UnpicklingError"
+    torch.save(Path, last)  # runs code of whoever wrote it
+    assert refusal(small) == f"{last} is damaged: UnpicklingError"
+    torch.save({"dsin_checkpoint": 1}, last)
+    assert refusal(small) == f"{last} is not the state of a run of edge: choose another folder"
+    weights = EdgeDsin(small).state_dict()
+    save_state(tmp_path, State(7, weights, weights, None, {"pairs": 3}), small)
+    found = load_state(tmp_path, small)
+    assert (found.step, found.moments, found.notes) == (7, None, {"pairs": 3})
+    wider = EdgePreset(name="wide", codec=dataclasses.replace(SMALL, fine=24))
+    assert refusal(wider) == f"{last} does not have the sizes of preset wide"
 
 
 def test_weights_of_other_sizes_are_refused(small_pairs: list[Pair], tmp_path: Path) -> None:

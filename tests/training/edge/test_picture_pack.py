@@ -128,6 +128,12 @@ def test_packs_that_are_not_whole_are_refused(pack: Path, tmp_path: Path) -> Non
     refused(tmp_path, "has no pack.json: it is not a pack of pictures")
 
 
+LONELY = {
+    "name": "a.jpg", "kind": "left", "side": "b.jpg", "split": "train", "source": "kitti",
+    "part": 1,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -136,6 +142,8 @@ def test_packs_that_are_not_whole_are_refused(pack: Path, tmp_path: Path) -> Non
         ({"parts": [{"file": "part-0.tar"}]}, "is damaged"),
         ({"pictures": [{}]}, "is damaged"),
         ({"licences": None}, "is damaged"),
+        ({"pictures": [LONELY]}, "pack.json has a left picture without its right one"),
+        ({"pictures": [LONELY | {"kind": "photo"}]}, "a.jpg of .*part-1.tar is not in that part"),
     ],
 )
 def test_manifests_that_make_no_sense_are_refused(
@@ -246,6 +254,8 @@ def test_training_from_a_pack(
         (["paper", "--pack", "p"], "is not an edge preset, and only those take --pack"),
         (["paper", "--budget-s", "9"], "is not an edge preset, and only those take --budget-s"),
         (["paper", "--photos", "p"], "trains on pairs only: leave out --photos"),
+        (["paper", "--json", "j"], "is not an edge preset, and only those take --json\n"),
+        (["paper", "--no-graphs"], "is not an edge preset, and only those take --no-graphs"),
     ],
 )
 def test_options_that_do_not_go_together(dsin: Run, arguments: list[str], words: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def test_a_missing_variable_is_named(variables):
         original_to_state_dict(some)
 
 
+def test_the_first_of_several_missing_variables_is_named(variables):
+    names = sorted(variables)
+    kept = {name: variables[name] for name in names[3:]}
+    with pytest.raises(CheckpointError, match=rf"has no variable {names[0]} \(and 2 more\)$"):
+        original_to_state_dict(kept)
+
+
 def test_an_unknown_variable_is_named(variables):
     with pytest.raises(CheckpointError, match=r"unknown variable resnet/conv1$"):
         original_to_state_dict({**variables, "resnet/conv1": np.zeros(3, np.float32)})
@@ -91,6 +99,50 @@ def test_without_tensorflow_the_install_command_is_given(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(CheckpointError, match=r"pip install 'dsin\[tf-import\]'"):
         import_tf(tmp_path / "model-1", tmp_path / "out.pt")
+
+
+@pytest.fixture
+def reader(monkeypatch, variables):
+    """In TensorFlow's place: a reader of "model-100" alone. Yields the paths asked for."""
+    asked = []
+
+    def load_checkpoint(path):
+        asked.append(path)
+        if not path.endswith("model-100"):
+            raise ValueError("unsuccessful: DATA_LOSS\nand a trace")
+        kept = {**variables, "global_step": np.int64(3)}
+        return SimpleNamespace(get_variable_to_shape_map=lambda: kept, get_tensor=kept.get)
+
+    errors = SimpleNamespace(OpError=OSError)
+    train = SimpleNamespace(load_checkpoint=load_checkpoint)
+    for name, module in {"errors": errors, "train": train}.items():
+        monkeypatch.setitem(sys.modules, f"tensorflow.{name}", module)
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(errors=errors, train=train))
+    return asked
+
+
+@pytest.mark.parametrize("given", ["", "model-100", "model-100.index"])
+def test_what_a_reader_of_tensorflows_files_yields(original, reader, tmp_path, given):
+    (tmp_path / "model-100.index").write_bytes(b"")
+    (tmp_path / "checkpoint").write_text(
+        'all_model_checkpoint_paths: "model-90"\nmodel_checkpoint_path: "/elsewhere/model-100"\n'
+    )
+    out = import_tf(tmp_path / given, tmp_path / "original.pt")
+    assert reader == [str(tmp_path / "model-100")]
+    model, notes = load_checkpoint(out)
+    assert notes == {"source": "TensorFlow checkpoint model-100 of the original implementation"}
+    for key, value in original.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_what_the_reader_refuses_is_one_line(reader, tmp_path):
+    (tmp_path / "model-1.index").write_bytes(b"not an index")
+    with pytest.raises(CheckpointError) as caught:
+        import_tf(tmp_path / "model-1", tmp_path / "out.pt")
+    assert str(caught.value) == (
+        f"{tmp_path / 'model-1'} is not a readable TensorFlow checkpoint: unsuccessful: DATA_LOSS"
+    )
+    assert not (tmp_path / "out.pt").exists()
 
 
 @pytest.fixture(scope="module")
