@@ -18,6 +18,9 @@ _INSTALL = {
 }
 _ONLY_ERRORS = 3
 _AWAKE_US = 150
+SHARED_CORES = "DSIN_SHARED_CORES"
+"""The environment variable that says with 1 that other processes need the cores too: then threads
+never wait awake. 0 is the default."""
 
 
 class OrtSession:
@@ -50,7 +53,8 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
     # Threads wait awake for the next operator of a run, since to fall asleep and be woken costs a
     # tenth of its time; but not for long, nor after it: search, entropy coding and other processes
     # would lack the core.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    awake = "0" if os.environ.get(SHARED_CORES) == "1" else "1"
+    options.add_session_config_entry("session.intra_op.allow_spinning", awake)
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_AWAKE_US))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

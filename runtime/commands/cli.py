@@ -135,9 +135,10 @@ def decode(
             "sends frames that stand alone"
         )
     view = None if side is None else read_image(side)
-    if view is not None:
-        compile_ahead()
     with Decoder(bundle, backend.value) as decoder:
+        if view is not None:
+            # Of the entropy coder's kernels it needs those that decode, and no encoder.
+            compile_ahead(lambda: decoder.decode(coded, None))
         decoded = decoder.decode(coded, view)
     write_image(target, decoded.image)
     size = f"{coded.header.width}x{coded.header.height}"

@@ -35,6 +35,7 @@ from dsin.runtime.commands.demo_processes import (
     Served,
     Settings,
     Traced,
+    in_own_process,
     picture_name,
     run_device,
     run_server,
@@ -340,12 +341,13 @@ def _started(settings: Settings) -> Iterator[list[_Child]]:
     """The device and the server process; neither outlives the block."""
     children: list[_Child] = []
     try:
-        for name, target in (("device", run_device), ("server", run_server)):
+        for name, run in (("device", run_device), ("server", run_server)):
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=target, args=(theirs, settings), name=f"dsin-{name}", daemon=True
-            )
+                target=in_own_process, args=(run, theirs, settings), name=f"dsin-{name}",
+                daemon=True,
+            )  # fmt: skip
             with _blocked_interrupts():
                 process.start()
             theirs.close()

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
+from dsin.runtime.backends.ort import SHARED_CORES
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.codec.encoder import Encoder
@@ -131,6 +132,14 @@ Message = Listening | SentFrame | Served | Traced | Finished | Failed
 
 STOP = "stop"
 """Sent to the device's process: end the stream as if its frames had ended."""
+
+
+def in_own_process(
+    run: Callable[[Connection, Settings], None], pipe: Connection, settings: Settings
+) -> None:
+    """What a process of the demo does: `run_device` or `run_server`, beside the other one."""
+    os.environ.setdefault(SHARED_CORES, "1")
+    run(pipe, settings)
 
 
 def run_device(pipe: Connection, settings: Settings) -> None:

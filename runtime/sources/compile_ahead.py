@@ -9,12 +9,11 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.runtime.codec.decoder import Decoder
-from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.compiled import crew, has_kernels, quick_compilation
 from dsin.runtime.patch_correlation.block_refinement import paste
 from dsin.runtime.patch_correlation.definition import Matches
@@ -34,9 +33,10 @@ _FLOW = "from dsin.runtime.sources.compile_ahead import compile_flow; compile_fl
 _SIDE = 2 * LEAST_SIDE
 
 
-def compile_ahead() -> None:
-    """Compile the kernels of decoding beside a side image. Does nothing where kernels are kept from
-    an earlier run, or there is one core only."""
+def compile_ahead(entropy: Callable[[], object]) -> None:
+    """Compile the kernels of decoding beside a side image; `entropy` calls those of the entropy
+    coder, while the other process is busy anyway. Does nothing where kernels are kept from an
+    earlier run, or there is one core only."""
     if has_kernels() or len(os.sched_getaffinity(0)) < 2:
         return
     with subprocess.Popen(
@@ -45,7 +45,8 @@ def compile_ahead() -> None:
     ) as other:  # fmt: skip
         try:
             compile_search()
-            compile_entropy()
+            with quick_compilation():
+                entropy()
         except BaseException:
             other.kill()
             raise
@@ -61,14 +62,6 @@ def compile_search() -> None:
     x = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)
     halved = at_half_size(search)
     halved.match(x, x, prepared=halved.prepare(x, None))
-
-
-@quick_compilation()
-def compile_entropy() -> None:
-    """The entropy coder, both ways, while the other process is busy anyway."""
-    picture = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)
-    with Encoder(threads=1) as encoder, Decoder(threads=1) as decoder:
-        decoder.decode(encoder.encode(picture), None)
 
 
 @quick_compilation()

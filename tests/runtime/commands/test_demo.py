@@ -18,11 +18,12 @@ from support.command_line import interruptible
 from support.rig_drive import write_drive
 from support.time_line import Shown, check_time_line, slices_of
 
+from dsin.runtime.backends import ort
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.commands import demo_processes
+from dsin.runtime.commands import demo, demo_processes
 from dsin.runtime.commands.demo import _blocked_interrupts
-from dsin.runtime.errors import DsinError
+from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
@@ -151,6 +152,50 @@ def test_the_device_leaves_half_of_the_cores_to_the_server(
         demo_processes.run_device(theirs, settings)
     assert opened == [threads]
     assert ours.recv() == demo_processes.Failed("DsinError", "enough")
+
+
+def test_networks_of_both_processes_do_not_wait_awake(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(ort.SHARED_CORES, "0")  # restored in the end
+    monkeypatch.delenv(ort.SHARED_CORES)
+    targets: list[object] = []
+
+    class Context:
+        Pipe = staticmethod(Pipe)
+
+        def Process(self, *, target: object, **_: object) -> None:  # noqa: N802
+            targets.append(target)
+            raise DsinError("enough")
+
+    monkeypatch.setattr(demo.multiprocessing, "get_context", lambda _: Context())
+    settings = demo_processes.Settings(
+        None, None, 1, None, None, None, tmp_path, "cpu", None, None
+    )  # fmt: skip
+    with pytest.raises(DsinError, match="enough"), demo._started(settings):
+        pass
+    assert targets == [demo_processes.in_own_process]
+
+    awake: list[str] = []
+
+    class Options:
+        def add_session_config_entry(self, name: str, value: str) -> None:
+            if name == "session.intra_op.allow_spinning":
+                awake.append(value)
+
+    class Module:
+        SessionOptions = Options
+
+    monkeypatch.setattr(ort, "onnxruntime", lambda _: Module)
+
+    def opened(*_: object) -> None:
+        with pytest.raises(BackendError):  # the module opens nothing
+            ort.ort_session(tmp_path, ort.CPU, [ort.CPU], 2)
+
+    opened()
+    ours, _ = Pipe()
+    demo_processes.in_own_process(opened, ours, settings)
+    assert awake == ["1", "0"]
 
 
 def test_one_frame_is_told_as_one(drive: Path, bundle: Path, tmp_path: Path) -> None:

@@ -11,16 +11,12 @@ import numpy as np
 import pytest
 
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.runtime.codec.decoder import Decoder
-from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.compiled import quick_compilation
-from dsin.runtime.entropy import hyper_kernels, integer_coder, network_kernels, rans
 from dsin.runtime.patch_correlation import block_refinement, flow_kernels, patch_kernels
 from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
 from dsin.runtime.sources import compile_ahead as module
 
 SEARCH = (flow_kernels, block_refinement, patch_kernels)
-ENTROPY = (hyper_kernels, integer_coder, network_kernels, rans)
 
 
 def specialisations(
@@ -46,16 +42,6 @@ def test_decoding_compiles_nothing_more() -> None:
     assert specialisations(*SEARCH) == before
 
 
-def test_the_entropy_coder_compiles_nothing_more() -> None:
-    module.compile_entropy()
-    before = specialisations(*ENTROPY)
-    assert any(before.values())
-    picture = np.random.default_rng(0).integers(0, 256, (160, 192, 3), np.uint8)
-    with Encoder() as encoder, Decoder() as decoder:
-        decoder.decode(encoder.encode(picture, 0), None)
-    assert specialisations(*ENTROPY) == before
-
-
 @pytest.mark.parametrize("chosen", [None, "2"])
 def test_compilation_is_quick_within_and_as_it_was_after(
     monkeypatch: pytest.MonkeyPatch, chosen: str | None
@@ -77,11 +63,10 @@ def test_nothing_is_started_where_kernels_are_kept(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
     monkeypatch.setattr(module, "compile_search", lambda: calls.append("search"))
     monkeypatch.setattr(module, "has_kernels", lambda: True)
-    monkeypatch.setattr(module, "compile_entropy", lambda: calls.append("entropy"))
-    module.compile_ahead()
+    module.compile_ahead(lambda: calls.append("entropy"))
     monkeypatch.setattr(module, "has_kernels", lambda: False)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0})
-    module.compile_ahead()
+    module.compile_ahead(lambda: calls.append("entropy"))
     assert calls == []
 
 
@@ -109,10 +94,9 @@ def test_the_other_half_is_compiled_elsewhere(
     here: list[str] = []
     monkeypatch.setattr(subprocess, "Popen", Other)
     monkeypatch.setattr(module, "compile_search", lambda: here.append("search"))
-    monkeypatch.setattr(module, "compile_entropy", lambda: here.append("entropy"))
     monkeypatch.setattr(module, "has_kernels", lambda: False)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
-    module.compile_ahead()
+    module.compile_ahead(lambda: here.append("entropy"))
     assert here == ["search", "entropy"]
     assert [record.getMessage() for record in caplog.records] == said
     (command,) = commands
