@@ -106,13 +106,13 @@ def test_a_bd_rate_of_curves_of_other_shapes() -> None:
 
 
 def test_a_sheet_shows_the_same_cut_of_every_picture_at_equal_bytes() -> None:
-    x = np.full((320, 640, 3), 90, np.uint8)
+    x = np.full((360, 640, 3), 90, np.uint8)
     x[200:216, 500:516] = np.random.default_rng(0).integers(0, 256, (16, 16, 3))
     rival = Rival("r", (1,), range(1, 21), lambda image, setting: (round(10 * setting), image // 2))
     decoded = Decoded(x - 1, x - 2, None, None, True, None, {})
     top, left = busiest_place(x, (160, 400))
     captions = [
-        (x, "original", "640x320"),
+        (x, "original", "640x360"),
         (x - 1, "ours", f"57 bytes, {psnr_db(x - 1, x):.2f} dB"),
         (x - 2, "ours, no side image", f"57 bytes, {psnr_db(x - 2, x):.2f} dB"),
         (x // 2, "r", f"60 bytes, {psnr_db(x // 2, x):.2f} dB"),

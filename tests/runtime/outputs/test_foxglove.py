@@ -136,12 +136,6 @@ def test_times_before_1970_are_shown_as_its_start(
     assert (log_ns, foxglove_messages.unpack_image(message)[1]) == (0, 0)
 
 
-def test_the_end_frees_the_port() -> None:
-    sink = FoxgloveSink("127.0.0.1", 0, list)
-    sink.close()
-    FoxgloveSink("127.0.0.1", int(sink.url.rpartition(":")[2]), list).close()
-
-
 def test_a_port_that_is_taken(sink: FoxgloveSink) -> None:
     port = int(sink.url.rpartition(":")[2])
     with pytest.raises(DsinError, match=f"cannot serve Foxglove at 127.0.0.1:{port}: "):
