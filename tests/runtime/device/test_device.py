@@ -70,13 +70,14 @@ def test_frames_are_held_back_in_short_turns_as_long_as_the_rate_is_too_much() -
     controller.pause_s = 0.125
 
     def paused(seconds: float) -> None:
-        controller.pause_s = 0.0
+        controller.pause_s = 0.03 if controller.pause_s == 0.125 else 0.0
 
     controller.paused.side_effect = paused
+    assert device._keep_to_rate(stream), "a little is left"
     assert not device._keep_to_rate(stream), "it is time now"
-    assert device._stop.wait.mock_calls[1] == call(0.125)
+    assert device._stop.wait.mock_calls[1:] == [call(0.125), call(0.03)]
     assert not device._keep_to_rate(stream), "there is nothing to wait for"
-    assert device._stop.wait.call_count == 2
+    assert device._stop.wait.call_count == 3
 
 
 def test_a_link_that_breaks_loses_what_is_under_way_and_is_followed_anew() -> None:
