@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from dsin.export import cli as export_cli
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.commands import cli
+from dsin.runtime.errors import DsinError
 from dsin.runtime.files import write_image
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.outputs import Outputs
 from dsin.runtime.server.side_buffer import PairingPolicy
+from dsin.runtime.version import __version__
 
 
 class Call(NamedTuple):
@@ -240,13 +242,17 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     )
     devices = catch(here + "Device", SimpleNamespace(run=lambda: counts, stop=None))
     catch(here + "on_ending")
+    told: list[str] = []
     module.stream(
         module.StreamOptions(
             "127.0.0.1:1", "s", "front", camera="y", quality=80, fps=5, frames=9, loop=True,
             start="12:00:00", give_up_s=4, transport="datagram",
         ),
-        print,
+        told.append,
     )  # fmt: skip
+    connecting, report = told
+    assert connecting == "connecting to 127.0.0.1:1 as camera y of rig front: s, 48x32"
+    assert report.startswith("1 frame in ")
     given = {"fps": 5, "frames": 9, "loop": True, "every": False, "start_s": 77.0}
     assert opened[0] == Call(("s", "right"), given)
     assert pictures[0].arguments == (80,)
@@ -553,7 +559,65 @@ def test_calibrate(catch: Catch) -> None:
     assert calls[0].options == {"target": "tensorrt", "crop": (80, 96), "validation": "pairs"}
     assert read[0].arguments == (Path("f"), Path("r"))
     assert listed[0].arguments == (Path("v"), Path("r"))
-    assert "1.0 MB instead of 2.0" in out
+    assert out == "wrote o: 1.0 MB instead of 2.0\n"
+
+
+def test_calibrate_reports_speed_and_loss(catch: Catch) -> None:
+    report: dict[str, Any] = {
+        "speed_ratio": {"encoder": 1.5, "x_decoder": 2.25},
+        "graphs": {"encoder": {"relative_error": 0.0123}, "x_decoder": {"relative_error": 0.5}},
+        "bd_rate_percent": {"psnr": 1.25, "ms_ssim": -0.5},
+    }
+    done = SimpleNamespace(report=report, bytes_before=2_000_000, bytes_after=500_000)
+    catch("dsin.export.int8_bundle.calibrate_bundle", done)
+    catch("dsin.export.calibration_frames.read_frames")
+    lines = [
+        "encoder    1.50 times as fast, error 1.2 % of variance",
+        "x_decoder  2.25 times as fast, error 50 % of variance",
+        "BD-rate    +1.25 % in PSNR, -0.50 % in MS-SSIM against the float bundle",
+        "wrote o: 0.5 MB instead of 2.0",
+    ]
+    assert run(cli.app, "calibrate b --frames f -o o").splitlines() == lines
+    report["bd_rate_percent"]["psnr"] = None  # the curves do not overlap
+    lines[2] = "BD-rate    -0.50 % in MS-SSIM against the float bundle"
+    assert run(cli.app, "calibrate b --frames f -o o").splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("missing", "line", "extra"),
+    [
+        ("dsin.export.int8_bundle", "calibrate b --frames f -o o", "export,evaluate"),
+        ("dsin.export.calibration_frames", "calibrate b --frames f -o o", "export"),
+        ("dsin.training.paper.tf_checkpoint", "import-tf c -o o", "tf-import"),
+    ],
+)
+def test_a_command_names_the_extra_that_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, missing: str, line: str, extra: str
+) -> None:
+    """And a module that is missing in dsin itself is a fault of its own."""
+    lacking = ["onnx"]
+    really = cli.importlib.import_module
+
+    def load(name: str) -> Any:
+        if name == missing:
+            raise ModuleNotFoundError("missing", name=lacking[0])
+        return really(name)
+
+    monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=load))
+    command = line.split()[0]
+    with pytest.raises(DsinError) as raised:
+        run(cli.app, line)
+    assert str(raised.value) == (
+        f"dsin {command} needs onnx, which is missing: pip install 'dsin[{extra}]'"
+    )
+    lacking[0] = "dsin.absent"
+    with pytest.raises(ModuleNotFoundError):
+        run(cli.app, line)
+
+
+@pytest.mark.parametrize(("app", "name"), [(cli.app, "dsin"), (export_cli.app, "dsin-export")])
+def test_version(app: typer.Typer, name: str) -> None:
+    assert run(app, "--version") == f"{name} {__version__}\n"
 
 
 def test_import_tf(catch: Catch) -> None:

@@ -1,5 +1,7 @@
 """`--kbps auto` over a real connection: answers become arrivals, and the device does as planned."""
 
+import threading
+
 import pytest
 from support.link_model import Conditions
 from support.link_simulator import LinkSimulator
@@ -73,6 +75,42 @@ def test_losses_are_counted_and_another_connection_begins_anew() -> None:
     link.sent(1, 1000)
     clock.now_s += 1
     assert link.pause_s() == 0
+
+
+@pytest.mark.parametrize("event", ["answered", "lost", "restart"])
+def test_who_waits_for_the_link_is_woken_by_news_of_it(event: str) -> None:
+    """Else the next frame would come late by up to the whole wait."""
+    link = follower(Clock())
+    news = {
+        "answered": lambda: link.answered(ack(0, "DECODED"), 100.0),
+        "lost": lambda: link.lost(0),
+        "restart": link.restart,
+    }
+    waiting = threading.Thread(target=link.wait, args=(60,), daemon=True)
+    waiting.start()
+    waiting.join(0.02)
+    assert waiting.is_alive()
+
+    def woken() -> bool:
+        news[event]()
+        return not waiting.is_alive()
+
+    wait_until(woken)
+
+
+def test_another_connection_knows_nothing_of_the_one_before() -> None:
+    clock = Clock()
+    link = follower(clock)
+    for number in range(3):
+        link.sent(number, 1000)
+        at_ns = int(1e9 * (clock.now_s + 0.03 * number))
+        link.answered(ack(number, "DECODED", server_time_ns=at_ns), clock.now_s + 0.1)
+        clock.now_s += 0.1
+    assert link.figures.delivered_kbps > 0
+    link.sent(3, 1000)
+    link.restart()
+    assert link.figures.delivered_kbps == link.figures.queueing_ms == 0
+    assert link.pause_s() == 0, "the frame that was under way is not waited for"
 
 
 def test_the_controller_aims_at_what_the_link_takes() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsin.runtime.link.connection_faults import likely_cause
+from dsin.runtime.link.connection_faults import LONGEST, likely_cause
 
 REFUSED = "failed to connect to all addresses; last error: Connection refused"
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
@@ -18,6 +18,18 @@ def test_a_server_that_is_not_there() -> None:
     assert likely_cause(REFUSED, "rig.example", tls=True) == (
         "nothing listens there; does dsin serve run?"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("x" * LONGEST, "x" * LONGEST),
+        ("x" * (LONGEST + 1), "x" * LONGEST + "…"),
+        ("no address; last error: strange", "strange"),
+    ],
+)
+def test_what_is_not_known_is_cited_and_not_at_length(said: str, told: str) -> None:
+    assert likely_cause(said, "rig.example", tls=True) == told
 
 
 @pytest.mark.parametrize("name", VARIABLES[:3])

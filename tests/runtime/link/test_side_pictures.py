@@ -67,9 +67,11 @@ def test_a_chunk_of_a_png_file_cannot_claim_more_than_was_sent(kind: bytes, rest
         picture_size(start + struct.pack(">I4s", 2**31 - 1, kind) + bytes(rest))
 
 
-def test_bytes_that_fill_the_space_before_a_marker_are_skipped() -> None:
+@pytest.mark.parametrize("fill", range(4))
+def test_bytes_that_fill_the_space_before_a_marker_are_skipped(fill: int) -> None:
+    """However many there are (ITU-T T.81, B.1.1.2)."""
     plain = encode_picture(scene(), 95)
-    assert picture_size(START + b"\xff\xff" + plain[2:]) == SIZE
+    assert picture_size(START + b"\xff" * fill + plain[2:]) == SIZE
 
 
 @settings(max_examples=300, deadline=None)
