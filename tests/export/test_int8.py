@@ -29,6 +29,7 @@ from dsin.calibration.qdq import (
     weight_scales,
 )
 from dsin.calibration.ranges import SAMPLES, Observed, candidates
+from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_bundle import calibrate_bundle, graph_inputs
 from dsin.runtime import Decoder, Encoder, open_bundle
@@ -246,7 +247,18 @@ def test_the_bundle_tells_how_it_was_calibrated(int8_bundle: Path, frames: list[
     note = open_bundle(int8_bundle).training["calibration"]
     report = json.loads((int8_bundle / "report.json").read_text())
     assert note["frames"] == report["frames"] == len(frames)
-    assert note["frames_sha256"] == report["frames_sha256"]
+    assert note["frames_sha256"] == report["frames_sha256"] == set_sha256(frames)
+    assert note == {key: report[key] for key in ("target", "frames", "frames_sha256", "pictures")}
+    assert not {"export", "metrics"} & set(open_bundle(int8_bundle).training)
+    assert report["bundle"] == "small"
+    assert set(report["first_frame"]) == {"float", "int8"}
+    for measured in report["first_frame"].values():
+        assert set(measured) == {"bytes", "psnr_db"}
+    assert set(report["speed_ratio"]) == set(report["graphs"])
+    for graph in report["graphs"].values():
+        assert set(graph) == {
+            "relative_error_all_layers", "relative_error", "layers", "method", "ranges",
+        }  # fmt: skip
     assert open_bundle(int8_bundle).weights_licence == "random weights"
     assert set(report["graphs"]) == {"encoder", "x_decoder", "fusion"}
     assert set(report["bd_rate_percent"]) == {"psnr", "ms_ssim"}

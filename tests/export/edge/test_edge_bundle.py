@@ -35,6 +35,35 @@ def test_the_manifest_tells_rates_and_entropy_model(bundle: Bundle) -> None:
     assert len(bundle.rate_points) == SMALL.rates
     assert bundle.frame_multiple == (64, 64)
     assert bundle.weights_licence == "random weights"
+    assert not bundle.truncate_to_uint8
+    rates = [point.target_bpp for point in bundle.rate_points]
+    assert bundle.default_rate == min(range(len(rates)), key=lambda n: abs(rates[n] - 0.06))
+
+
+def test_graphs_name_what_they_take_and_weights_are_of_half_the_size(bundle: Bundle) -> None:
+    def ends(values: object) -> dict[str, list[object]]:
+        return {
+            v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+            for v in values  # type: ignore[attr-defined]
+        }
+
+    kernels = {}
+    files = {"encoder": "encoder", "x_decoder": "decoder", "fusion": "decoder", "hyper": "entropy"}
+    for name, file in files.items():
+        model = onnx.load(bundle.graph_path(name), load_external_data=False)
+        kernels[name] = model.graph
+        stored = [tensor for tensor in model.graph.initializer if tensor.external_data]
+        assert {e.value for t in stored for e in t.external_data if e.key == "location"} == {
+            f"{file}.weights"
+        }
+        half = {t.name for t in stored if t.data_type == onnx.TensorProto.FLOAT16}
+        assert bool(half) == (name != "hyper")
+    assert ends(kernels["encoder"].input) == {"x": [1, 3, "H", "W"], "rate": [1]}
+    assert ends(kernels["encoder"].output) == {
+        "y": [1, SMALL.latent, "h", "w"],
+        "z": [1, SMALL.hyper, "hh", "ww"],
+    }
+    assert ends(kernels["x_decoder"].input) == {"y_hat": [1, SMALL.latent, "h", "w"], "rate": [1]}
 
 
 @pytest.mark.parametrize("size", [(128, 192), (75, 100), (1, 1), (20, 130)])
