@@ -222,9 +222,18 @@ def _header(data: Any) -> Header:
         raise ValueError("not a text")
     if not isinstance(data["rules"], int) or not isinstance(data["architecture"], int | None):
         raise ValueError("not a number")
-    height, width = data["frame"]
+    if not isinstance(data["inputs"], dict):
+        raise ValueError("not inputs by name")
+    height, width = map(_whole, data["frame"])
     inputs = {
-        str(name): (tuple(map(int, low)), tuple(map(int, high)))
+        name: (tuple(map(_whole, low)), tuple(map(_whole, high)))
         for name, (low, high) in data["inputs"].items()
     }
-    return Header(**{**data, "frame": (int(height), int(width)), "inputs": inputs})
+    return Header(**{**data, "frame": (height, width), "inputs": inputs})
+
+
+def _whole(value: object) -> int:
+    """The number itself. Raises ValueError for anything else than a whole one."""
+    if not isinstance(value, int):
+        raise ValueError("not a whole number")
+    return value

@@ -43,6 +43,7 @@ from dsin.runtime.metrics import psnr_db
 from dsin.runtime.pictures import Image
 from dsin.runtime.profiling.machine import Machine, describe_machine, versions
 from dsin.runtime.progress import ProgressLine
+from dsin.runtime.terminal import counted
 
 FORMAT = 1
 """Version of the JSON."""
@@ -133,8 +134,14 @@ class SelfTest:
         ]
         lines += [_line(check) for check in self.checks]
         verdict, packets = "equal" if self.equal else "UNEQUAL", sum(c.packets for c in self.checks)
-        rates = f"the built-in picture at {sum(c.format == 1 for c in self.checks)} rates"
-        return "\n".join([*lines, "", f"{verdict}: {packets} packets of the kit, and {rates}"])
+        rates = counted(sum(c.format == 1 for c in self.checks), "rate")
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"{verdict}: {packets} packets of the kit, and the built-in picture at {rates}",
+            ]
+        )
 
 
 def run_selftest(

@@ -167,9 +167,11 @@ def with_fields(data: bytes, **changed: object) -> bytes:
         lambda data: with_fields(data, frame=[128]),
         lambda data: with_fields(data, fames=[128, 192]),
         lambda data: with_fields(data, inputs={"x": 1}),
+        lambda data: with_fields(data, inputs=1),
+        lambda data: with_fields(data, frame=[128, 192.5]),
     ],
     ids=["cut", "foreign", "long", "no JSON", "no number", "no architecture", "no text", "no pair",
-         "other fields", "no range"],
+         "other fields", "no range", "no inputs", "part of a pixel"],
 )  # fmt: skip
 def test_a_damaged_header_is_refused(bundle: Path, damage: Any) -> None:
     path = write(bundle)
