@@ -135,13 +135,8 @@ class SelfTest:
         lines += [_line(check) for check in self.checks]
         verdict, packets = "equal" if self.equal else "UNEQUAL", sum(c.packets for c in self.checks)
         rates = counted(sum(c.format == 1 for c in self.checks), "rate")
-        return "\n".join(
-            [
-                *lines,
-                "",
-                f"{verdict}: {packets} packets of the kit, and the built-in picture at {rates}",
-            ]
-        )
+        what = f"{packets} packets of the kit, and the built-in picture at {rates}"
+        return "\n".join([*lines, "", f"{verdict}: {what}"])
 
 
 def run_selftest(
