@@ -34,12 +34,11 @@ numba.config.CACHE_DIR = str(
 
 
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
-    """`numba.njit` without the GIL that keeps the function's type; for use in other kernels only.
-
-    Python cannot call it: what takes arguments out of Python's objects would be compiled for each,
-    tuples of arrays above all, and never run.
-    """
-    return _compiled(no_cpython_wrapper=True, **options)
+    """`numba.njit` without the GIL that keeps the function's type; for use in other kernels."""
+    decorate: Callable[[_Function], _Function] = numba.njit(
+        nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options
+    )
+    return decorate
 
 
 def entry_point(**options: Any) -> Callable[[_Function], _Function]:
@@ -48,14 +47,7 @@ def entry_point(**options: Any) -> Callable[[_Function], _Function]:
     Its arguments are arrays, numbers and plain tuples: a cache index that names a class of ours
     could not be read once that class changes.
     """
-    return _compiled(cache=True, **options)
-
-
-def _compiled(**options: Any) -> Callable[[_Function], _Function]:
-    decorate: Callable[[_Function], _Function] = numba.njit(
-        nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options
-    )
-    return decorate
+    return kernel(cache=True, **options)
 
 
 def has_kernels() -> bool:
