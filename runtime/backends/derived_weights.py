@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from dsin.runtime.backends.onnx_weight_files import external_tensors
 from dsin.runtime.errors import BundleError
+from dsin.runtime.files import is_file
 from dsin.runtime.manifest import check_plain_name, read_arrays
 
 DERIVED, RECIPE, SOURCE = ".int8.weights", ".int8.npz", ".weights"
@@ -249,7 +250,7 @@ def weights_of(recipe: Path) -> Path:
 
 def is_derived(weights: Path) -> bool:
     """Whether a recipe stands for that file of weights."""
-    return weights.name.endswith(DERIVED) and beside(weights, RECIPE).exists()
+    return weights.name.endswith(DERIVED) and is_file(beside(weights, RECIPE), BundleError)
 
 
 def stored_files(weights: Path) -> set[str]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from dsin.runtime.backends.derived_weights import derived_tensors
 from dsin.runtime.errors import BackendError, BundleError
+from dsin.runtime.files import is_file
 from dsin.runtime.gpu.device_tensor import Tensor, on_host
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -80,7 +81,7 @@ def with_derived_weights(path: Path, options: Any, providers: Sequence[Any]) -> 
     """
     import onnxruntime as ort
 
-    tensors = derived_tensors(path) if path.is_file() else {}
+    tensors = derived_tensors(path) if is_file(path, BackendError) else {}
     values = [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
     if tensors:
         options.add_external_initializers(list(tensors), values)
