@@ -76,9 +76,9 @@ def _replace(weights: Path) -> None:
         rest.append(data[end : kernel.at])
         end = kernel.end
     tables = {
-        "kernels": np.array([f.kernel for f in found], "<i8").reshape(-1, len(Kernel._fields)),
-        "factors": np.concatenate([np.zeros(0, "<f4"), *(f.factors for f in found)]).view("<u4"),
-        "exceptions": np.concatenate([np.zeros((0, 2), "<u4"), *(f.exceptions for f in found)]),
+        "kernels": np.array([f.kernel for f in found], "<i8"),
+        "factors": np.concatenate([f.factors for f in found]).view("<u4"),
+        "exceptions": np.concatenate([f.exceptions for f in found]),
         "rest": np.frombuffer(b"".join([*rest, data[end:]]), np.uint8),
     }
     recipe = beside(weights, RECIPE)
@@ -102,18 +102,13 @@ def _derivations(weights: Path, data: bytes) -> Iterator[_Derivation]:
     left = {t.offset: t for t in _tensors(floats, source.name) if t.dtype.kind == "f"}
     for tensor in _tensors(graphs, weights.name):
         for given in _of_one_size(tensor, list(left.values())):
-            weight = np.frombuffer(values, given.dtype, tensor_count(given), given.offset)
-            derived = np.frombuffer(data, tensor.dtype, tensor_count(tensor), tensor.offset)
+            weight = np.frombuffer(values, given.dtype, given.count, given.offset)
+            derived = np.frombuffer(data, tensor.dtype, tensor.count, tensor.offset)
             found = _derivation(weight.reshape(given.shape), given, derived, tensor)
             if found:
                 del left[given.offset]
                 yield found
                 break
-
-
-def tensor_count(tensor: ExternalTensor) -> int:
-    """Values in it."""
-    return tensor.length // tensor.dtype.itemsize
 
 
 def _tensors(graphs: list[Path], file: str) -> list[ExternalTensor]:
@@ -135,7 +130,7 @@ def _of_one_size(tensor: ExternalTensor, floats: list[ExternalTensor]) -> list[E
         if tensor.dtype in kinds
         and len(given.shape) == 4
         and len(tensor.shape) in (2, 4)
-        and tensor_count(given) == tensor_count(tensor)
+        and given.count == tensor.count
     ]
 
 
@@ -204,11 +199,10 @@ def fit_factors(weight: Floats, wanted: NDArray[Any]) -> NDArray[np.float32]:
 
 def _bounds(wanted: NDArray[Any]) -> tuple[Floats, Floats]:
     """Between which magnitudes a number is rounded to these."""
-    size = np.abs(wanted)
+    exact = np.abs(wanted.astype(np.float64))
     if wanted.dtype == np.int8:
-        exact = np.abs(wanted.astype(np.float64))
         return exact - 0.5, exact + 0.5
-    exact = size.astype(np.float64)
+    size = np.abs(wanted)
     ends = np.nextafter(size, np.float16(0)), np.nextafter(size, np.float16(np.inf))
     return (exact + ends[0]) / 2, (exact + ends[1]) / 2
 
