@@ -14,10 +14,12 @@ from support.block_bundle import read_manifest, write_block_bundle, write_manife
 from support.command_line import Outcome, Run, command_line
 
 from dsin.runtime import Decoder, Encoder, open_bundle
+from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.codec.packet import MAX_PAYLOAD, Packet, Reference
 from dsin.runtime.commands import demo
 from dsin.runtime.errors import DsinError
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.sources import compile_ahead
 
 
 @pytest.fixture
@@ -72,6 +74,22 @@ class TestEncodeAndDecode:
         done = dsin("decode", packet, "--no-side", "-o", target, "--bundle", bundle)
         assert done == (0, f"{target}: 400x176\n", "")
         assert np.array_equal(read_image(target), alone)
+
+    def test_a_side_image_is_what_compilation_goes_ahead_for(
+        self, dsin: Run, folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the packet itself, decoded alone."""
+        seen: list[Decoded] = []
+        monkeypatch.setattr(compile_ahead, "compile_ahead", lambda entropy: seen.append(entropy()))
+        dsin("encode", folder / "left.png", "--bundle", bundle)
+        sides = (("--no-side",), ("--side", folder / "right.png"))
+        for number, side in enumerate(sides):
+            target = folder / f"{number}.png"
+            done = dsin("decode", folder / "left.dsin", *side, "-o", target, "--bundle", bundle)
+            assert (done.status, len(seen)) == (0, number)
+        (ahead,) = seen
+        assert not ahead.used_side
+        assert np.array_equal(ahead.image, read_image(folder / "0.png"))
 
     def test_the_original_is_not_overwritten(self, dsin: Run, folder: Path, bundle: Path) -> None:
         left = folder / "left.png"

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 
 from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.compiled import quick_compilation
+from dsin.runtime.entropy import hyper_kernels, integer_coder, network_kernels, rans
 from dsin.runtime.patch_correlation import block_refinement, flow_kernels, patch_kernels
 from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
 from dsin.runtime.sources import compile_ahead as module
 
 SEARCH = (flow_kernels, block_refinement, patch_kernels)
+ENTROPY = (hyper_kernels, integer_coder, network_kernels, rans)
 
 
 def specialisations(
@@ -40,6 +44,20 @@ def test_decoding_compiles_nothing_more() -> None:
     x, y = np.random.default_rng(0).integers(0, 256, (2, 160, 192, 3), np.uint8)
     find_side_views(x, prepare_flow_side(y, search), search)
     assert specialisations(*SEARCH) == before
+
+
+def test_the_entropy_coder_compiles_nothing_more() -> None:
+    """After one picture of any size and rate, which is what is given to be compiled with."""
+    small, large = (
+        np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        for size in ((64, 64), (160, 192))
+    )
+    with Encoder() as encoder, Decoder() as decoder:
+        decoder.decode(encoder.encode(small), None)
+        before = specialisations(*ENTROPY)
+        assert any(before.values())
+        decoder.decode(encoder.encode(large, 0), None)
+    assert specialisations(*ENTROPY) == before
 
 
 @pytest.mark.parametrize("chosen", [None, "2"])
