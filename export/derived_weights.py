@@ -102,8 +102,8 @@ def _derivations(weights: Path, data: bytes) -> Iterator[_Derivation]:
     left = {t.offset: t for t in _tensors(floats, source.name) if t.dtype.kind == "f"}
     for tensor in _tensors(graphs, weights.name):
         for given in _of_one_size(tensor, list(left.values())):
-            weight = np.frombuffer(values, given.dtype, given.count, given.offset)
-            derived = np.frombuffer(data, tensor.dtype, tensor.count, tensor.offset)
+            weight = np.frombuffer(values, given.dtype, given.values, given.offset)
+            derived = np.frombuffer(data, tensor.dtype, tensor.values, tensor.offset)
             found = _derivation(weight.reshape(given.shape), given, derived, tensor)
             if found:
                 del left[given.offset]
@@ -130,7 +130,7 @@ def _of_one_size(tensor: ExternalTensor, floats: list[ExternalTensor]) -> list[E
         if tensor.dtype in kinds
         and len(given.shape) == 4
         and len(tensor.shape) in (2, 4)
-        and given.count == tensor.count
+        and given.values == tensor.values
     ]
 
 

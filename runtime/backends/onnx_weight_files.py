@@ -47,14 +47,14 @@ class ExternalTensor(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
-        """How many values it has."""
+    def values(self) -> int:
+        """How many it has."""
         return math.prod(self.shape)
 
     @property
     def length(self) -> int:
         """In bytes."""
-        return self.count * self.dtype.itemsize
+        return self.values * self.dtype.itemsize
 
 
 def external_tensors(model: bytes) -> list[ExternalTensor]:

@@ -59,7 +59,7 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_AWAKE_US))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = with_derived_weights(path, options, providers)
+        session = with_derived_weights(ort, path, options, providers)
     except BundleError:
         raise
     except Exception as error:  # onnxruntime's errors share no base but Exception
@@ -74,13 +74,12 @@ def ort_session(path: Path, wanted: str, providers: Sequence[Any], threads: int 
     return session
 
 
-def with_derived_weights(path: Path, options: Any, providers: Sequence[Any]) -> Any:
-    """onnxruntime's session of a graph, weights included that its bundle does not store.
+def with_derived_weights(ort: Any, path: Path, options: Any, providers: Sequence[Any]) -> Any:
+    """A session of the module `onnxruntime`, weights included that the graph's bundle does not
+    store.
 
     Raises BundleError where those cannot be derived, and what onnxruntime raises.
     """
-    import onnxruntime as ort
-
     tensors = derived_tensors(path) if is_file(path, BackendError) else {}
     values = [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
     if tensors:

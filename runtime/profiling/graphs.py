@@ -212,7 +212,7 @@ def _traced(path: Path, inputs: Inputs) -> list[dict[str, Any]]:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # A weight that was packed is gone from the trace.
         options.add_session_config_entry("session.disable_prepacking", "1")
-        session = with_derived_weights(path, options, [CPU])
+        session = with_derived_weights(ort, path, options, [CPU])
         session.run(None, {name: on_host(tensor) for name, tensor in inputs.items()})
         events = json.loads(Path(session.end_profiling()).read_text())
     return [
