@@ -93,10 +93,12 @@ class RigService:
         try:
             await self._run(camera, context)
         finally:
+            # A stream whose connection broke may seem to end as one that the camera closed: whoever
+            # sends datagrams says goodbye in these.
             alive = camera.datagrams is not None and camera.datagrams.alive
             if camera.ended.is_set() or not alive:
                 self._leave(key, camera)
-            else:  # only the connection of its stream is lost
+            else:
                 task = asyncio.create_task(self._linger(key, camera))
                 self._lingering.add(task)
                 task.add_done_callback(self._lingering.discard)
@@ -124,12 +126,15 @@ class RigService:
 
     async def _linger(self, key: tuple[str, int], camera: CameraSession) -> None:
         """As long as its datagrams come, a camera is there without its stream."""
-        LOG.warning("rig %s: the control connection is lost, datagrams go on", key[0])
         assert camera.datagrams is not None
         probing = asyncio.create_task(_probe(camera, camera.ended))
+        told = False
         try:
             while camera.datagrams.alive and not camera.ended.is_set():
                 await asyncio.sleep(LINGER_S)
+                if not (told or camera.ended.is_set()):  # a goodbye may come behind the end
+                    LOG.warning("rig %s: the control connection is lost, datagrams go on", key[0])
+                    told = True
             if camera.end_status is not None:
                 LOG.warning("rig %s: ended camera %s: %s", key[0], camera.letter,
                             camera.end_status[1])  # fmt: skip
@@ -174,9 +179,7 @@ class RigService:
             error = task.exception()
             if isinstance(error, RefusedError):
                 camera.end(error.code, error.reason)
-            elif error is None:  # the camera's own end
-                camera.ended.set()
-            elif not isinstance(error, grpc.RpcError | asyncio.CancelledError):
+            elif error and not isinstance(error, grpc.RpcError | asyncio.CancelledError):
                 raise error
         if camera.end_status is not None:
             LOG.warning("rig %s: ended camera %s: %s", camera.rig.name, camera.letter,

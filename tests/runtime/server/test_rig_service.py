@@ -1,5 +1,7 @@
 """How the server ends a stream: its status and its words for each thing that does not fit."""
 
+import queue
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,12 +9,13 @@ from typing import Any, cast
 import grpc
 import pytest
 from support.hostile_peers import PATH
-from support.rig_fakes import BUNDLE, CODEC, SIZE, fake_server
+from support.rig_fakes import BUNDLE, CODEC, SIZE, fake_server, wait_until
 
+from dsin.runtime.device.datagram_link import DatagramLink
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.pictures import MAX_SIDE
 from dsin.runtime.server.decode_pool import DecodePool
-from dsin.runtime.server.rig_service import RigService
+from dsin.runtime.server.rig_service import LINGER_S, RigService
 
 UNFIT = grpc.StatusCode.FAILED_PRECONDITION
 NO_NAME = "a rig has a name of at most 64 printable bytes without a slash"
@@ -132,3 +135,22 @@ def test_a_certificate_is_for_the_rig_that_it_names(names: list[bytes], owner: s
     assert raised.value.args == (
         f"this certificate belongs to {owner} and cannot be used for rig front",
     )
+
+
+def test_whoever_sends_datagrams_says_goodbye_in_these() -> None:
+    outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    outgoing.put(greeting(datagrams=True).SerializeToString())
+    with fake_server() as server, grpc.insecure_channel(server.address) as channel:
+        answers = channel.stream_stream(PATH)(iter(outgoing.get, None))
+        granted = dsin_v1.ServerMessage.FromString(next(answers)).welcome.datagrams
+        link = DatagramLink.found(server.address, granted)
+        assert link is not None
+        link.start(lambda verdict: None, lambda message: None)
+        link.send_message(dsin_v1.CameraMessage(status=dsin_v1.DeviceStatus()))
+        wait_until(lambda: server.pool.status()[0].link.transport == "datagram")
+        outgoing.put(None)
+        list(answers)  # the stream has ended, as one whose connection broke may seem to
+        time.sleep(2 * LINGER_S)
+        assert server.pool.status()[0].camera_connected
+        link.close()
+        wait_until(lambda: not server.pool.status()[0].camera_connected)
