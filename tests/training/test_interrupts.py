@@ -1,10 +1,19 @@
 """Signals as wishes: noted once, then acted upon as before."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from dsin.training.interrupts import Interrupts
+
+
+@pytest.fixture(autouse=True)
+def an_interrupt_raises() -> Iterator[None]:
+    """As it does unless whoever started the tests had it ignored, as a shell does behind `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_signal_is_only_noted_and_the_second_acts_as_before() -> None:

@@ -4,7 +4,7 @@ came too late."""
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -455,10 +455,21 @@ class TestCommand:
         assert "holds no frames that dsin recorded" in done.err
 
 
+@pytest.fixture
+def signals_end_the_process() -> Iterator[None]:
+    """As they do unless whoever started the tests had some ignored, as nohup does."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_any_signal_that_ends_a_replay_leaves_whole_files(
     dsin: Run, frames: list[DecodedFrame], bundle: Path, tmp_path: Path, number: str,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, signals_end_the_process: None,
 ) -> None:  # fmt: skip
     """A terminal that is closed, a service manager: a video without its index does not play."""
     source = record(tmp_path / "a.mcap", frames)
