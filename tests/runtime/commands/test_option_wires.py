@@ -324,6 +324,40 @@ def test_replay(catch: Catch) -> None:
     assert not opened
 
 
+def test_replay_gives_each_frame_to_each_output_and_tells_what_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dsin.runtime.replay.replay import ReplayReport, RigReplay
+
+    class Output:
+        def __init__(self, name: str, *paths: str) -> None:
+            self.name, self.paths, self.done = name, list(map(Path, paths)), list[Any]()
+
+        def take(self, frame: Any) -> None:
+            self.done.append(frame)
+
+        def close(self) -> None:
+            self.done.append("closed")
+
+    def replay(*_: object, on_frame: Callable[[Any], None], **__: object) -> ReplayReport:
+        on_frame("a")
+        on_frame("b")
+        return ReplayReport({"car": RigReplay(2, 1, 2, 1, 1, 6000, 2000, "damaged")}, 0, True)
+
+    outputs = [Output("video", "v-car.mp4", "v-van.mp4"), Output("mcap", "m.mcap")]
+    monkeypatch.setattr("dsin.runtime.replay.replay.replay_recordings", replay)
+    monkeypatch.setattr("dsin.runtime.codec.decoder.Decoder", lambda *_: nullcontext())
+    monkeypatch.setattr("dsin.runtime.outputs.outputs.Outputs.open", lambda _: outputs)
+    assert run(cli.app, "replay a.mcap").splitlines() == [
+        "rig           frames  bit/pixel    side: live       now  repaired  rejected",
+        "car                2     3.0000             2         1         1         1",
+        "car: damaged",
+        "video: v-car.mp4, v-van.mp4",
+        "mcap: m.mcap",
+    ]
+    assert [output.done for output in outputs] == [["a", "b", "closed"]] * 2
+
+
 def test_demo(catch: Catch) -> None:
     calls = catch("dsin.runtime.commands.demo.run_demo")
     run(

@@ -242,9 +242,8 @@ class TestVideo:
             sink.take(frame)
         sink.take(replace(frames[0], rig="van"))
         sink.close()
-        assert sorted(p.name for p in tmp_path.iterdir()) == [
-            f"drive-car{suffix}", f"drive-van{suffix}",
-        ]  # fmt: skip
+        assert sink.paths == [tmp_path / f"drive-{rig}{suffix}" for rig in ("car", "van")]
+        assert sorted(tmp_path.iterdir()) == sink.paths
         assert count_frames(tmp_path / f"drive-car{suffix}") == (6, (120, 216, 3))
         assert count_frames(tmp_path / f"drive-van{suffix}")[0] == 1
 
@@ -313,6 +312,9 @@ class TestRerun:
         sink.close()
         rows = rerun_rows(tmp_path / "drive.rrd")
         assert {rows[f"/car/{name}"] for name in ("x_dec", "result", "y", "bpp", "age_ms")} == {6}
+        chunk = pytest.importorskip("rerun.chunk")
+        (entry,) = chunk.RrdReader(str(tmp_path / "drive.rrd")).recordings()
+        assert entry.application_id == "dsin"
         assert rows["/car/stage_ms/search"] == 6
 
     def test_values_stand_at_their_frame_and_time(

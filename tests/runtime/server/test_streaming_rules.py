@@ -70,6 +70,16 @@ def test_the_slot_of_a_device_holds_the_newest_frame() -> None:
         slot.close()
 
 
+def test_a_device_that_wants_two_frames_reads_no_third() -> None:
+    slot = FrameSlot(ThreeFrames(), every=True, most=2)
+    numbers = []
+    while not slot.ended:
+        if (frame := slot.take(5.0)) is not None:
+            numbers.append(frame.number)
+    slot.close()
+    assert (numbers, slot.captured, slot.dropped) == ([0, 1], 2, 0)
+
+
 class ThreeFrames(FakeCamera):
     """Three frames, as soon as they are asked for."""
 

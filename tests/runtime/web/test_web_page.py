@@ -261,11 +261,12 @@ class TestPictures:
         soon(story)
 
     def test_wide_pictures_are_made_smaller(self) -> None:
-        assert picture(web_pictures.to_jpeg(np.zeros((100, 2560, 3), np.uint8))).shape == (
-            50,
-            1280,
-            3,
-        )
+        for size, shown in (
+            ((100, 2560), (50, 1280)), ((100, 1281), (100, 1280)), ((1, 5120), (1, 1280)),
+            ((100, 1280), (100, 1280)), ((2560, 100), (2560, 100)),
+        ):  # fmt: skip
+            made = picture(web_pictures.to_jpeg(np.zeros((*size, 3), np.uint8)))
+            assert made.shape == (*shown, 3)
 
 
 class TestViewers:
