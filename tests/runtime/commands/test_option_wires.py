@@ -286,6 +286,12 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     # Of a recording the camera counts, of a live one the device does.
     assert (opened[0].options["frames"], devices[0].options["frames"]) == (9, None)
     assert (opened[4].options["frames"], devices[4].options["frames"]) == (None, 9)
+    counts.answered, told[:] = 0, []
+    with pytest.raises(DsinError, match=r"^the server answered none of the frames$"):
+        module.stream(module.StreamOptions("127.0.0.1:1", camera="y"), told.append)
+    assert told[1].startswith("1 frame in "), "what became of them is told all the same"
+    counts.captured = 0  # it was stopped before there was one
+    module.stream(module.StreamOptions("127.0.0.1:1", camera="y"), told.append)
 
 
 def test_replay(catch: Catch) -> None:

@@ -14,6 +14,7 @@ from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.commands import serve as module
 from dsin.runtime.commands.serve import ServeOptions, serve
 from dsin.runtime.errors import StreamError
+from dsin.runtime.fleet.decoders import FleetOptions
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.sinks import SinkRunners
 
@@ -84,6 +85,34 @@ def test_somebody_has_to_decode() -> None:
     with ExitStack() as stack, pytest.raises(StreamError) as refused:
         module._open_workers(stack, options, open_bundle("paper"), [(32, 48)])
     assert str(refused.value) == "0 workers: at least one has to decode"
+
+
+def test_a_fleet_has_two_callers_for_each_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are let go of before the fleet."""
+    told: list[str] = []
+
+    class Fleet:
+        def __init__(self, handle: str) -> None:
+            told.append(handle)
+
+        def close(self) -> None:
+            told.append("closed")
+
+    @contextmanager
+    def start(options: Any) -> Iterator[str]:
+        yield f"{options.replicas} replicas"
+        told.append("ended")
+
+    monkeypatch.setattr("dsin.runtime.fleet.decoders.start_fleet", start)
+    monkeypatch.setattr("dsin.runtime.fleet.decoders.BlockingFleet", Fleet)
+    monkeypatch.setattr("dsin.runtime.fleet.worker.FleetWorker", lambda *given: given)
+    bundle = open_bundle("paper")
+    options = ServeOptions("127.0.0.1:0", fleet=FleetOptions(replicas=3))
+    with ExitStack() as stack:
+        workers: Any = module._open_workers(stack, options, bundle, [(32, 48)])
+        assert [(given, type(fleet)) for given, fleet in workers] == [(bundle, Fleet)] * 6
+        assert told == ["3 replicas"]
+    assert told == ["3 replicas", "closed", "ended"]
 
 
 RIGS = [

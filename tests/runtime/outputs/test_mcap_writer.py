@@ -92,3 +92,15 @@ def test_a_file_that_is_finished_has_a_summary(tmp_path: Path) -> None:
     assert reader.complete
     with pytest.raises(FileExistsError):
         McapWriter(tmp_path / "a.mcap")
+
+
+def test_a_file_that_cannot_be_begun_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        McapWriter(tmp_path / "a.mcap")
+    assert not list(tmp_path.iterdir())

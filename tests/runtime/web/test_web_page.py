@@ -20,7 +20,7 @@ from support.block_bundle import write_block_bundle
 from support.web_feed import FedRig, code, without_side
 
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.runtime.errors import BackendError
+from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.displacement_map import displacement_map, displacements_px, scale_px
@@ -516,6 +516,14 @@ class TestFiles:
         for name in SCRIPTS:
             text = (RUNTIME / name).read_text()
             assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text)
+
+    def test_one_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def gone(path: Path) -> bytes:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(Path, "read_bytes", gone)
+        with pytest.raises(DsinError, match=r"^the page's \S+ is missing: install dsin again$"):
+            WebPage(list).routes()
 
     def test_without_aiohttp_the_error_names_the_command(
         self, monkeypatch: pytest.MonkeyPatch
