@@ -31,12 +31,16 @@ from dsin.calibration.qdq import (
 from dsin.calibration.ranges import SAMPLES, Observed, candidates
 from dsin.export.calibration_frames import set_sha256
 from dsin.export.half_graph import read_graph
-from dsin.export.int8_bundle import calibrate_bundle, graph_inputs
+from dsin.export.int8_bundle import calibrate_bundle, graph_inputs, integer_graph
 from dsin.runtime import Decoder, Encoder, open_bundle
+from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec import int8_support
+from dsin.runtime.codec.bundle import Bundle
 from dsin.runtime.commands.cli import app
 from dsin.runtime.errors import BackendError, ExportError, FrameError
+from dsin.runtime.evaluation.comparison import Point, bd_rates
 from dsin.runtime.evaluation.pairs import Pair
+from dsin.runtime.metrics import psnr_db
 
 Image = npt.NDArray[np.generic]
 
@@ -228,6 +232,9 @@ def int8_bundle(
             assert cv2.imwrite(str(file), view[:, :, ::-1])
         pairs.append(Pair(*files))
     done = calibrate_bundle(edge_bundle, frames, folder / "int8", validation=pairs)
+    assert done.report == json.loads((folder / "int8" / "report.json").read_text())
+    before, after = (open_bundle(path).file_bytes for path in (edge_bundle, folder / "int8"))
+    assert (done.bytes_before, done.bytes_after) == (sum(before.values()), sum(after.values()))
     assert done.bytes_after < done.bytes_before
     return folder / "int8"
 
@@ -243,7 +250,16 @@ def test_packets_of_both_bundles_are_of_one_codec(edge_bundle: Path, int8_bundle
     assert np.abs(one - other).mean() < 6
 
 
-def test_the_bundle_tells_how_it_was_calibrated(int8_bundle: Path, frames: list[Image]) -> None:
+def coded(bundle: Bundle, x: Image, y: Image) -> dict[str, float]:
+    """Size and quality of one picture at the bundle's default rate, as a report tells them."""
+    with Encoder(bundle) as encoder, Decoder(bundle) as decoder:
+        packet = encoder.encode(x)
+        return {"bytes": len(packet), "psnr_db": psnr_db(decoder.decode(packet, y).image, x)}
+
+
+def test_the_bundle_tells_how_it_was_calibrated(
+    edge_bundle: Path, int8_bundle: Path, frames: list[Image]
+) -> None:
     note = open_bundle(int8_bundle).training["calibration"]
     report = json.loads((int8_bundle / "report.json").read_text())
     assert note["frames"] == report["frames"] == len(frames)
@@ -251,18 +267,21 @@ def test_the_bundle_tells_how_it_was_calibrated(int8_bundle: Path, frames: list[
     assert note == {key: report[key] for key in ("target", "frames", "frames_sha256", "pictures")}
     assert not {"export", "metrics"} & set(open_bundle(int8_bundle).training)
     assert report["bundle"] == "small"
-    assert set(report["first_frame"]) == {"float", "int8"}
-    for measured in report["first_frame"].values():
-        assert set(measured) == {"bytes", "psnr_db"}
+    bundles = {"float": open_bundle(edge_bundle), "int8": open_bundle(int8_bundle)}
+    assert report["first_frame"] == {
+        name: pytest.approx(coded(bundle, *frames[:2])) for name, bundle in bundles.items()
+    }
     assert set(report["speed_ratio"]) == set(report["graphs"])
+    assert all(0.001 < ratio < 1000 for ratio in report["speed_ratio"].values())
     for graph in report["graphs"].values():
         assert set(graph) == {
             "relative_error_all_layers", "relative_error", "layers", "method", "ranges",
         }  # fmt: skip
     assert open_bundle(int8_bundle).weights_licence == "random weights"
     assert set(report["graphs"]) == {"encoder", "x_decoder", "fusion"}
-    assert set(report["bd_rate_percent"]) == {"psnr", "ms_ssim"}
-    assert len(report["points"]["int8"]) == 3
+    curves = {name: [Point(**p) for p in curve] for name, curve in report["points"].items()}
+    assert {name: len(curve) for name, curve in curves.items()} == {"float": 3, "int8": 3}
+    assert report["bd_rate_percent"] == bd_rates(curves["int8"], curves["float"])
     assert (int8_bundle / "report.png").read_bytes().startswith(b"\x89PNG")
     assert {"report.json", "report.png"} <= set(open_bundle(int8_bundle).file_bytes)
     for layer in report["graphs"]["encoder"]["layers"]:
@@ -272,11 +291,36 @@ def test_the_bundle_tells_how_it_was_calibrated(int8_bundle: Path, frames: list[
 def test_graphs_are_judged_on_what_they_are_given(edge_bundle: Path, frames: list[Image]) -> None:
     bundle = open_bundle(edge_bundle)
     runs = graph_inputs(bundle, frames)
-    assert [len(runs[name]) for name in ("encoder", "x_decoder", "fusion")] == [8, 8, 4]
+    rates = {name: [int(one["rate"][0]) for one in given] for name, given in runs.items()}
+    views = [1, 1, 0, 0, 2, 2, 1, 1]
+    assert rates == {"encoder": views, "x_decoder": views, "fusion": [1, 0, 2, 1]}
     for name, given in runs.items():
         graph = read_graph(bundle.graph_path(name))
         assert {value.name for value in graph.graph.input} == set(given[0])
-    assert len({int(one["rate"][0]) for one in runs["encoder"]}) > 1
+    for seen, frame in zip(runs["encoder"], frames, strict=True):
+        np.testing.assert_array_equal(seen["x"][0].transpose(1, 2, 0), frame)
+    decoder = open_session(bundle.graph_path("x_decoder"))
+    for fused, given_to_x in zip(runs["fusion"], runs["x_decoder"][::2], strict=True):
+        for name, value in decoder.run(**given_to_x).items():
+            np.testing.assert_allclose(fused[name], value, rtol=1e-4, atol=1e-2)
+
+
+def test_a_neighbour_of_another_size_is_replaced_by_the_picture_moved(
+    edge_bundle: Path, frames: list[Image]
+) -> None:
+    upright = np.ascontiguousarray(frames[1].transpose(1, 0, 2))
+    seen = graph_inputs(open_bundle(edge_bundle), [frames[0], upright])["encoder"]
+    np.testing.assert_array_equal(seen[0]["x"][0].transpose(1, 2, 0), frames[0])
+    np.testing.assert_array_equal(seen[1]["x"], np.roll(seen[0]["x"], 5, 3))
+
+
+def test_layers_in_float_are_stored_in_16_bits() -> None:
+    model = small_graph()
+    ranges = {name: Range(-4, 4) for name in activations(model, ["a", "b"], "tensorrt")}
+    out = integer_graph(quantised(model, ranges, ["a", "b"], "tensorrt"), "tensorrt")
+    kinds = {t.name: numpy_helper.to_array(t).dtype for t in out.graph.initializer}
+    assert kinds["wc.half"] == np.float16
+    assert "wc" not in kinds
 
 
 def test_a_processor_that_would_compute_wrongly_is_refused(

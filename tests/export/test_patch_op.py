@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dsin.export.patch_correlation_op import node
 from dsin.export.torch_node import export_with_node
-from dsin.runtime.errors import FrameError
+from dsin.runtime.errors import ExportError, FrameError
 from dsin.runtime.patch_correlation import patch_correlation as definition
 from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.training.paper.si_finder import SideInformationFinder
@@ -138,13 +139,29 @@ class Searching(nn.Module):
 def test_an_exported_module_has_the_node_with_its_body() -> None:
     x, y = views()
     model = export_with_node(Searching(), {"x_dec": x, "y_dec": y, "y": y})
-    found = [n for n in model.graph.node if n.domain == "dsin"]
-    assert [n.op_type for n in found] == ["PatchCorrelation"]
+    (found,) = (n for n in model.graph.node if n.domain == "dsin")
+    wanted = node(SearchOptions())
+    assert (found.op_type, len(found.input)) == ("PatchCorrelation", 3)
+    assert sorted(map(str, found.attribute)) == sorted(map(str, wanted.attribute))
+    assert [(o.domain, o.version) for o in model.opset_import if o.domain == "dsin"] == [
+        ("dsin", 1)
+    ]
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = {"x_dec": x.numpy(), "y_dec": y.numpy(), "y": y.numpy()}
     expected = patch_correlation(x / 1.1, y, y, *PLAIN)
     for got, wanted in zip(session.run(None, inputs), expected, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_a_graph_has_room_for_one_measure() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            near = patch_correlation(x, y, y, 20, 24, True, "l2", False, False)[0]
+            return patch_correlation(near, y, y, *PLAIN)[0]
+
+    x, y = views()
+    with pytest.raises(ExportError, match="searches with one measure only"):
+        export_with_node(Both(), {"x": x, "y": y})
 
 
 @pytest.mark.parametrize(

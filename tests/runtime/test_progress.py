@@ -1,14 +1,17 @@
 """Progress on a terminal (a pseudo terminal here) and elsewhere."""
 
 import contextlib
+import io
 import os
 import pty
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
+from dsin.runtime import compiled, progress
 from dsin.runtime.progress import ProgressLine, track, waiting
 
 PROGRAM = """
@@ -24,9 +27,9 @@ print("the table")
 
 
 def test_elsewhere_only_the_first_line_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    with ProgressLine(total=2) as progress:
-        progress.show("streaming 2 frames")
-        progress.show("0.0200 bpp", done=1)
+    with ProgressLine(total=2) as line:
+        line.show("streaming 2 frames")
+        line.show("0.0200 bpp", done=1)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "streaming 2 frames\n")
 
@@ -121,6 +124,32 @@ def test_a_line_of_its_own_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "import sys; sys.argv.append('x')" + WAIT)
     shown, _ = on_terminal(total=0)
     assert shown.index("encoding [x]") < shown.index("rate 3")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("compiled_before", [True, False])
+def test_a_first_run_tells_why_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, compiled_before: bool
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(progress, "DELAY_S", 0.0)
+    monkeypatch.setattr(compiled, "has_kernels", lambda: compiled_before)
+    with waiting("encoding"):
+        deadline = time.monotonic() + 30
+        while "0:00:00" not in terminal.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    told = "encoding; the first run on a machine compiles, which takes up to a minute 0:00:00"
+    assert (told in terminal.getvalue()) == (not compiled_before)
+    assert ("encoding 0:00:00" in terminal.getvalue()) == compiled_before
 
 
 def test_waiting_shows_nothing_elsewhere(capfd: pytest.CaptureFixture[str]) -> None:

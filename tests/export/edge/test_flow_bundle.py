@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import textured_pair
+from onnx import numpy_helper
 
+from dsin.calibration.int8 import run
 from dsin.export.edge import combine
 from dsin.export.edge.combine import combine_bundles
 from dsin.export.edge.decoder import edge_decoder
 from dsin.export.edge.look import add_look
 from dsin.export.edge.recalibrate import recalibrate_bundle
 from dsin.export.edge.refit import refit_bundle
-from dsin.export.int8_bundle import calibrate_bundle
+from dsin.export.half_graph import read_graph
+from dsin.export.int8_bundle import calibrate_bundle, with_doubt_as_large
 from dsin.export.restore import load_model
 from dsin.runtime.backends.derived_weights import weights_bytes
 from dsin.runtime.codec import precision
@@ -24,7 +27,7 @@ from dsin.runtime.codec.bundle import Bundle, open_bundle, with_look
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.precision import at_precision, exact_name, precision_of
-from dsin.runtime.errors import BackendError, BundleError, ExportError
+from dsin.runtime.errors import BackendError, BundleError, ExportError, FrameError
 from dsin.runtime.manifest import MANIFEST
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.edge.model import EdgeDsin
@@ -72,6 +75,42 @@ def test_a_bundle_of_one_precision_has_nothing_to_make_anew(
     with pytest.raises(ExportError, match="float and 8-bit networks, without a look"):
         recalibrate_bundle(flow_bundle, calibration_frames(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_too_few_pictures_to_make_them_anew_are_refused(both: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match="8 pictures or more, not 7"):
+        recalibrate_bundle(both.path, calibration_frames()[:7], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_and_features_keep_their_ranges_from_graph_to_graph(both: Bundle) -> None:
+    """So that nothing is rounded twice."""
+    report = json.loads((both.path.parent / "int8" / "report.json").read_text())
+    assert report["bd_rate_percent"] is None
+    assert "points" not in report
+    ranges = {name: graph["ranges"] for name, graph in report["graphs"].items()}
+    levels = [0, 255]
+    assert ranges["encoder"]["x"] == ranges["x_decoder"]["out"] == levels
+    assert (ranges["fusion"]["pictures"], ranges["fusion"]["out"]) == ([-128, 127], [-128, 127])
+    assert ranges["fusion"]["known"] == ranges["x_decoder"]["features"]
+
+
+def test_a_doubt_that_is_scaled_to_another_range_changes_nothing(flow_bundle: Path) -> None:
+    graph = read_graph(open_bundle(flow_bundle).graph_path("fusion"))
+    rng = np.random.default_rng(0)
+    sizes = {"x_dec": (3, 64, 96), "y_flow": (3, 64, 96), "y_blocks": (3, 64, 96),
+             "features": (16, 8, 12), "doubt": (2, 8, 12)}  # fmt: skip
+    given: dict[str, Any] = {
+        name: rng.uniform(0, 255, (1, *size)).astype(np.float32) for name, size in sizes.items()
+    }
+    given |= {"rate": np.array([1]), "features": given["features"] / 255}
+    scaled = with_doubt_as_large(graph, 3.5)
+    before, after = (run(model, given)["x_hat"] for model in (graph, scaled))
+    np.testing.assert_allclose(after, before, atol=1e-3)
+    given["doubt"] /= 100
+    assert np.abs(run(graph, given)["x_hat"] - before).max() > 0.1, "the doubt counts"
+    values = {t.name: numpy_helper.to_array(t) for t in scaled.graph.initializer}
+    assert values["cost_scale"].item() * np.log1p(values["worst_cost"].item()) == pytest.approx(3.5)
 
 
 def test_packets_stay_as_they_are(edge_bundle: Path, flow_bundle: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import textured_pair
@@ -11,11 +12,12 @@ from conftest import textured_pair
 from dsin.export.edge.look import add_look
 from dsin.export.edge.refit import refit_bundle
 from dsin.export.int8_bundle import calibrate_bundle
+from dsin.export.restore import restore_checkpoint
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.precision import exact_name
-from dsin.runtime.errors import BundleError, ExportError
+from dsin.runtime.errors import BundleError, ExportError, FrameError
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 from dsin.training.checkpoint import save_checkpoint
@@ -30,7 +32,7 @@ def sharp(flow_model: EdgeDsin, tmp_path_factory: pytest.TempPathFactory) -> Pat
     torch.manual_seed(8)
     torch.nn.init.normal_(model.fusion.out.weight, std=0.03)
     path = tmp_path_factory.mktemp("sharp") / "sharp.pt"
-    save_checkpoint(path, model.eval())
+    save_checkpoint(path, model.eval(), notes={"pairs": 5, "weights_licence": "of the fusion"})
     return path
 
 
@@ -59,6 +61,25 @@ def test_a_look_changes_the_picture_and_nothing_else(flow_bundle: Path, looks: P
     np.testing.assert_array_equal(sharp.x_dec, same.x_dec)
     assert sharp.used_side
     assert (sharp.image != same.image).mean() > 0.2
+
+
+def test_the_manifest_tells_how_a_look_was_trained(flow_bundle: Path, looks: Path) -> None:
+    """Its weights are in 16 bits, as the bundle's own are."""
+    before, after = (json.loads((path / MANIFEST).read_text()) for path in (flow_bundle, looks))
+    assert after == {
+        **before,
+        "looks": {"sharp": {"fusion": "fusion_sharp.onnx"}},
+        "training": {**before["training"], "looks": {"sharp": {"pairs": 5}}},
+        "files": {
+            **before["files"],
+            **{
+                name: after["files"][name] for name in ("fusion_sharp.onnx", "fusion_sharp.weights")
+            },
+        },
+    }
+    model = onnx.load(looks / "fusion_sharp.onnx", load_external_data=False)
+    kinds = {t.data_type for t in model.graph.initializer if t.name.endswith("weight.half")}
+    assert kinds == {onnx.TensorProto.FLOAT16}
 
 
 def test_a_look_is_named_behind_the_bundle_beside_a_precision(looks: Path) -> None:
@@ -93,12 +114,23 @@ def test_a_look_is_replaced_by_another_of_its_name(
 def test_what_does_not_belong_together_is_refused(
     edge_bundle: Path, looks: Path, sharp: Path, tmp_path: Path
 ) -> None:
+    restore_checkpoint("edge", trained := tmp_path / "trained.pt")
     with pytest.raises(ExportError, match="another search"):
         add_look(edge_bundle, "sharp", sharp, [], tmp_path / "out")
     with pytest.raises(ExportError, match="beside a bundle's own"):
         add_look(f"{looks}@sharp", "structure", sharp, [], tmp_path / "out")
+    with pytest.raises(ExportError, match="beside a bundle's own"):
+        add_look(looks, "faithful", sharp, [], tmp_path / "out")
+    with pytest.raises(ExportError, match="paper cannot get a look: name a float edge bundle"):
+        add_look("paper", "sharp", sharp, [], tmp_path / "out")
+    with pytest.raises(ExportError, match="paper cannot get another fusion: name a float edge"):
+        refit_bundle("paper", sharp, tmp_path / "out")
+    with pytest.raises(ExportError, match="cannot get another fusion: name a float edge bundle"):
+        refit_bundle(f"{looks}@sharp", sharp, tmp_path / "out")
     with pytest.raises(ExportError, match="name the bundle without a look"):
         calibrate_bundle(f"{looks}@sharp", [], tmp_path / "out")
+    with pytest.raises(FrameError, match="edge has 8-bit networks: give frames to calibrate"):
+        add_look("edge", "sharp", trained, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """Which networks of a bundle with both precisions are opened on which machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec import int8_support
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.precision import at_precision, exact_name, precision_of
+from dsin.runtime.errors import BackendError, BundleError
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,31 @@ def test_another_process_opens_the_same_networks() -> None:
     assert exact_name(auto) == str(auto.path.resolve())
     assert exact_name(chosen) == f"{auto.path.resolve()}@float"
     assert precision_of(at_precision(open_bundle(exact_name(chosen)), "cpu")) == "float"
+
+
+def test_networks_that_a_bundle_lacks_are_refused_in_words() -> None:
+    """What stands in its place: one with float networks alone, and one with 8-bit ones alone."""
+    plain = replace(open_bundle("paper"), precision="int8")
+    with pytest.raises(BundleError) as refused:
+        at_precision(plain, "cpu")
+    assert str(refused.value) == (
+        "bundle paper has no 8-bit networks: make them with dsin calibrate, or ask for float"
+    )
+    calibrated = replace(plain, training={"calibration": {}})
+    assert at_precision(calibrated, "cpu") is calibrated
+    with pytest.raises(BundleError) as refused:
+        at_precision(replace(calibrated, precision="float"), "cpu")
+    assert str(refused.value) == "bundle paper has 8-bit networks only: ask for int8"
+    for fitting in ("auto", "float"):
+        bundle = replace(plain, precision=fitting)
+        assert at_precision(bundle, "cuda") is bundle
+
+
+def test_8_bits_are_for_the_cpu() -> None:
+    with pytest.raises(BackendError) as refused:
+        at_precision(open_bundle("edge@int8"), "cuda")
+    assert str(refused.value) == (
+        "the 8-bit networks of bundle edge are for the CPU, not for cuda: ask for float there "
+        "(TensorRT has 8 bits of its own: dsin-export trt --precision int8)"
+    )
+    assert precision_of(at_precision(open_bundle("edge@float"), "cuda")) == "float"

@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -22,11 +26,25 @@ from dsin.runtime.backends import ort
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.commands import demo, demo_processes
-from dsin.runtime.commands.demo import _blocked_interrupts
-from dsin.runtime.errors import BackendError, DsinError
+from dsin.runtime.commands.demo import (
+    DemoReport,
+    Percentiles,
+    _blocked_interrupts,
+    run_demo,
+)
+from dsin.runtime.commands.demo_processes import (
+    Failed,
+    Finished,
+    Listening,
+    SentFrame,
+    Served,
+    Traced,
+)
+from dsin.runtime.errors import BackendError, DsinError, StreamError
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
+from dsin.runtime.trace import Slice
 
 WIDTH, HEIGHT = 144, 90
 LONGEST_S = 120
@@ -198,9 +216,279 @@ def test_networks_of_both_processes_do_not_wait_awake(
     assert awake == ["1", "0"]
 
 
-def test_one_frame_is_told_as_one(drive: Path, bundle: Path, tmp_path: Path) -> None:
-    done = run("--kitti", drive, "--bundle", bundle, "--frames", 1, cwd=tmp_path)
-    assert done.stderr == "streaming 1 frame of 144x90\n"
+class Ended:
+    """A process of the demo that has ended with a status, or that ends when it is told to."""
+
+    def __init__(self, status: int | None = 0) -> None:
+        self.exitcode: int | None = None
+        self._status = status
+
+    def join(self, timeout: float | None = None) -> None:
+        self.exitcode = self._status
+
+
+class Talk(NamedTuple):
+    """What stands in for the processes: their ends of the pipes, device first, and the settings
+    that they were given."""
+
+    device: Connection
+    server: Connection
+    settings: list[demo_processes.Settings]
+
+    def told(self) -> list[list[object]]:
+        """What the demo has told each of them."""
+        return [
+            [end.recv() for _ in iter(end.poll, False)] for end in (self.device, self.server)
+        ]  # fmt: skip
+
+
+Talking = Callable[..., Talk]
+
+
+@pytest.fixture
+def talking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Talking]:
+    """Puts processes that say what the test lets them say into the place of the demo's own."""
+    ends: list[Connection] = []
+
+    def begin(*, device: int | None = 0, server: int | None = 0) -> Talk:
+        pairs = [Pipe(), Pipe()]
+        ends.extend(end for pair in pairs for end in pair)
+        processes = [cast(BaseProcess, Ended(status)) for status in (device, server)]
+        children = [
+            demo._Child(name, process, ours)
+            for name, process, (ours, _) in zip(("device", "server"), processes, pairs, strict=True)
+        ]
+        settings: list[demo_processes.Settings] = []
+
+        @contextmanager
+        def started(given: demo_processes.Settings) -> Iterator[list[demo._Child]]:
+            settings.append(given)
+            yield children
+
+        monkeypatch.setattr(demo, "_started", started)
+        monkeypatch.setattr(demo, "GRACE_S", 0.02)
+        monkeypatch.setattr(demo, "STALL_S", 5.0)
+        return Talk(pairs[0][1], pairs[1][1], settings)
+
+    yield begin
+    for end in ends:
+        end.close()
+
+
+def say_all(talk: Talk, frames: int = 2) -> None:
+    """A whole run: frames of 100 and 200 bytes, sent and decoded within 4 seconds."""
+    talk.server.send(Listening("127.0.0.1:7", ("http://here/", "ws://here/ in Foxglove")))
+    talk.device.send(Traced([Slice("compute", "MainThread", 1_000, 3_000, {"frame": 0})]))
+    for number in range(frames):
+        stages = {"capture": 1.0 + number, "compute": 10.0 + number}
+        talk.device.send(SentFrame(number, 100 + 100 * number, stages, 50.0 + 10 * number))
+        stages = {"side.compute": 3.0, "server.search": 4.0 + number}
+        talk.server.send(Served(number, 30.0 + number, 29.5 + number, stages))
+    talk.server.send(Traced([Slice("search", "decode-0", 4_000, 5_000, {"frame": 0})]))
+    talk.device.send(Finished(4.0, frames + 1))
+    talk.server.send(Finished())
+
+
+def test_a_demo_prints_and_writes_what_both_processes_told(
+    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], talking: Talking
+) -> None:
+    talk = talking()
+    say_all(talk)
+    out = tmp_path / "pictures"
+    report = run_demo(drive, 2, str(bundle), 0, out, tmp_path / "r.json", trace=tmp_path / "t.json")
+    assert report == DemoReport(
+        frames=2,
+        bpp=round(8 * 150 / (WIDTH * HEIGHT), 6),
+        psnr_db=30.5,
+        psnr_db_no_side=30.0,
+        fps=0.5,
+        dropped=1,
+        stages={
+            "device.capture": Percentiles(1.5, 1.9, 1.99),
+            "device.compute": Percentiles(10.5, 10.9, 10.99),
+            "side.compute": Percentiles(3.0, 3.0, 3.0),
+            "server.search": Percentiles(4.5, 4.9, 4.99),
+        },
+        end_to_end_ms=Percentiles(55.0, 59.0, 59.9),
+    )
+    assert json.loads((tmp_path / "r.json").read_text()) == report.to_json()
+    assert capsys.readouterr() == (
+        "open http://here/ (Ctrl-C ends the demo)\n"
+        "open ws://here/ in Foxglove (Ctrl-C ends the demo)\n"
+        "frames   2, 1 dropped, 0.50 per second\n"
+        "rate     0.0926 bit per pixel\n"
+        "PSNR     30.50 dB with side information, 30.00 dB without (+0.50 dB)\n"
+        "\n"
+        "milliseconds                  p50      p90      p99\n"
+        "device   capture              1.5      1.9      2.0\n"
+        "         compute             10.5     10.9     11.0\n"
+        "side     compute              3.0      3.0      3.0\n"
+        "server   search               4.5      4.9      5.0\n"
+        "end to end                   55.0     59.0     59.9\n"
+        "\n"
+        "networks float\n"
+        "link     1.2 kbit/s at the recorded pace; this machine, doing the work of both sides, "
+        "keeps up with 0.5 of 1.0 frames a second\n"
+        f"pictures {out}/frame_000000.png to frame_000001.png\n",
+        "streaming 2 frames of 144x90\n",
+    )
+    assert talk.told() == [["127.0.0.1:7"], [demo_processes.STOP]]
+    assert talk.settings == [
+        demo_processes.Settings(
+            drive, None, 2, str(bundle), 0, None, out, "cpu", None, None, None, traced=True
+        )
+    ]
+    shown = slices_of(tmp_path / "t.json")
+    assert [(s.process, s.name) for s in shown] == [("device", "compute"), ("server", "search")]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"kbps": 40.5},
+            "1.2 kbit/s at the recorded pace, 40.5 wanted; this machine, doing the work of both "
+            "sides, keeps up with 0.5 of 1.0 frames a second",
+        ),
+        (
+            {"fps": 0.25},
+            "0.6 kbit/s; 0.5 of 0.2 frames a second were sent, the newest each time",
+        ),
+        (
+            {"fps": 8, "kbps": 40},
+            "0.6 kbit/s, 40 wanted; 0.5 of 8.0 frames a second were sent, the newest each time",
+        ),
+    ],
+)
+def test_a_demo_tells_whether_the_link_and_the_pace_were_kept(
+    drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], talking: Talking,
+    options: dict[str, float], line: str,
+) -> None:  # fmt: skip
+    say_all(talking())
+    run_demo(drive, 2, out=tmp_path, **options)  # type: ignore[arg-type]
+    assert f"\nlink     {line}\n" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_fast_enough_keeps_up_with_the_camera(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rig: SyntheticRig,
+    talking: Talking,
+) -> None:  # fmt: skip
+    slow = write_drive(rig, tmp_path / "drive", interval_ms=2000)
+    say_all(talking())
+    run_demo(slow, 2, str(bundle), out=tmp_path)
+    assert "sides, keeps up with 0.5 frames a second\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("view", [{"web": 0}, {"foxglove": 0}])
+def test_a_demo_that_is_looked_at_goes_on_at_the_recorded_pace(
+    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    talking: Talking, view: dict[str, int],
+) -> None:  # fmt: skip
+    """Its frames come again and again, and have a picture each."""
+    talk = talking()
+    say_all(talk, frames=5)
+    assert run_demo(drive, 3, str(bundle), out=tmp_path, **view).frames == 5  # type: ignore[arg-type]
+    (settings,) = talk.settings
+    assert (settings.fps, settings.repeats, settings.traced) == (1.0, True, False)
+    assert "to frame_000002.png\n" in capsys.readouterr().out
+
+
+def test_frames_that_get_lost_fail_a_demo_of_all_frames_alone(
+    drive: Path, bundle: Path, tmp_path: Path, talking: Talking
+) -> None:
+    """At a pace they count as dropped, as if they had never been sent."""
+
+    def lose(talk: Talk) -> None:
+        talk.server.send(Served(7, 1.0, 1.0, {}))
+        talk.device.send(SentFrame(8, 9999, {}, 1.0))
+        say_all(talk)
+
+    lose(talking())
+    with pytest.raises(StreamError) as lost:
+        run_demo(drive, 2, str(bundle), out=tmp_path)
+    assert str(lost.value) == (
+        "frames were lost between the processes: the device has answers to 3, the server decoded 3"
+    )
+    lose(talking())
+    report = run_demo(drive, 2, str(bundle), out=tmp_path, fps=8)
+    assert (report.frames, report.dropped, report.psnr_db) == (2, 1, 30.5)
+    assert report.bpp == round(8 * 150 / (WIDTH * HEIGHT), 6)
+
+
+LOST_PEER = Failed("StreamError", "the server went away")
+TORN = Failed("FrameError", "a.png is not an image")
+
+
+@pytest.mark.parametrize(
+    ("device", "server", "message"),
+    [
+        ([LOST_PEER], [TORN], "the server process failed: a.png is not an image"),
+        ([TORN], [], "the device process failed: a.png is not an image"),
+        ([LOST_PEER], [None], "the server process ended unexpectedly with status 3; see above"),
+        (
+            [None], [LOST_PEER],
+            "the device process was killed by signal 9: if nobody did it, the machine may be "
+            "short of memory",
+        ),
+        ([LOST_PEER], [Finished()], "the device process failed: the server went away"),
+        ([None], [TORN], "the server process failed: a.png is not an image"),
+    ],
+)  # fmt: skip
+def test_of_what_goes_wrong_the_likely_cause_is_told(
+    drive: Path, bundle: Path, tmp_path: Path, talking: Talking,
+    device: list[object], server: list[object], message: str,
+) -> None:  # fmt: skip
+    """None is a process that dies: the device of signal 9, the server with status 3."""
+    talk = talking(device=-9, server=3)
+    for end, said in ((talk.device, device), (talk.server, server)):
+        for word in said:
+            end.close() if word is None else end.send(word)
+    with pytest.raises(StreamError) as failed:
+        run_demo(drive, 2, str(bundle), out=tmp_path, json_path=tmp_path / "r.json")
+    assert str(failed.value) == message
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_demo_of_which_nothing_is_heard_is_given_up(
+    drive: Path, bundle: Path, tmp_path: Path, talking: Talking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "STALL_S", 0.01)
+    talking()
+    with pytest.raises(StreamError, match=r"^neither process made progress for 0 s$"):
+        run_demo(drive, 2, str(bundle), out=tmp_path)
+
+
+def test_ctrl_c_ends_a_demo_that_is_looked_at_in_order(
+    drive: Path, bundle: Path, tmp_path: Path, talking: Talking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one ends the device's stream, as if its frames had ended; any other, and the first
+    one of a demo that ends by itself, end it at once."""
+    really, presses = demo.wait, [1]
+
+    def wait(*arguments: Any, **options: Any) -> Any:
+        if presses:
+            presses.pop()
+            raise KeyboardInterrupt
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(demo, "wait", wait)
+    talk = talking()
+    say_all(talk)
+    assert run_demo(drive, 2, str(bundle), out=tmp_path, web=0).frames == 2
+    assert talk.told() == [[demo_processes.STOP, "127.0.0.1:7"], [demo_processes.STOP]]
+    for again, options in (([1, 1], {"web": 0}), ([1], {})):
+        presses[:] = again
+        say_all(talking())
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(drive, 2, str(bundle), out=tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_one_frame_is_told_as_one(
+    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], talking: Talking
+) -> None:
+    say_all(talking(), frames=1)
+    run_demo(drive, 1, str(bundle), out=tmp_path)
+    assert capsys.readouterr().err == "streaming 1 frame of 144x90\n"
 
 
 def test_a_bit_rate_is_kept_frame_by_frame(tmp_path: Path) -> None:

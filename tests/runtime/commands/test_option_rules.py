@@ -9,7 +9,7 @@ import typer
 from support.command_line import Run, command_line
 
 from dsin.export import cli as export_cli
-from dsin.runtime.commands import cli
+from dsin.runtime.commands import cli, option_rules
 from dsin.runtime.commands.option_rules import RULES, StrictCommand
 
 STREAM = "stream 127.0.0.1:1 --plaintext"
@@ -149,3 +149,10 @@ def test_help_that_says_with_another_option_is_true() -> None:
         needed = {"-o": "--output"}.get(other, other)
         rules = [rule for rule in RULES.get(name, ()) if set(rule.options) & set(spellings)]
         assert any(needed in rule.goes_with for rule in rules), (name, spellings, other)
+
+
+def test_a_rule_about_an_option_that_is_none_is_a_fault() -> None:
+    found: Any = dict(commands())["serve"]
+    context = typer.Context(found, info_name="serve")
+    with pytest.raises(ValueError, match=r"^serve has no option --nothing$"):
+        option_rules._parameter("--nothing", context)

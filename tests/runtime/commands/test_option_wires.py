@@ -286,6 +286,12 @@ def test_a_devices_parts_get_what_it_was_asked_for(
     # Of a recording the camera counts, of a live one the device does.
     assert (opened[0].options["frames"], devices[0].options["frames"]) == (9, None)
     assert (opened[4].options["frames"], devices[4].options["frames"]) == (None, 9)
+    counts.answered, told[:] = 0, []
+    with pytest.raises(DsinError, match=r"^the server answered none of the frames$"):
+        module.stream(module.StreamOptions("127.0.0.1:1", camera="y"), told.append)
+    assert told[1].startswith("1 frame in "), "what became of them is told all the same"
+    counts.captured = 0  # it was stopped before there was one
+    module.stream(module.StreamOptions("127.0.0.1:1", camera="y"), told.append)
 
 
 def test_replay(catch: Catch) -> None:
@@ -322,6 +328,40 @@ def test_replay(catch: Catch) -> None:
     run(cli.app, "replay a.mcap --live-side")
     assert calls[2].options["repair_side"] is False
     assert not opened
+
+
+def test_replay_gives_each_frame_to_each_output_and_tells_what_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dsin.runtime.replay.replay import ReplayReport, RigReplay
+
+    class Output:
+        def __init__(self, name: str, *paths: str) -> None:
+            self.name, self.paths, self.done = name, list(map(Path, paths)), list[Any]()
+
+        def take(self, frame: Any) -> None:
+            self.done.append(frame)
+
+        def close(self) -> None:
+            self.done.append("closed")
+
+    def replay(*_: object, on_frame: Callable[[Any], None], **__: object) -> ReplayReport:
+        on_frame("a")
+        on_frame("b")
+        return ReplayReport({"car": RigReplay(2, 1, 2, 1, 1, 6000, 2000, "damaged")}, 0, True)
+
+    outputs = [Output("video", "v-car.mp4", "v-van.mp4"), Output("mcap", "m.mcap")]
+    monkeypatch.setattr("dsin.runtime.replay.replay.replay_recordings", replay)
+    monkeypatch.setattr("dsin.runtime.codec.decoder.Decoder", lambda *_: nullcontext())
+    monkeypatch.setattr("dsin.runtime.outputs.outputs.Outputs.open", lambda _: outputs)
+    assert run(cli.app, "replay a.mcap").splitlines() == [
+        "rig           frames  bit/pixel    side: live       now  repaired  rejected",
+        "car                2     3.0000             2         1         1         1",
+        "car: damaged",
+        "video: v-car.mp4, v-van.mp4",
+        "mcap: m.mcap",
+    ]
+    assert [output.done for output in outputs] == [["a", "b", "closed"]] * 2
 
 
 def test_demo(catch: Catch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dsin.runtime.datagrams import pieces
 from dsin.runtime.datagrams.sealing import Opener, Sealer, new_key
-from dsin.runtime.device import datagram_link
+from dsin.runtime.device import datagram_link, flight
 from dsin.runtime.device.datagram_link import MOST_REFUSALS, DatagramLink, SilentError
 from dsin.runtime.device.flight import Verdict
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
@@ -114,6 +114,58 @@ def test_a_silent_server_is_a_fault(played: Played, monkeypatch: pytest.MonkeyPa
         time.sleep(0.01)
     assert isinstance(played.link.fault, SilentError)
     assert told[-1] == ([], [])
+
+
+def test_a_frame_of_which_nothing_is_heard_for_too_long_is_told_as_lost(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "LOST_S", 0.02)
+    told: list[Verdict] = []
+    played.link.start(told.append, lambda message: None)
+    played.link.send_frame(dsin_v1.EncodedFrame(packet=bytes(10), frame_number=5))
+    deadline_s = time.monotonic() + 10
+    while not told:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    assert told == [([], [5])]
+    assert played.link.under_way == 0
+
+
+def test_what_takes_reports_and_fails_is_the_links_fault(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "LOST_S", 0.02)
+
+    def fail(verdict: Verdict) -> None:
+        if verdict.lost:
+            raise ZeroDivisionError("a fault")
+
+    played.link.start(fail, lambda message: None)
+    played.link.send_frame(dsin_v1.EncodedFrame(packet=bytes(10), frame_number=5))
+    deadline_s = time.monotonic() + 10
+    while played.link.fault is None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    assert str(played.link.fault) == "a fault"
+
+
+def test_so_many_times_of_sending_are_remembered(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datagram_link, "REMEMBERED", 2)
+    numbers = [played.link._send(bytes([pieces.MESSAGE])) for _ in range(4)]
+    assert list(played.link._sent_at) == numbers[-2:]
+
+
+def test_an_address_to_which_there_is_no_way_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As to all machines at once, which nobody may send to just like that."""
+    places = [("255.255.255.255", 7), ("127.0.0.1", 7)]
+    kind = (socket.AF_INET, socket.SOCK_DGRAM, 17, "")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(*kind, p) for p in places])
+    found = datagram_link._connected("rig.example:7")
+    assert [each.getpeername() for each in found] == [("127.0.0.1", 7)]
+    for each in found:
+        each.close()
 
 
 @pytest.mark.parametrize(("addresses", "asked"), [(0, 0), (2, MOST_REFUSALS)])

@@ -11,8 +11,9 @@ from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.packet import PACKET_HEADER_BYTES
 from dsin.runtime.codec.rate_control import RateController
 from dsin.runtime.device import device as device_module
-from dsin.runtime.device.device import Device, PacketMaker
+from dsin.runtime.device.device import Device, PacketMaker, PictureMaker
 from dsin.runtime.device.link_follower import LinkFollower
+from dsin.runtime.errors import DsinError
 from dsin.runtime.sources.cameras import CapturedFrame
 
 FRAME = CapturedFrame(3, 7, picture(3), 0.0, 0.5)
@@ -96,3 +97,12 @@ def test_a_link_that_breaks_loses_what_is_under_way_and_is_followed_anew() -> No
     assert follower.mock_calls == [call.lost(1), call.lost(9), call.restart()]
     assert (device.under_way, device.counts.lost) == ([], 4)
     assert (device.counts.sent, device.counts.sent_bytes) == (4, 4 * size)
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_a_quality_that_jpeg_does_not_have_is_refused(quality: int) -> None:
+    with pytest.raises(DsinError) as refused:
+        PictureMaker(quality)
+    assert str(refused.value) == f"a JPEG quality must be within 1..100, not {quality}"
+    for good in (1, 100, None):
+        PictureMaker(good)

@@ -289,3 +289,44 @@ def test_whatever_it_is_told_it_gives_a_plan(events: list[tuple[str, int, float 
         assert link.floor_kbps <= plan.kbps < math.inf
         assert all(math.isfinite(v) for v in (figures.delivered_kbps, figures.queueing_ms))
         assert 0 <= figures.loss <= 1
+
+
+def test_a_confirmation_is_waited_for_until_just_after_it_is_due() -> None:
+    """It comes 80 ms after the frame, and 20 ms of grace behind that."""
+    link = link_rate()
+    for number in range(3):
+        link.sent(number, 2000, number / 10)
+        link.confirmed(number, 500.0 + number / 10, number / 10 + 0.08)
+    link.sent(3, 2000, 0.3)
+    due_s = link._due_s()
+    wait_s = link.plan(due_s - 0.005).wait_s
+    assert wait_s == pytest.approx(0.006)
+    assert link.plan(due_s + 0.0001).kbps == link.floor_kbps
+
+
+def test_a_frame_of_which_nothing_is_heard_while_64_others_go_is_lost() -> None:
+    link = link_rate()
+    for number in range(64):
+        link.sent(number, 2000, number / 10)
+    assert link.figures.loss == 0
+    link.sent(64, 2000, 6.4)
+    assert link.figures.loss == 1
+    link.confirmed(0, 506.4, 6.41)
+    assert link.figures.loss == 1, "it was given up"
+    link.confirmed(1, 506.4, 6.41)
+    assert link.figures.loss == 0.5
+
+
+def test_the_quickest_way_is_that_of_the_last_minute() -> None:
+    link = link_rate()
+
+    def queueing_ms(at_s: float, way_s: float) -> float:
+        link.sent(round(10 * at_s), 2000, at_s)
+        link.confirmed(round(10 * at_s), 500.0 + at_s + way_s, at_s + way_s)
+        return 1000 * link._delays[-1]
+
+    assert queueing_ms(0, 0.010) == 0
+    assert queueing_ms(30, 0.020) == pytest.approx(10)
+    assert queueing_ms(59, 0.025) == pytest.approx(15)
+    assert queueing_ms(61, 0.030) == pytest.approx(10)
+    assert queueing_ms(91, 0.030) == pytest.approx(5)

@@ -1,6 +1,7 @@
 """Packets of every shipped bundle and rate, made once, decode to the same latents for ever."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -130,3 +131,10 @@ def test_a_kit_that_is_spoilt_is_one_line(
         (tmp_path / "format-1" / "edge.json").write_text(content)
     with pytest.raises(DsinError, match="install dsin again"):
         read_kit()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.bundle} {file.format}")
+def test_packets_are_written_as_they_were_read(file: KitFile) -> None:
+    path = kit.kit_folder(file.format) / f"{file.bundle}.json"
+    stored = json.loads(path.read_text("utf-8"))
+    assert [golden.to_json() for golden in file.packets] == stored["packets"]

@@ -62,6 +62,29 @@ def test_a_payload_that_cannot_be_decoded_is_unequal_not_an_error(
     assert (found.decoded_equal, found.encoded_equal, found.equal) == (False, False, False)
 
 
+def test_packets_after_one_that_cannot_be_decoded_are_compared_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dsin.runtime import PacketError
+
+    (file,) = kit()
+    first = next(golden for golden in file.packets if golden.kind != "picture")
+    (whole,) = (golden for golden in file.packets if golden.kind == "picture")
+    decode = ExactCoder.decode
+
+    def refuse(self: ExactCoder, packet: Any, *reference: Any) -> Any:
+        if bytes(packet) == first.packet:
+            raise PacketError("not of this model")
+        return decode(self, packet, *reference)
+
+    monkeypatch.setattr(ExactCoder, "decode", refuse)
+    (found,) = selftest("cpu", kit=[dataclasses.replace(file, packets=(first, whole))]).checks
+    assert (found.packets, found.decoded_equal, found.encoded_equal) == (2, False, False)
+    assert found.picture is not None
+    assert found.picture.different_share == 0
+    assert found.picture.equal
+
+
 def test_another_payload_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExactCoder, "encode_again", lambda *_: b"other")
     found = check()

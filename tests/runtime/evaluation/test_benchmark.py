@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from support.command_line import command_line
 
 from dsin.runtime import Encoder, open_bundle
 from dsin.runtime.codec.exact import ExactCoder
-from dsin.runtime.errors import DsinError
+from dsin.runtime.errors import BackendError, DsinError, PacketError
 from dsin.runtime.evaluation import benchmark as module
+from dsin.runtime.evaluation import benchmark_row
 from dsin.runtime.evaluation.benchmark import Benchmark, Options, Row, benchmark, run_benchmark
 from dsin.runtime.evaluation.benchmark_row import Figures, Request, files_of, measure
 from dsin.runtime.evaluation.pairs import Pair
@@ -259,3 +261,61 @@ def test_a_root_without_a_list_is_refused(
     done = dsin("benchmark", "--bundle", "nix")
     assert (done.status, done.out) == (1, "")
     assert "there is no bundle nix" in done.err
+
+
+def test_the_process_of_a_row_prints_its_figures(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a crop, and without."""
+    figures = Figures(1, 2.5, 0.125, 30.0, 29.0, None, {"server.fusion": 1.5}, 9.5, 77.0, True, 1.0)
+    asked: list[Request] = []
+    monkeypatch.setattr(benchmark_row, "measure", lambda given: asked.append(given) or figures)
+    for crop in ((80, 96), None):
+        wanted = dataclasses.replace(request_, crop=crop)
+        argument = json.dumps(dataclasses.asdict(wanted))
+        monkeypatch.setattr(sys, "argv", ["benchmark_row", argument])
+        benchmark_row.main()
+        assert asked.pop() == wanted
+        assert Figures(**json.loads(capsys.readouterr().out)) == figures
+
+
+def test_a_packet_that_cannot_be_decoded_is_not_read_alike(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(request_)
+
+    def refuse(*_: object) -> None:
+        raise PacketError("not of this model")
+
+    monkeypatch.setattr(ExactCoder, "decode", refuse)
+    assert measure(request_).equal_bytes is False
+
+
+def test_a_backend_is_absent_without_its_package_and_without_a_card(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing: set[str] = set()
+
+    def there(name: str) -> Callable[..., None]:
+        def look(*providers: str) -> None:
+            for needed in (name, *providers):
+                if needed in missing:
+                    raise BackendError(f"{needed} is not there")
+
+        return look
+
+    monkeypatch.setattr("dsin.runtime.backends.ort.onnxruntime", there("onnxruntime"))
+    monkeypatch.setattr("dsin.runtime.backends.tensorrt_api.tensorrt", there("tensorrt"))
+    monkeypatch.setattr("dsin.runtime.gpu.cuda_driver.chosen_device", there("card"))
+
+    def absent() -> list[str | None]:
+        return [module._absent(backend) for backend in ("cpu", "cuda", "tensorrt")]
+
+    assert absent() == [None, None, None]
+    missing.add("card")
+    assert absent() == [None, "card is not there", "card is not there"]
+    missing.add("CUDAExecutionProvider")
+    gone = "CUDAExecutionProvider is not there"
+    assert absent() == [None, gone, "card is not there"]
+    missing.add("tensorrt")
+    assert absent() == [None, gone, "tensorrt is not there"]

@@ -1,5 +1,6 @@
 """Comparison with other codecs: their pictures, BD-rates, and `--against` from end to end."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -260,3 +261,11 @@ def test_the_report_has_curves_and_a_plot(tiny_bundle: Path, tmp_path: Path) -> 
     assert report["bd_rate"]["jpeg"] == {"psnr": None, "ms_ssim": None}  # one rate is no curve
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report.json").is_file()
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    curve = [Point(n, 0.1 * n, 30.0 + n, 0.9) for n in range(1, 6)]
+    with pytest.raises(DsinError) as missing:
+        bd_rates(curve, curve)
+    assert str(missing.value) == "bjontegaard is not installed: pip install 'dsin[evaluate]'"

@@ -203,9 +203,10 @@ def test_rates_against_a_rival_with_the_side_image_and_without(
     blocks: Bundle, flat_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """One decibel is one doubling of the rate: the side image halves the bits."""
+    """One decibel is one doubling of the rate: without a side image half of the rival's bits are
+    enough, and the side image halves them again."""
     monkeypatch.setattr(evaluation, "means_of_rates", lambda *_, **__: means(1.0, 1.0))
-    rival = curve(means(1.0, 0.0), side=False)
+    rival = curve(means(2.0, 0.0), side=False)
     monkeypatch.setattr(evaluation, "rival_curve", lambda *_: rival)
     drawn = {}
 
@@ -218,18 +219,18 @@ def test_rates_against_a_rival_with_the_side_image_and_without(
         tmp_path / "list.txt", tmp_path, bundle=blocks.path, against=["jpeg"],
         plot=tmp_path / "plot.png",
     )  # fmt: skip
-    assert report["bd_rate"]["jpeg"]["psnr"] == pytest.approx(-50)
-    assert report["bd_rate_no_side"]["jpeg"]["psnr"] == pytest.approx(0, abs=1e-6)
-    assert report["bd_rate_no_side"]["jpeg"]["ms_ssim"] == pytest.approx(0, abs=1e-6)
+    assert report["bd_rate"]["jpeg"]["psnr"] == pytest.approx(-75)
+    assert report["bd_rate_no_side"]["jpeg"]["psnr"] == pytest.approx(-50)
+    assert report["bd_rate_no_side"]["jpeg"]["ms_ssim"] == pytest.approx(-50)
     # 1 - MS-SSIM halves with each doubling of the rate: 3.01 dB, and 1 dB is a third of that.
-    assert report["bd_rate"]["jpeg"]["ms_ssim"] == pytest.approx(-20.57, abs=0.05)
+    assert report["bd_rate"]["jpeg"]["ms_ssim"] == pytest.approx(-60.28, abs=0.05)
     assert report["rates"] == means(1.0, 1.0)
-    assert [p["bpp"] for p in report["rivals"]["jpeg"]] == [0.02, 0.04, 0.08, 0.16, 0.32]
+    assert [p["bpp"] for p in report["rivals"]["jpeg"]] == [0.04, 0.08, 0.16, 0.32, 0.64]
     assert drawn == {
         "name": "blocks", "ours": curve(means(1.0, 1.0)),
         "alone": curve(means(1.0, 1.0), side=False),
     }  # fmt: skip
-    assert "-50.0" in capsys.readouterr().out
+    assert "-75.0" in capsys.readouterr().out
 
 
 def test_what_is_printed(

@@ -1,5 +1,8 @@
 """Sequences against video codecs at low delay."""
 
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -143,3 +146,21 @@ def test_a_report_of_a_sequence(rig: SyntheticRig, tiny_bundle: Path, tmp_path: 
     assert len(points) == len(VIDEO_RIVALS["h264-lowdelay"].settings)
     assert all(point["encode_ms"] > 0 for point in points)
     assert set(report["bd_rate"]) == {"h264-lowdelay", "jpeg"}
+
+
+def test_a_video_codec_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV itself with its extra; its own library is told to be quiet, unless somebody asked."""
+    monkeypatch.delenv("SVT_LOG", raising=False)
+    assert [rival.name for rival in video_rivals(VIDEO_RIVALS)] == list(VIDEO_RIVALS)
+    assert os.environ["SVT_LOG"] == "0"
+    monkeypatch.setenv("SVT_LOG", "3")
+    name, rival = next(iter(VIDEO_RIVALS.items()))
+    monkeypatch.setitem(VIDEO_RIVALS, name, replace(rival, decoder="of-nobody"))
+    with pytest.raises(DsinError) as missing:
+        video_rivals([name])
+    assert str(missing.value) == f"{name} needs of-nobody, which this PyAV lacks"
+    assert os.environ["SVT_LOG"] == "3"
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DsinError) as missing:
+        video_rivals([name])
+    assert str(missing.value) == "av is not installed: pip install 'dsin[evaluate]'"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,26 @@ def test_a_bag_that_cannot_be_finished_is_not_there(
     with pytest.raises(RecordingError, match=r"cannot write .*drive: No space left"):
         sink.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bag_that_cannot_be_begun_or_go_on_is_one_line(
+    frames: list[DecodedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkdtemp", full)
+        with pytest.raises(RecordingError, match=r"^cannot write .*drive: No space left"):
+            BagSink(tmp_path / "drive")
+    sink = BagSink(tmp_path / "drive")
+    sink.take(frames[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(sink._writer, "write", full)
+        with pytest.raises(RecordingError, match=r"^cannot write .*drive: No space left"):
+            sink.take(frames[1])
+    sink.close()
+    assert len(messages(tmp_path / "drive")) == 1
 
 
 def test_a_folder_that_does_not_exist_is_told_at_once(tmp_path: Path) -> None:

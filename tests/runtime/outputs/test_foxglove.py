@@ -136,6 +136,24 @@ def test_times_before_1970_are_shown_as_its_start(
     assert (log_ns, foxglove_messages.unpack_image(message)[1]) == (0, 0)
 
 
+def test_a_viewer_is_told_whose_server_it_is_and_when_it_ends() -> None:
+    """The port is free again then."""
+    sink = FoxgloveSink("127.0.0.1", 0, list)
+
+    async def story() -> str:
+        async with aiohttp.ClientSession() as session:
+            socket = await session.ws_connect(sink.url, protocols=["foxglove.sdk.v1"])
+            about = json.loads((await socket.receive(LONG_S)).data)
+            assert about["op"] == "serverInfo"
+            await asyncio.to_thread(sink.close)
+            while not (await socket.receive(LONG_S)).type.name.startswith("CLOS"):
+                pass
+            return str(about["name"])
+
+    assert asyncio.run(story()) == "dsin"
+    FoxgloveSink("127.0.0.1", int(sink.url.rpartition(":")[2]), list).close()
+
+
 def test_a_port_that_is_taken(sink: FoxgloveSink) -> None:
     port = int(sink.url.rpartition(":")[2])
     with pytest.raises(DsinError, match=f"cannot serve Foxglove at 127.0.0.1:{port}: "):

@@ -285,6 +285,18 @@ print(len(errors), len(set(errors)), errors[0])
         for found in (before, after):
             assert len(found["/car/side"]) == len(found["/car/frame"]) == len(found["/car/result"])
 
+    def test_an_index_for_which_there_is_no_room_is_told(
+        self, frames: list[DecodedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The frames are readable all the same."""
+        sink = McapSink(tmp_path / "a.mcap")
+        sink.take(frames[0])
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(RecordingError, match=r"has stopped: No space left.*; make room"):
+            sink.close()
+        read = McapReader(tmp_path / "a.mcap")
+        assert [m.sequence for m in read if m.topic == "/car/x/packet"] == [0]
+
     def test_a_part_without_a_frame_is_removed(
         self, frames: list[DecodedFrame], tmp_path: Path
     ) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -122,6 +123,27 @@ class TestSinkRunner:
         assert runner.failed == 1
         assert runner.last_error == "ZeroDivisionError: a fault"
         assert caplog.records[0].exc_info is not None
+
+    def test_a_sink_that_says_something_else_each_time_is_logged_each_time(
+        self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What it said is forgotten after 64 messages, and then told again."""
+        words = [str(number) for number in (*range(64), 3, 64, 3)]
+
+        def work(frame: DecodedFrame) -> None:
+            raise DsinError(words[frame.number])
+
+        runner = SinkRunner(Recorder(work), depth=len(words))
+        with caplog.at_level(logging.ERROR, "dsin.runtime.outputs.sinks"):
+            for number in range(len(words)):
+                runner.offer(replace(frames[0], number=number))
+            runner.close()
+        assert caplog.messages == [f"recorder: {word}" for word in (*words[:64], "64", "3")]
+        assert runner.failed == len(words)
+
+    def test_a_queue_holds_a_frame_at_least(self) -> None:
+        with pytest.raises(ValueError, match="a queue of 0 frames holds none"):
+            SinkRunner(Recorder(), depth=0)
 
     def test_closing_does_not_wait_for_ever(
         self, frames: list[DecodedFrame], caplog: pytest.LogCaptureFixture
@@ -242,9 +264,8 @@ class TestVideo:
             sink.take(frame)
         sink.take(replace(frames[0], rig="van"))
         sink.close()
-        assert sorted(p.name for p in tmp_path.iterdir()) == [
-            f"drive-car{suffix}", f"drive-van{suffix}",
-        ]  # fmt: skip
+        assert sink.paths == [tmp_path / f"drive-{rig}{suffix}" for rig in ("car", "van")]
+        assert sorted(tmp_path.iterdir()) == sink.paths
         assert count_frames(tmp_path / f"drive-car{suffix}") == (6, (120, 216, 3))
         assert count_frames(tmp_path / f"drive-van{suffix}")[0] == 1
 
@@ -276,8 +297,19 @@ class TestVideo:
             VideoSink(tmp_path / "drive.wmv")
         with pytest.raises(DsinError, match="folder does not exist"):
             VideoSink(tmp_path / "no" / "drive.mp4")
-        with pytest.raises(DsinError, match="frames a second"):
-            VideoSink(tmp_path / "drive.mp4", fps=0)
+        for fps in (0, -1, 1000.5):
+            with pytest.raises(DsinError) as refused:
+                VideoSink(tmp_path / "drive.mp4", fps=fps)
+            told = f"a video of {fps:g} frames a second: ask for 1000 at most"
+            assert str(refused.value) == told
+        for fps in (0.5, 1000):
+            VideoSink(tmp_path / "drive.mp4", fps=fps).close()
+        with monkeypatch.context() as patch:
+            patch.setattr(cv2, "VideoWriter", Mock(**{"return_value.isOpened.return_value": False}))
+            with pytest.raises(
+                DsinError, match=r"drive-car.mp4: this OpenCV cannot encode it; use .avi"
+            ):
+                VideoSink(tmp_path / "drive.mp4").take(frames[0])
         sink = VideoSink(tmp_path / "drive.mp4")
         sink.take(frames[0])
         monkeypatch.setattr("dsin.runtime.outputs.video_sink.LEAST_FREE_BYTES", 2**62)
@@ -313,6 +345,9 @@ class TestRerun:
         sink.close()
         rows = rerun_rows(tmp_path / "drive.rrd")
         assert {rows[f"/car/{name}"] for name in ("x_dec", "result", "y", "bpp", "age_ms")} == {6}
+        chunk = pytest.importorskip("rerun.chunk")
+        (entry,) = chunk.RrdReader(str(tmp_path / "drive.rrd")).recordings()
+        assert entry.application_id == "dsin"
         assert rows["/car/stage_ms/search"] == 6
 
     def test_values_stand_at_their_frame_and_time(

@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -16,11 +18,14 @@ from dsin.runtime.backends.session import open_session, wrapped_sessions
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.errors import DsinError, PacketError
 from dsin.runtime.profiling import chip as profile_chip
+from dsin.runtime.profiling import graphs as profile_graph_costs
+from dsin.runtime.profiling import machine as profile_machine
+from dsin.runtime.profiling import pipeline as profile_pipeline
 from dsin.runtime.profiling import power as profile_power
 from dsin.runtime.profiling.graphs import SessionRecorder, count_operations, profile_graphs
 from dsin.runtime.profiling.link import Loopback
 from dsin.runtime.profiling.machine import Commit, describe_machine, source_commit, versions
-from dsin.runtime.profiling.pipeline import Pacer
+from dsin.runtime.profiling.pipeline import Frames, Pacer
 from dsin.runtime.profiling.power import (
     NvmlMeter,
     Power,
@@ -33,6 +38,8 @@ from dsin.runtime.profiling.power import (
 )
 from dsin.runtime.profiling.report import ordered
 from dsin.runtime.profiling.statistics import Statistics, reasons_against
+from dsin.runtime.sources.synthetic_rig import SyntheticRig
+from dsin.runtime.stopwatch import Stopwatch
 
 
 def verdict(values: list[float], **changes: Any) -> tuple[str, ...]:
@@ -110,6 +117,31 @@ class TestPacer:
         assert waited == pytest.approx([0, 0, 150, 60, 0], abs=1e-6)
         assert pacer.late_frames == 2
         assert clock.now == pytest.approx(5.41)
+
+
+def test_frames_of_the_rig_are_drawn_once_and_taken_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So they cost no capture, unlike those of a recording."""
+    drawn: list[tuple[int, str]] = []
+
+    class Rig(SyntheticRig):
+        def view(self, index: int, side: Any) -> Any:
+            drawn.append((index, side))
+            return super().view(index, side)
+
+    rig = Rig(width=64, height=48, frames=2)
+    monkeypatch.setattr(profile_pipeline, "open_stereo", lambda recording, side: rig)
+    expected = [(number, side) for number in range(2) for side in ("left", "right")]
+    for recording, times in ((None, set()), ("drive", {"device.capture", "side.capture"})):
+        drawn.clear()
+        frames, watch = Frames(recording), Stopwatch()
+        taken = [frames.take(number, watch) for number in range(4)]
+        assert drawn == expected * (1 if recording is None else 2)
+        for number, pair in enumerate(taken):
+            for view, side in zip(pair, ("left", "right"), strict=True):
+                assert np.array_equal(view, SyntheticRig.view(rig, number % 2, side))  # type: ignore[arg-type]
+        assert set(watch.ms) == times
 
 
 class TestLoopback:
@@ -209,6 +241,16 @@ class TestGraphs:
         onnx.save(model, tmp_path / "conv.onnx")
         cost = count_operations(tmp_path / "conv.onnx", {"x": np.ones((1, 3, 5, 8), np.uint8)})
         assert cost.gmac == pytest.approx(4 * 5 * 7 * 3 * 2 / 1e9)
+
+    def test_a_trace_of_another_kind_is_told(
+        self, known: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a later onnxruntime, say."""
+        monkeypatch.setattr(
+            profile_graph_costs, "_traced", lambda *_: [{"op_name": "MatMul", "input_shapes": 7}]
+        )
+        with pytest.raises(DsinError, match=r"^onnxruntime's trace of known.onnx cannot be read: "):
+            count_operations(known, {"x": X})
 
     def test_alone_against_what_the_chip_can_do(self, known: Path) -> None:
         recorder = SessionRecorder()
@@ -392,6 +434,27 @@ class TestPower:
         assert readings == Readings()
         assert power_of(NvmlMeter(FakeNvml()), readings, 1.0, 1) is None
 
+    def test_nvml_is_there_where_its_library_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = SimpleNamespace(NVMLError=FakeNvml.NVMLError, nvmlInit=Mock())
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        assert profile_power._nvml() is module
+        module.nvmlInit.assert_called_once_with()
+        module.nvmlInit.side_effect = FakeNvml.NVMLError("no driver")
+        assert profile_power._nvml() is None
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        assert profile_power._nvml() is None
+
+    def test_a_card_that_does_not_answer_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Gone(FakeNvml):
+            def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+                raise self.NVMLError("no such card")
+
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(profile_power.shutil, "which", lambda name: None)
+        monkeypatch.setattr(profile_power, "_nvml", Gone)
+        reason = "NVML does not tell of the card: no such card"
+        assert profile_power.open_meter("cuda") == (None, reason)
+
     def test_a_card_that_is_not_used_is_not_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile_power.shutil, "which", lambda name: None)
         monkeypatch.setattr(profile_power, "_nvml", FakeNvml)
@@ -407,6 +470,30 @@ class TestMachine:
         assert machine.name
         assert machine.threads >= 1
         assert {"python", "numpy", "onnxruntime"} <= versions().keys()
+
+    @pytest.mark.parametrize(
+        ("files", "name"),
+        [
+            ({"device-tree/model": "A Board\0", "cpuinfo": "model name : A Chip\n"}, "A Board"),
+            ({"cpuinfo": "processor : 0\nmodel name\t: A Chip 9\nmodel name : B\n"}, "A Chip 9"),
+            ({"cpuinfo": "processor : 0\n"}, "known to Python"),
+            ({}, "known to Python"),
+        ],
+    )
+    def test_its_processor_is_named_as_the_system_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], name: str
+    ) -> None:
+        for place, text in files.items():
+            (tmp_path / place).parent.mkdir(exist_ok=True)
+            (tmp_path / place).write_text(text)
+        texts = {f"/proc/{place}": tmp_path / place for place in ("device-tree/model", "cpuinfo")}
+        read = profile_machine._text
+        monkeypatch.setattr(profile_machine, "_text", lambda path: read(texts[str(path)]))
+        monkeypatch.setattr(profile_machine.platform, "processor", lambda: "known to Python")
+        assert profile_machine._processor_name() == name
+        monkeypatch.setattr(profile_machine.platform, "processor", lambda: "")
+        monkeypatch.setattr(profile_machine.platform, "machine", lambda: "riscv64")
+        assert profile_machine._processor_name() == name.replace("known to Python", "riscv64")
 
     def test_only_a_tracked_file_has_a_commit(self, tmp_path: Path) -> None:
         (tmp_path / "module.py").touch()

@@ -7,8 +7,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, Mock
 from xml.etree import ElementTree
 
 import cv2
@@ -23,8 +24,9 @@ from dsin.runtime.profiling import graphs as profile_graphs
 from dsin.runtime.profiling import profiler
 from dsin.runtime.profiling.html_report import to_html
 from dsin.runtime.profiling.pipeline import Frames
+from dsin.runtime.profiling.power import Power, Readings
 from dsin.runtime.profiling.profiler import Options, measure, run_profile
-from dsin.runtime.profiling.report import Profile
+from dsin.runtime.profiling.report import Memory, Profile
 
 STAGES = [
     "device.capture", "device.preprocess", "device.compute", "device.entropy", "device.packetise",
@@ -58,7 +60,10 @@ def profile(bundle: Path, drive: Path) -> Profile:
     """A real one, of one cold start and five frames."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profiler, "COLD_STARTS", 1)
-        return measure(Options(str(bundle), drive, samples=5, warmup=1, threads=1))
+        began_s = time.perf_counter()
+        measured = measure(Options(str(bundle), drive, samples=5, warmup=1, threads=1))
+        assert sum(measured.start.cold_ms) < 1000 * (time.perf_counter() - began_s)
+        return measured
 
 
 class TestMeasurements:
@@ -138,15 +143,39 @@ class TestMeasurements:
 
     def test_a_paced_frame_waits_for_its_turn(self, bundle: Path, drive: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
+            chips = iter(("before", "after"))
+            rigs: list[Any] = []
+            asked: list[tuple[Any, ...]] = []
+
+            def roofline(rig: Any, *rest: Any) -> profiler.Roofline:
+                rigs.append(rig)
+                asked.append(rest)
+                return NO_ROOFLINE
+
             patch.setattr(profiler, "_start", lambda *_: None)
-            patch.setattr(profiler, "_roofline", lambda *_: NO_ROOFLINE)
-            patch.setattr(profiler, "measure_chip", lambda threads: None)
+            patch.setattr(profiler, "_roofline", roofline)
+            patch.setattr(profiler, "measure_chip", lambda threads: next(chips))
+            patch.setattr(profiler, "warm_up", None)  # frames that do not count are not asked for
+            meter = Mock(source="NVML", what="Card")
+            meter.stop.return_value = Readings([10.0, 20.0], [100.26, 300.26, 200.0], 2)
+            patch.setattr(profiler, "open_meter", lambda backend: (meter, None))
             told: list[str] = []
             options = Options(str(bundle), drive, samples=4, warmup=0, fps=1000)
             began_s = time.perf_counter()
             paced = measure(options, told.append)
-        assert told[1:5] == [f"measuring: {number} of 4" for number in range(1, 5)]
-        assert 0 < paced.seconds < time.perf_counter() - began_s
+        elapsed_s = time.perf_counter() - began_s
+        assert told == [
+            "profiling blocks on drive", *(f"measuring: {n} of 4" for n in range(1, 5)),
+            "graphs and cold starts",
+        ]  # fmt: skip
+        assert asked == [("cpu", "before", "after")]
+        assert 0 < sum(rigs[0].load_ms) < 1000 * elapsed_s
+        assert 0 < paced.seconds < elapsed_s
+        assert paced.power == Power("NVML", "Card", 15.0, round(15 * paced.seconds / 4, 4))
+        assert paced.power_absent is None
+        assert (paced.memory.gpu_mib, paced.memory.gpu_absent) == (300.3, None)
+        counted = "throttled: the system counted 2 throttling events"
+        assert counted in paced.invalid_reasons
         assert 4 / paced.throughput_fps == pytest.approx(paced.seconds, abs=0.001)
         assert next(iter(paced.stages_ms)) == "device.queue"
         assert paced.late_frames == 3
@@ -154,6 +183,12 @@ class TestMeasurements:
         rooms = sum(paced.latency_ms[room].mean for room in ("device", "link", "side", "server"))
         queued = paced.stages_ms["device.queue"].mean
         assert paced.latency_ms["end_to_end"].mean == pytest.approx(rooms + queued, abs=0.01)
+
+    def test_memory_of_a_card_that_nobody_tells_has_a_reason(self) -> None:
+        loop: Any = SimpleNamespace(peak_rss_mib=7.0, readings=Readings([1.0], []))
+        unknown = "the meter does not tell this process's"
+        assert profiler._memory(loop, None) == Memory(7.0, None, unknown)
+        assert profiler._memory(loop, "no meter") == Memory(7.0, None, "no meter")
 
     def test_a_cold_start_that_fails_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile_cold_start, "_PROGRAM", "raise OSError('disk')")

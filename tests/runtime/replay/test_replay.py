@@ -32,7 +32,7 @@ from dsin.runtime.replay.recorded_frames import (
     RigTimeline,
     recorded_events,
 )
-from dsin.runtime.replay.replay import ReplayReport, replay_recordings
+from dsin.runtime.replay.replay import ReplayReport, RigReplay, replay_recordings
 from dsin.runtime.signals import ENDING
 from dsin.runtime.sources.mcap_reader import McapReader, RecordedMessage
 from dsin.runtime.sources.recordings import open_recording
@@ -64,6 +64,27 @@ def test_what_says_nothing_of_a_rig_is_left_out() -> None:
     ]  # fmt: skip
     status = RecordedStatus("my car", 3, 7, SideUse.PAIRED, None)
     assert list(recorded_events([*others, whole])) == [status]
+
+
+def test_the_report_has_a_line_for_each_rig_and_says_what_is_missing() -> None:
+    front = RigReplay(12, 2, 10, 11, 3, bits=150_000, pixels=1_000_000)
+    rear = RigReplay(rejected=4, fault="frame rejected: packet is damaged")
+    head = "rig           frames  bit/pixel    side: live       now  repaired  rejected"
+    rows = [
+        "front             12     0.1500            10        11         3         2",
+        "rear               0          -             0         0         0         4",
+        "rear: frame rejected: packet is damaged",
+    ]
+    rigs = {"front": front, "rear": rear}
+    whole = ReplayReport(rigs, 0, complete=True)
+    assert whole.table().splitlines() == [head, *rows]
+    hole = ReplayReport(rigs, 700, complete=False, lost_s=0.25)
+    assert hole.table().splitlines() == [
+        head, *rows, "the recording was cut off; everything before the cut was read",
+        "700 bytes of it, 0.2 s within it, could not be used",
+    ]  # fmt: skip
+    end = ReplayReport({}, 700, complete=True)
+    assert end.table().splitlines() == [head, "700 bytes of it could not be used"]
 
 
 def record(path: Path, frames: list[DecodedFrame]) -> Path:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 from support.rig_fakes import CODEC, SIZE, FakeDecoder, picture
@@ -10,6 +11,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.side_pictures import encode_picture
+from dsin.runtime.outputs.decoded_frame import SideView
 from dsin.runtime.server.camera_session import CameraSession
 from dsin.runtime.server.decode_pool import DecodePool
 from dsin.runtime.server.decode_worker import LocalWorker
@@ -22,12 +24,13 @@ def new_pool() -> DecodePool:
     return DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))], PairingPolicy(), print)
 
 
-def new_session(pool: DecodePool, camera: Any) -> CameraSession:
+def new_session(pool: DecodePool, camera: Any, sides: SideCameras | None = None) -> CameraSession:
     hello = dsin_v1.Hello(
         camera=camera, clock=dsin_v1.CLOCK_RECORDING, height=SIZE[0], width=SIZE[1], session=1
     )
     rig = pool.open_rig("front", SIZE)
-    return CameraSession(pool, SideCameras(), rig, hello, asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    return CameraSession(pool, sides or SideCameras(), rig, hello, loop)
 
 
 def frame(
@@ -119,3 +122,51 @@ def test_the_first_reason_for_an_end_stays() -> None:
 
     code, reason = asyncio.run(ended())
     assert (code.name, reason) == ("INVALID_ARGUMENT", "a piece of no frame")
+
+
+def test_what_comes_in_datagrams_is_taken_or_ends_the_stream() -> None:
+    """A goodbye ends it too, without a reason."""
+
+    async def ended_by(what: bytes | dsin_v1.CameraMessage) -> tuple[bool, str | None]:
+        session = new_session(new_pool(), dsin_v1.CAMERA_X)
+        if isinstance(what, bytes):
+            session.take_body(1, what, 0)
+        else:
+            session.take_message(what, 0)
+        assert session._heard == 1
+        return session.ended.is_set(), session.end_status and session.end_status[1]
+
+    status = dsin_v1.CameraMessage(status=dsin_v1.DeviceStatus())
+    assert asyncio.run(ended_by(status)) == (False, None)
+    assert asyncio.run(ended_by(dsin_v1.CameraMessage(bye=dsin_v1.Bye()))) == (True, None)
+    hello = dsin_v1.CameraMessage(hello=dsin_v1.Hello())
+    assert asyncio.run(ended_by(hello)) == (True, "camera x must not send hello now")
+    assert asyncio.run(ended_by(b"")) == (True, "a frame of 0 bytes")
+
+
+def test_with_camera_x_comes_the_servers_own_live_camera_in_the_rigs_size() -> None:
+    fed: list[tuple[str, Any]] = []
+    sides: Any = SimpleNamespace(
+        live_size=lambda rig: (2 * SIZE[0], 2 * SIZE[1]), feed=lambda *given: fed.append(given)
+    )
+
+    async def story() -> None:
+        pool = new_pool()
+        session = new_session(pool, dsin_v1.CAMERA_X, sides)
+        session.join()
+        (name, take), *others = fed
+        assert (name, others) == ("front", [])
+        (rig,) = pool.status()
+        assert (rig.camera_connected, rig.side_connected) == (True, True)
+        view = SideView(picture(5, (2 * SIZE[0], 2 * SIZE[1])), 5, 77)
+        take(view, 99)
+        newest = pool.open_rig("front", SIZE).sides.newest
+        assert newest is not None
+        assert (newest.view.number, newest.view.timestamp_ns, newest.captured_ns) == (5, 77, 99)
+        assert newest.view.image.shape == (*SIZE, 3)
+        session.leave()
+        assert fed[1:] == [("front", None)]
+        (rig,) = pool.status()
+        assert (rig.camera_connected, rig.side_connected) == (False, False)
+
+    asyncio.run(story())

@@ -4,15 +4,17 @@ from typing import cast
 
 import numpy as np
 import pytest
-from support.rig_fakes import SIZE, FakeDecoder
+from support.rig_fakes import CODEC, SIZE, FakeDecoder
 
 from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.errors import StreamError
 from dsin.runtime.link.clocks import Offset
-from dsin.runtime.outputs.decoded_frame import SideView
+from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.server.decode_pool import DecodePool
 from dsin.runtime.server.decode_worker import LocalWorker
-from dsin.runtime.server.rig import Rig
+from dsin.runtime.server.rig import ArrivedFrame, Rig
 from dsin.runtime.server.side_buffer import PairingPolicy
 
 
@@ -69,3 +71,38 @@ def test_what_the_device_reported_last_is_shown(pool: DecodePool, rig: Rig) -> N
     pool.device_reported(rig, {"captured": 7.0})
     pool.device_reported(rig, {"captured": 9.0, "dropped": 1.0})
     assert status(pool).device == {"captured": 9.0, "dropped": 1.0}
+
+
+def test_a_rig_that_is_connected_keeps_its_size(pool: DecodePool, rig: Rig) -> None:
+    pool.side_joined(rig)
+    with pytest.raises(StreamError) as refused:
+        pool.open_rig("front", (32, 48))
+    assert str(refused.value) == (
+        "rig front is connected with pictures of 24x16, not 48x32: both cameras need one size"
+    )
+    assert pool.open_rig("front", SIZE) is rig
+    pool.side_left(rig)
+    assert pool.open_rig("front", (32, 48)).size == (32, 48)
+
+
+def test_a_fault_while_decoding_one_rig_does_not_end_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The camera is told to look into the log, which has the traceback."""
+    decoded: list[str] = []
+
+    def show(frame: DecodedFrame) -> None:
+        if frame.rig == "front":
+            raise ZeroDivisionError("a fault")
+        decoded.append(frame.rig)
+
+    pool = DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))], PairingPolicy(), show)
+    with pool:
+        for name in ("front", "rear"):
+            header = PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 3, 0)
+            arrived = ArrivedFrame(Packet(header, b""), 0, 0, 0, False, lambda outcome: None)
+            pool.offer(pool.open_rig(name, SIZE), arrived)
+    assert decoded == ["rear"]
+    (record,) = caplog.records
+    assert record.getMessage() == "internal fault while decoding for rig front"
+    assert record.exc_info is not None

@@ -1,6 +1,7 @@
 """How the server ends a stream: its status and its words for each thing that does not fit."""
 
 import queue
+import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from support.hostile_peers import PATH
 from support.rig_fakes import BUNDLE, CODEC, SIZE, fake_server, wait_until
 
 from dsin.runtime.device.datagram_link import DatagramLink
+from dsin.runtime.errors import StreamError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.pictures import MAX_SIDE
 from dsin.runtime.server.decode_pool import DecodePool
@@ -137,7 +139,9 @@ def test_a_certificate_is_for_the_rig_that_it_names(names: list[bytes], owner: s
     )
 
 
-def test_whoever_sends_datagrams_says_goodbye_in_these() -> None:
+def test_whoever_sends_datagrams_says_goodbye_in_these(caplog: pytest.LogCaptureFixture) -> None:
+    """Until then it is told once that the stream is gone."""
+    lost = "rig front: the control connection is lost, datagrams go on"
     outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     outgoing.put(greeting(datagrams=True).SerializeToString())
     with fake_server() as server, grpc.insecure_channel(server.address) as channel:
@@ -150,7 +154,18 @@ def test_whoever_sends_datagrams_says_goodbye_in_these() -> None:
         wait_until(lambda: server.pool.status()[0].link.transport == "datagram")
         outgoing.put(None)
         list(answers)  # the stream has ended, as one whose connection broke may seem to
+        wait_until(lambda: lost in caplog.messages)
         time.sleep(2 * LINGER_S)
         assert server.pool.status()[0].camera_connected
         link.close()
         wait_until(lambda: not server.pool.status()[0].camera_connected)
+    assert caplog.messages.count(lost) == 1
+
+
+def test_without_its_package_there_is_no_health_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc_health.v1", None)
+    with pytest.raises(StreamError) as missing, fake_server(health=True):
+        pass
+    assert str(missing.value) == (
+        "serving needs grpc_health.v1, which is missing: pip install 'dsin[serve]'"
+    )

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.device import device as device_module
 from dsin.runtime.device.device import Device, FrameSlot
+from dsin.runtime.errors import FrameError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.rpc import CREDITS, is_loopback
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
@@ -68,6 +69,46 @@ def test_the_slot_of_a_device_holds_the_newest_frame() -> None:
                 numbers.append(frame.number)
         assert (numbers, slot.dropped) == (taken, dropped)
         slot.close()
+
+
+def test_a_device_that_wants_two_frames_reads_no_third() -> None:
+    slot = FrameSlot(ThreeFrames(), every=True, most=2)
+    numbers = []
+    while not slot.ended:
+        if (frame := slot.take(5.0)) is not None:
+            numbers.append(frame.number)
+    slot.close()
+    assert (numbers, slot.captured, slot.dropped) == ([0, 1], 2, 0)
+
+
+@pytest.mark.parametrize("clock", ["live", "recording"])
+def test_a_live_camera_may_come_back_and_a_recording_fails(
+    clock: Literal["live", "recording"], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unplugged(ThreeFrames):
+        unplugged = True
+
+        def newest(self, timeout_s: float) -> CapturedFrame:
+            if self.unplugged and self._next == 1:
+                self.unplugged = False
+                raise FrameError("unplugged")
+            return super().newest(timeout_s)
+
+    camera = Unplugged()
+    camera.clock = clock
+    slot = FrameSlot(camera, every=True)
+    numbers = []
+    while not slot.ended:
+        if (frame := slot.take(5.0)) is not None:
+            numbers.append(frame.number)
+    slot.close()
+    if clock == "live":
+        slot.raise_fault()
+        assert (numbers, caplog.messages) == ([0, 1, 2], ["unplugged"])
+    else:
+        assert (numbers, caplog.messages) == ([0], [])
+        with pytest.raises(FrameError, match="unplugged"):
+            slot.raise_fault()
 
 
 class ThreeFrames(FakeCamera):

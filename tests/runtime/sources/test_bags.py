@@ -155,13 +155,14 @@ PNG16 = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBB", 13, b"IHDR", 4, 4, 16, 0)
     [
         (DEPTH, "16UC1", r"message 0 of /c is depth \(16UC1\): give a topic of colour"),
         (DEPTH, "32FC1", "is depth"),
-        (DEPTH, "bayer_rggb8", "raw values of a Bayer sensor: give the topic of colour pictures"),
+        (DEPTH, "bayer_rggb8", "/c is bayer_rggb8, raw values of a Bayer sensor: give the topic"),
         (DEPTH, "yuv422", "is 'yuv422': rgb8, bgr8, rgba8, bgra8, mono8 can be coded"),
         (DEPTH, "rgb8", "fewer bytes than its size and encoding need"),
         (DEPTH[:, :0], "mono8", "0x24 is empty"),
         (b"words", "jpeg", "neither JPEG nor PNG"),
         (PNG16, "png", "has 16 bits"),
         (PNG16, "16UC1; compressedDepth", "is depth"),
+        (PNG16, "bayer_rggb8; png compressed", "/c is bayer_rggb8, raw values of a Bayer sensor"),
         (encode_picture(picture(0))[:-9], "png", "was cut off"),
     ],
 )  # fmt: skip
@@ -242,12 +243,24 @@ def test_a_bag_with_a_hole_is_read_on_behind_it(
     assert int(told[2]) == 9 - found
 
 
-@pytest.mark.parametrize("storage", ["ros1", "sqlite"])
-def test_bags_that_were_cut_off(tmp_path: Path, storage: Storage) -> None:
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [
+        ("ros1", r"\(\w+ .*\): try rosbag reindex$"),
+        ("sqlite", r"\(\w+ .*\): try ros2 bag reindex$"),
+    ],
+)
+def test_bags_that_were_cut_off(tmp_path: Path, storage: Storage, reason: str) -> None:
     bag = written(tmp_path, rig(), storage)
     cut(next(p for p in tmp_path.rglob("drive.*") if p.is_file()), 0.7)
-    with pytest.raises(FrameError, match=r"is damaged, was cut off or is no bag .*reindex"):
+    with pytest.raises(FrameError, match=f"is damaged, was cut off or is no bag {reason}"):
         open_recording(f"{bag},x=/l", "left")
+
+
+def test_what_only_has_the_name_of_an_mcap_file(tmp_path: Path) -> None:
+    (tmp_path / "drive.mcap").write_bytes(b"words")
+    with pytest.raises(FrameError, match=r"drive\.mcap is not a recording: it does not start as"):
+        open_recording(f"bag:{tmp_path / 'drive.mcap'},x=/l", "left")
 
 
 def test_a_chunk_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,7 +417,8 @@ def test_a_live_camera_ends_after_so_many_frames(closing: list[tuple[Rig, Device
     assert not rig.camera.ended
     assert rig.next_frame(device, bgr(0)).number == 1
     assert rig.camera.ended
-    assert rig.camera.newest(LONG_S) is None
+    rig.time.passes(1000.0)
+    assert rig.camera.newest(LONG_S) is None, "nothing is missing"
     assert device.released.wait(LONG_S)
 
 
@@ -462,6 +463,22 @@ def test_a_long_absence_is_reported_more_and_more_rarely(
     assert reported == [5.25, 10.25, 20.25, 40.25, 80.25]
 
 
+def test_an_absence_is_reported_again_once_it_is_longer_than_twice_the_last_bound(
+    closing: list[tuple[Rig, Device]],
+) -> None:
+    """After a report at 20 s, twice 5 s doubled, the next one comes after 20 s."""
+    device = Device(bgr(0), None)
+    rig = Rig(device, patience_s=5.0)
+    closing.append((rig, device))
+    for passed, told_s in ((20.0, 20), (0.25, 20), (19.75, None), (0.25, 40)):
+        rig.time.passes(passed)
+        if told_s is None:
+            assert rig.camera.newest(0.0) is None
+            continue
+        with pytest.raises(FrameError, match=f"no picture for {told_s} s: "):
+            rig.camera.newest(0.0)
+
+
 def test_another_size_after_the_return_is_refused(closing: list[tuple[Rig, Device]]) -> None:
     device, other = Device(bgr(0), None), Device()
     rig = Rig(device, other)
@@ -498,6 +515,8 @@ def test_close_ends_a_live_wait() -> None:
     timer.join()
     rig.camera.close()
     assert device.released.is_set()
+    rig.time.passes(1000.0)
+    assert rig.camera.newest(LONG_S) is None, "nothing is missing"
 
 
 @pytest.mark.parametrize(
@@ -664,9 +683,11 @@ def test_single_pictures_that_are_damaged_are_left_out(closing: list[tuple[Rig, 
     device = BadCable(bgr(9))
     rig = Rig(device)
     closing.append((rig, device))
-    device.pictures.put(bgr(0))
-    assert rig.next_frame(device, bgr(7)).image[0, 0, 2] == 7
-    assert (rig.attempts, rig.camera.captured) == (1, 1)
+    for captured in (1, 2):
+        for _ in range(BAD_PICTURES - 1):
+            device.pictures.put(bgr(0))
+        assert rig.next_frame(device, bgr(7)).image[0, 0, 2] == 7
+        assert (rig.attempts, rig.camera.captured) == (1, captured)
 
 
 def test_a_camera_that_gives_damaged_pictures_only_is_opened_anew(

@@ -185,9 +185,14 @@ def test_a_child_that_does_not_start(
 
 
 def test_without_gstreamer_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing stays open of an attempt, of which there may be many."""
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(FrameError, match=r"needs gst-launch-1\.0, which is missing: install"):
-        open_camera("gst:videotestsrc")
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for _ in range(3):
+        with pytest.raises(FrameError, match=r"needs gst-launch-1\.0, which is missing: install"):
+            open_camera("gst:videotestsrc")
+    assert (len(list(descriptors.iterdir())) if descriptors.exists() else 0) <= before
 
 
 def test_without_pyav_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from support.block_bundle import write_block_bundle
 from support.web_feed import FedRig, code, without_side
 
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.runtime.errors import BackendError
+from dsin.runtime.errors import BackendError, DsinError
 from dsin.runtime.link.clocks import now_ns
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse
 from dsin.runtime.outputs.displacement_map import displacement_map, displacements_px, scale_px
@@ -261,11 +261,12 @@ class TestPictures:
         soon(story)
 
     def test_wide_pictures_are_made_smaller(self) -> None:
-        assert picture(web_pictures.to_jpeg(np.zeros((100, 2560, 3), np.uint8))).shape == (
-            50,
-            1280,
-            3,
-        )
+        for size, shown in (
+            ((100, 2560), (50, 1280)), ((100, 1281), (100, 1280)), ((1, 5120), (1, 1280)),
+            ((100, 1280), (100, 1280)), ((2560, 100), (2560, 100)),
+        ):  # fmt: skip
+            made = picture(web_pictures.to_jpeg(np.zeros((*size, 3), np.uint8)))
+            assert made.shape == (*shown, 3)
 
 
 class TestViewers:
@@ -515,6 +516,14 @@ class TestFiles:
         for name in SCRIPTS:
             text = (RUNTIME / name).read_text()
             assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text)
+
+    def test_one_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def gone(path: Path) -> bytes:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(Path, "read_bytes", gone)
+        with pytest.raises(DsinError, match=r"^the page's \S+ is missing: install dsin again$"):
+            WebPage(list).routes()
 
     def test_without_aiohttp_the_error_names_the_command(
         self, monkeypatch: pytest.MonkeyPatch
