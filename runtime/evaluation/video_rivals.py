@@ -7,8 +7,10 @@ have one thread: more would cost bits (slices, wavefronts) and make them depend 
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -59,7 +61,8 @@ class VideoRival:
         for number, picture in enumerate(pictures):
             frame = _frame(av, picture, number)
             start_s = time.process_time()
-            packets = [bytes(packet) for packet in encoder.encode(frame)]
+            with _scheduling_kept():
+                packets = [bytes(packet) for packet in encoder.encode(frame)]
             encode_ms = 1e3 * (time.process_time() - start_s)
             decoded = [one for packet in packets for one in decoder.decode(av.Packet(packet))]
             if len(decoded) != 1:
@@ -133,6 +136,24 @@ def _library() -> Any:
     except ImportError as error:
         raise DsinError("av is not installed: pip install 'dsin[evaluate]'") from error
     return av
+
+
+@contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """Threads of a process that is scheduled as usual still are when this ends.
+
+    SVT-AV1 that is run by root makes its threads and the one that calls it real-time ones. All
+    that the process starts later would be so too, and threads that wait for others awake would
+    keep the machine from these.
+    """
+    usual = sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER
+    try:
+        yield
+    finally:
+        if usual and os.sched_getscheduler(0) != os.SCHED_OTHER:
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
 def _frame(av: Any, picture: Image, number: int) -> Any:

@@ -62,6 +62,17 @@ def test_a_video_codec_refers_to_what_was_sent(name: str, pictures: list[Image])
         assert psnr_db(few[number].picture, picture) < near[number]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are scheduled apart on Linux")
+def test_no_thread_goes_before_all_others_of_the_machine(pictures: list[Image]) -> None:
+    """SVT-AV1 would have it so for root, and for the thread that calls it to the process's end."""
+    (rival,) = video_rivals(["av1-lowdelay"])
+    coded = rival.code(pictures, 60)
+    for _ in range(2):
+        next(coded)
+        scheduled = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+        assert scheduled == {os.SCHED_OTHER}
+
+
 def test_the_curve_is_the_mean_of_all_pictures(pictures: list[Image]) -> None:
     rival = video_rivals(["h264-lowdelay"])[0]
     one = VideoRival(rival.name, rival.encoder, rival.decoder, (36,), rival.options, rival.size)
