@@ -17,7 +17,7 @@ SILENCE = {
 
 REST = {
     # OpenCV's threads look for work for milliseconds after each call, and keep ours from the cores:
-    # a frame took an eighth longer, with all of the demo's two processes a fifth.
+    # on two of them a frame took a tenth longer, and far more beside other processes.
     "OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER": "0",
     "OPENCV_THREAD_POOL_ACTIVE_WAIT_MAIN": "0",
 }
