@@ -3,9 +3,10 @@
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,14 +94,19 @@ def thread_pool() -> Iterator[int]:
 
 @contextmanager
 def crew(threads: int | None) -> Iterator[Crew[Any]]:
-    """Plain threads (None: one per core) for kernels, which release the GIL: any number of callers
-    may have one at once."""
+    """The caller and plain threads beside it, so many together (None: one per core), for kernels,
+    which release the GIL: any number of callers may have one at once."""
     count = threads or len(os.sched_getaffinity(0))
     if count == 1:
         yield _one_after_the_other
         return
-    with ThreadPoolExecutor(count) as pool:
-        yield lambda work, parts: list(pool.map(work, parts)).clear()
+    with ThreadPoolExecutor(count - 1) as pool:
+
+        def share(work: Callable[[_Part], object], parts: Iterable[_Part]) -> None:
+            left = iter(list(parts))  # whoever has time takes the next one
+            _share(pool, [partial(_one_after_the_other, work, left)] * count)
+
+        yield share
 
 
 def _one_after_the_other(work: Callable[[_Part], object], parts: Iterable[_Part]) -> None:
@@ -119,13 +125,23 @@ class Team:
 
     def share(self, work: Callable[[int], object]) -> None:
         """Call work(0) here and work(1) to work(count - 1) beside it; wait for all of them."""
-        others = [self._pool.submit(work, task) for task in range(1, self.count)]
-        try:
-            work(0)
-        except BaseException:
-            wait(others)
-            raise
-        for other in others:
+        _share(self._pool, [partial(work, task) for task in range(self.count)])
+
+
+def _share(pool: ThreadPoolExecutor, works: Sequence[Callable[[], object]]) -> None:
+    """Call the first here and the others beside it; wait for all of them. What has not begun by
+    then, since other processes have the cores, is not waited for but done here."""
+    others = [pool.submit(work) for work in works[1:]]
+    try:
+        works[0]()
+        for work, other in zip(works[1:], others, strict=True):
+            if other.cancel():
+                work()
+    except BaseException:
+        wait(others)
+        raise
+    for other in others:
+        if not other.cancelled():
             other.result()
 
 

@@ -11,8 +11,9 @@ from dsin.runtime.errors import FrameError
 from dsin.runtime.pictures import Image
 from dsin.runtime.quiet_opencv import quiet_opencv
 
-_TURNED = (b"Exif\0\0", b"eXIf", b"EXIF", b"II*\0", b"MM\0*")
-"""Where one of these is not, there is no orientation: JPEG's, PNG's, WebP's and TIFF's."""
+_JPEG = b"\xff\xd8\xff"
+_TURNED = (b"eXIf", b"EXIF", b"II*\0", b"MM\0*")
+"""Where one of these is not, there is no orientation: PNG's, WebP's and TIFF's."""
 
 
 def read_image(path: Path) -> Image:
@@ -30,6 +31,9 @@ def read_image(path: Path) -> Image:
 def decode_image(content: bytes, name: Path | str) -> Image:
     """What `read_image` makes of a file's content; `name` is what its errors call it."""
     data = np.frombuffer(content, np.uint8)
+    if content.startswith(_JPEG):  # which has neither transparency nor, here, more than 8 bits
+        image = _decoded(data, cv2.IMREAD_COLOR, name)
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     image = _decoded(data, cv2.IMREAD_UNCHANGED, name)
     if image.ndim == 3 and image.shape[2] == 4 and image.dtype == np.uint8:
         raise FrameError(

@@ -3,7 +3,7 @@ colour of the pixel on its left, compressed by Intel's ISA-L."""
 
 import itertools
 import struct
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from dsin.runtime.files import write_bytes_atomically, write_image
 from dsin.runtime.pictures import Image
 
 _LEVEL = 1
+_ROWS = 64
 _SUB = 1
 """The number of PNG's filter that takes the difference to the left."""
 
@@ -22,9 +23,13 @@ def encoded_png(picture: Image) -> bytes:
     """A PNG file of an RGB picture, H×W×3 uint8, without loss (ISO/IEC 15948)."""
     height, width = picture.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = isal_zlib.compress(_filtered(picture), _LEVEL)
-    chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(itertools.starmap(_chunk, chunks))
+    compressor = isal_zlib.compressobj(_LEVEL)
+    rows = [compressor.compress(some) for some in _filtered(picture)]
+    chunks = [(b"IHDR", header)]
+    chunks += [(b"IDAT", some) for some in (*rows, compressor.flush()) if some]
+    chunks += [(b"IEND", b"")]
+    pieces = itertools.chain.from_iterable(itertools.starmap(_chunk, chunks))
+    return b"".join((b"\x89PNG\r\n\x1a\n", *pieces))
 
 
 def write_quickly(path: Path, picture: Image) -> None:
@@ -35,16 +40,20 @@ def write_quickly(path: Path, picture: Image) -> None:
         write_image(path, picture)
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(content, zlib.crc32(kind))
-    return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", check)))
+def _chunk(kind: bytes, content: bytes) -> tuple[bytes, ...]:
+    check = isal_zlib.crc32(content, isal_zlib.crc32(kind))
+    return struct.pack(">I", len(content)), kind, content, struct.pack(">I", check)
 
 
-def _filtered(picture: Image) -> npt.NDArray[np.uint8]:
-    """The bytes of the file's rows, (H, 1 + 3·W): each behind the number of its filter."""
-    rows = np.ascontiguousarray(picture).reshape(len(picture), -1)
-    filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
+def _filtered(picture: Image) -> Iterator[npt.NDArray[np.uint8]]:
+    """The bytes of the file's rows, (n, 1 + 3·W), so many at a time that they stay in the cache:
+    each row behind the number of its filter. The memory is used again for the next ones."""
+    height, width = picture.shape[:2]
+    filtered = np.empty((min(_ROWS, height), 1 + 3 * width), np.uint8)
     filtered[:, 0] = _SUB
-    filtered[:, 1:4] = rows[:, :3]
-    np.subtract(rows[:, 3:], rows[:, :-3], out=filtered[:, 4:])
-    return filtered
+    for first in range(0, height, _ROWS):
+        rows = picture[first : first + _ROWS].reshape(-1, 3 * width)
+        part = filtered[: len(rows)]
+        part[:, 1:4] = rows[:, :3]
+        np.subtract(rows[:, 3:], rows[:, :-3], out=part[:, 4:])
+        yield part

@@ -25,6 +25,7 @@ import numpy as np
 from dsin.runtime.backends.session import Backend
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.precision import at_precision, precision_of
+from dsin.runtime.commands.demo_originals import SharedPictures
 from dsin.runtime.commands.demo_processes import (
     STOP,
     Failed,
@@ -149,7 +150,8 @@ def run_demo(
         source, side, frames, bundle, rate, kbps, out, json_path, backend, fps, web, foxglove
     )
     check_trace_path(trace)
-    settings = replace(settings, traced=trace is not None)
+    shared = SharedPictures(settings.source().size)
+    settings = replace(settings, traced=trace is not None, shared=shared)
     with (
         _written(trace) as slices,
         ProgressLine(settings.frames) as progress,

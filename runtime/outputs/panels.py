@@ -35,10 +35,18 @@ def side_by_side(panels: Sequence[Panel], columns: int = 2) -> Image:
     bar = round(50 * scale)
     rows, step = -(-len(panels) // columns), (bar + height + _GAP, width + _GAP)
     sheet = np.empty((rows * step[0] - _GAP, columns * step[1] - _GAP, 3), np.uint8)
-    sheet[:] = np.tile(np.array(_BAR, np.uint8), (sheet.shape[1], 1))  # by rows: 8 times as fast
+    plain = np.tile(np.array(_BAR, np.uint8), (sheet.shape[1], 1))  # by rows: 8 times as fast
+    for top in range(0, sheet.shape[0], step[0]):
+        sheet[top : top + bar] = plain
+        sheet[top + bar + height : top + step[0]] = plain
+    for column in range(1, columns):
+        sheet[:, column * step[1] - _GAP : column * step[1]] = plain[:_GAP]
+    for index in range(len(panels), rows * columns):
+        left = index % columns * step[1]
+        sheet[-height:, left : left + width] = plain[:width]
     for index, panel in enumerate(panels):
         top, left = index // columns * step[0], index % columns * step[1]
-        sheet[top : top + bar, left : left + width] = _caption(panel, width, scale)
+        _write_caption(sheet[top : top + bar, left : left + width], panel, scale)
         picture = panel.picture
         if factor > 1:
             picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -46,10 +54,9 @@ def side_by_side(panels: Sequence[Panel], columns: int = 2) -> Image:
     return sheet
 
 
-def _caption(panel: Panel, width: int, scale: float) -> Image:
-    """A bar of that width, with the panel's name and note."""
+def _write_caption(bar: Image, panel: Panel, scale: float) -> None:
+    """The panel's name and note, on a bar."""
     (name_width, _), _ = cv2.getTextSize(panel.name, cv2.FONT_HERSHEY_DUPLEX, scale, 1)
-    bar = np.full((round(50 * scale), width, 3), _BAR, np.uint8)
     baseline, margin = round(33 * scale), round(14 * scale)
     cv2.putText(
         bar, panel.name, (margin, baseline), cv2.FONT_HERSHEY_DUPLEX, scale, _NAME, 1, cv2.LINE_AA
@@ -58,4 +65,3 @@ def _caption(panel: Panel, width: int, scale: float) -> Image:
     cv2.putText(
         bar, panel.note, place, cv2.FONT_HERSHEY_SIMPLEX, scale * 0.86, _NOTE, 1, cv2.LINE_AA
     )
-    return bar

@@ -104,9 +104,21 @@ class RenderedView:
     def image(self, number: int) -> Image:
         return self._view(number)
 
+    def draw_ahead(self) -> None:
+        """Draw now what is kept, from the first frame on."""
+        for number in range(min(len(self), RENDERED)):
+            self.image(number)
+
     @cached_property
     def _view(self) -> Callable[[int], Image]:
         return lru_cache(RENDERED)(lambda number: self.rig.view(number, self.side))
+
+
+def draw_ahead(recording: Recording) -> None:
+    """Before time counts, draw pictures of a recording that draws them: a camera would not do so
+    at the cost of what is measured."""
+    if isinstance(recording, RenderedView):
+        recording.draw_ahead()
 
 
 @dataclass(frozen=True)
@@ -188,13 +200,18 @@ def _is_one_camera(spec: str, left: Recording, right: Recording) -> bool:
 
 
 def _synthetic(spec: str, count: str, side: StereoSide, frames: int | None) -> Recording:
-    from dsin.runtime.sources.synthetic_rig import SyntheticRig
-
     if count and not (count.isdecimal() and len(count) < 10):
         raise FrameError(f"{spec}: give the number of frames, as in synthetic:60")
     available = int(count) if count else SYNTHETIC_FRAMES if frames is None else frames
-    wanted = limited(available, frames)
-    return RenderedView(SyntheticRig(frames=wanted), side)
+    return _rendered(limited(available, frames), side)
+
+
+@lru_cache(2)
+def _rendered(frames: int, side: StereoSide) -> RenderedView:
+    """One for all who ask, since drawing takes so long."""
+    from dsin.runtime.sources.synthetic_rig import SyntheticRig
+
+    return RenderedView(SyntheticRig(frames=frames), side)
 
 
 def _open_folder(folder: Path, side: StereoSide, frames: int | None) -> Recording:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -217,8 +218,8 @@ class SyntheticRig:
         rng = np.random.default_rng([self.seed, 4, number, side == "right"])
         row, col = (int(start) for start in rng.integers(0, 64, 2))
         light = view.image * RIGHT_CAMERA_GAIN if side == "right" else view.image
-        noisy = light + self._noise[row : row + self.height, col : col + self.width]
-        return np.asarray(np.rint(noisy).clip(0, 255), np.uint8)
+        noise = self._noise[row : row + self.height, col : col + self.width]
+        return np.asarray(cv2.add(light, noise, dtype=cv2.CV_8U), np.uint8)  # rounds half to even
 
     def _objects(self, along: float, sway: float) -> list[Face]:
         """All faces of all objects within sight, from the furthest to the nearest."""

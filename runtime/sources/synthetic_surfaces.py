@@ -170,13 +170,13 @@ def _strip_pixels(
 
 def _haze(depth: npt.NDArray[np.float64] | float) -> FloatImage:
     """What haze does to premultiplied RGBA rows at given depths: matrices (..., 4, 4)."""
-    clear = np.exp(-np.asarray(depth) / HAZE_M)[..., None, None]
-    kept = np.asarray((1, 1, 1, 0), np.float32)
-    added = np.zeros((4, 4), np.float32)
-    added[3, :3] = HORIZON
-    haze = np.diag(kept) * clear + added * (1 - clear)
+    clear = np.exp(-np.asarray(depth) / HAZE_M)
+    haze = np.zeros((*clear.shape, 4, 4), np.float32)
+    for colour in range(3):
+        haze[..., colour, colour] = clear
+        haze[..., 3, colour] = HORIZON[colour] * (1 - clear)
     haze[..., 3, 3] = 1
-    return np.asarray(haze, np.float32)
+    return haze
 
 
 def _blend(below: FloatImage, above: FloatImage) -> None:

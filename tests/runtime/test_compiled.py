@@ -2,9 +2,11 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
+from dsin.runtime import compiled
 from dsin.runtime.compiled import MAX_THREADS, Team, bands, crew
 
 
@@ -64,6 +66,17 @@ def test_what_a_task_raises_comes_out_when_all_are_done(failing: int) -> None:
     with pytest.raises(ValueError, match=f"number {failing}"):
         Team(2).share(work)
     assert done == [1 - failing]
+
+
+def test_who_never_gets_a_core_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled.ThreadPoolExecutor, "submit", lambda *_: Future())
+    done: list[int] = []
+    Team(3).share(done.append)
+    assert done == [0, 1, 2]
+    done.clear()
+    with crew(3) as share:
+        share(done.append, range(4))
+    assert done == [0, 1, 2, 3]
 
 
 def test_bands_cover_all_rows_once() -> None:

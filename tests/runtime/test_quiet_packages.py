@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 from support.block_bundle import write_block_bundle
+
+from dsin.runtime.quiet_packages import REST
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,6 +112,22 @@ def test_onnxruntime_is_imported_in_one_place() -> None:
         or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnxruntime"))
     ]
     assert importers == ["runtime/backends/ort.py"]
+
+
+def test_opencv_heeds_what_lets_its_threads_sleep() -> None:
+    (library,) = Path(cv2.__file__).parent.glob("cv2*.so")
+    content = library.read_bytes()
+    assert all(name.encode() in content for name in REST)
+
+
+def test_opencv_is_told_before_it_loads() -> None:
+    program = (
+        "import os, sys; import dsin.runtime; assert 'cv2' not in sys.modules; "
+        f"print(*(os.environ[name] for name in {tuple(REST)}))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in REST}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    assert done.stdout.split() == [b"0"] * len(REST), done.stderr
 
 
 @pytest.mark.parametrize("chosen", ["0", "1"])

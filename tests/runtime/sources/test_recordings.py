@@ -18,9 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsin.runtime.errors import FrameError
+from dsin.runtime.pictures import Image
 from dsin.runtime.sources.frames import StereoSide
 from dsin.runtime.sources.kitti import read_times
-from dsin.runtime.sources.recordings import Recording, open_recording, open_stereo
+from dsin.runtime.sources.recordings import (
+    RENDERED,
+    Recording,
+    _rendered,
+    draw_ahead,
+    open_recording,
+    open_stereo,
+)
 from dsin.runtime.sources.resized import resized
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.runtime.sources.video_file import VideoFile
@@ -138,6 +146,33 @@ def test_two_folders_and_one_folder(tmp_path: Path) -> None:
     for side in ("left", "right"):
         one = open_recording(str(tmp_path / "left"), "left" if side == "left" else "right")
         assert (numbers(one), times_ms(one)) == ([0, 1], [0, 100])
+
+
+def test_what_is_drawn_ahead_is_drawn_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def view(rig: SyntheticRig, number: int, side: str) -> Image:
+        drawn.append(number)
+        return np.full((*rig.size, 3), number, np.uint8)
+
+    monkeypatch.setattr(SyntheticRig, "view", view)
+    _rendered.cache_clear()
+    try:
+        first, second = (open_recording("synthetic:40", "left") for _ in range(2))
+        draw_ahead(first)
+        assert drawn == list(range(RENDERED))
+        assert second.image(RENDERED - 1)[0, 0, 0] == RENDERED - 1
+        assert drawn == list(range(RENDERED))
+        assert second.image(RENDERED)[0, 0, 0] == RENDERED == drawn[-1]
+    finally:
+        _rendered.cache_clear()
+
+
+def test_files_are_not_read_ahead(tmp_path: Path) -> None:
+    write_picture(tmp_path / "0.png", 0)
+    recording = open_recording(str(tmp_path), "left")
+    (tmp_path / "0.png").unlink()
+    draw_ahead(recording)
 
 
 def test_the_synthetic_rig() -> None:
