@@ -209,16 +209,16 @@ def _refine_block(
         a, b = pi + k, pj + m
         if a < 0 or b < 0 or a >= shifts[0].shape[0] or b >= shifts[0].shape[1]:
             continue
-        if shifts[0][a, b] == down and shifts[1][a, b] == right:
+        # As 64 bits, as above: so the cost is compiled once.
+        to_a, to_b = np.int64(shifts[0][a, b]), np.int64(shifts[1][a, b])
+        if to_a == down and to_b == right:
             continue
-        if (a != pi or b != pj) and (
-            shifts[0][a, b] == shifts[0][pi, pj] and shifts[1][a, b] == shifts[1][pi, pj]
-        ):
+        if (a != pi or b != pj) and (to_a == shifts[0][pi, pj] and to_b == shifts[1][pi, pj]):
             continue
-        cost = block_cost(x, y, i * BLOCK, j * BLOCK, shifts[0][a, b], shifts[1][a, b], best)
+        cost = block_cost(x, y, i * BLOCK, j * BLOCK, to_a, to_b, best)
         cost *= 1 + (FOREIGN_PATCH if k != 0 or m != 0 else 0.0)
         if cost < best:
-            best, to_down, to_right = cost, shifts[0][a, b], shifts[1][a, b]
+            best, to_down, to_right = cost, to_a, to_b
     to_down = min(max(to_down, -i * BLOCK), x.shape[1] - (i + 1) * BLOCK)
     to_right = min(max(to_right, -j * BLOCK), x.shape[2] - (j + 1) * BLOCK)
     return to_down, to_right, best
