@@ -141,8 +141,8 @@ def doubts(
     differences = np.empty((lowest - highest, width), np.float32)
     down, right = np.empty(width, np.float32), np.empty(width, np.float32)
     for i in range(highest, lowest):
-        _displacements_of_row(field[0], i, 1, down)
-        _displacements_of_row(field[1], i, 1, right)
+        _displacements_of_row(field[0], i, np.int64(1), down)
+        _displacements_of_row(field[1], i, np.int64(1), right)
         for j in range(width):
             seen = _between(y, i + down[j], j + right[j])
             differences[i - highest, j] = seen - x[i, j]
@@ -170,8 +170,8 @@ def places(
     """Where each pixel in rows first..last of a picture twice as large as the field's lies in the
     other one; `row` and `column` are of these rows."""
     for i in range(first, last):
-        _displacements_of_row(field[0], i, 2, row[i - first])
-        _displacements_of_row(field[1], i, 2, column[i - first])
+        _displacements_of_row(field[0], i, np.int64(2), row[i - first])
+        _displacements_of_row(field[1], i, np.int64(2), column[i - first])
         for j in range(row.shape[1]):
             row[i - first, j] = np.float32(i) + 2 * row[i - first, j]
             column[i - first, j] = np.float32(j) + 2 * column[i - first, j]
@@ -438,8 +438,8 @@ def _relax_row(
     own: Floats, a: Floats, b: Floats, constant: Floats, below: Floats, beside: Floats,
     other: Floats, i: int, out: Floats,
 ) -> None:  # fmt: skip
-    """Where a row of windows relaxes to in one direction: its sums times `a` less the other's, those of
-    `other`, times `b`."""
+    """Where a row of windows relaxes to in one direction: `a` and `b` go with the displacements of
+    their neighbours in that direction, and in the `other` one."""
     over, under, side = below[i], below[i + 1], beside[i]
     for j in range(len(out)):
         k = j + 1
@@ -473,7 +473,8 @@ def _sums_of_columns(differences: Floats, x: Floats) -> Floats:
 
 @kernel(fastmath=True)
 def _displacements_of_row(part: Floats, row: int, scale: int, out: Floats) -> None:
-    """`_displacement` in one direction of each pixel of a row."""
+    """`_displacement` in one direction of each pixel of a row. `scale` is a typed number: numba
+    compiles a kernel for each literal that it is called with."""
     rows, columns = part.shape
     r = ((row + np.float32(0.5)) / scale - np.float32(WINDOW / 2)) / STRIDE
     r = min(max(r, np.float32(0)), np.float32(rows - 1))
