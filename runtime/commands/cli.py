@@ -7,7 +7,7 @@ Only typer is imported here; each command imports what it needs when it runs.
 import enum
 import importlib
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -135,10 +135,11 @@ def decode(
             "sends frames that stand alone"
         )
     view = None if side is None else read_image(side)
-    with Decoder(bundle, backend.value) as decoder:
-        if view is not None:
+    ahead = nullcontext() if view is None else compile_ahead()
+    with ahead as compile_rest, Decoder(bundle, backend.value) as decoder:
+        if compile_rest is not None:
             # Of the entropy coder's kernels it needs those that decode, and no encoder.
-            compile_ahead(lambda: decoder.decode(coded, None))
+            compile_rest(lambda: decoder.decode(coded, None))
         decoded = decoder.decode(coded, view)
     write_image(target, decoded.image)
     size = f"{coded.header.width}x{coded.header.height}"

@@ -29,6 +29,7 @@ Floats = npt.NDArray[np.float32]
 WINDOW, STRIDE = 8, 4
 LEAST = WINDOW + 1
 """A window between pixels touches one more each way."""
+SHARE = FORGIVEN / WINDOW**2
 STEPS = 12
 """Steps of an inverse search, at most."""
 FARTHEST = 8.0
@@ -99,33 +100,31 @@ def solve(field: tuple[Floats, Floats], systems: Floats, smoothness: float) -> N
     rows, columns = down.shape
     below, beside = _bonds(down, right, np.float32(smoothness))
     steps = _relaxations(down, right, systems, below, beside)
-    # With a border, which bonds of 0 keep out.
-    new_down = np.zeros((rows + 2, columns + 2), np.float32)
-    new_right = np.zeros((rows + 2, columns + 2), np.float32)
+    # Of both directions, with a border, which bonds of 0 keep out.
+    new = np.zeros((2, rows + 2, columns + 2), np.float32)
     turn = np.zeros((2, columns), np.float32)
     for j in range(columns):
         turn[j % 2, j] = 1
         # Assigning slices takes seconds to compile.
         for i in range(rows):
-            new_down[i + 1, j + 1], new_right[i + 1, j + 1] = down[i, j], right[i, j]
-    to_down, to_right = np.empty(columns, np.float32), np.empty(columns, np.float32)
+            new[0, i + 1, j + 1], new[1, i + 1, j + 1] = down[i, j], right[i, j]
+    to = np.zeros((2, columns), np.float32)
     for _ in range(SWEEPS):
         for colour in range(2):
             for i in range(rows):
-                _relax_row(
-                    new_down, steps[:3, i], steps[3, i], below, beside, new_right, i, to_down
-                )
-                _relax_row(
-                    new_right, steps[2::-1, i], steps[4, i], below, beside, new_down, i, to_right
-                )
+                # One call for both: each copy takes its time to compile.
+                for k in range(2):
+                    _relax_row(
+                        new[k], steps[2 * k, i], steps[1, i], steps[3 + k, i], below, beside,
+                        new[1 - k], i, to[k],
+                    )  # fmt: skip
                 # All of the row was computed, of which this colour counts: so it is vectorised.
-                now = turn[(i + colour) % 2]
-                _take_turn(new_down[i + 1], to_down, now)
-                _take_turn(new_right[i + 1], to_right, now)
+                for k in range(2):
+                    _take_turn(new[k, i + 1], to[k], turn[(i + colour) % 2])
     for i in range(rows):
         for j in range(columns):
-            down[i, j] += min(max(new_down[i + 1, j + 1] - down[i, j], -MOST), MOST)
-            right[i, j] += min(max(new_right[i + 1, j + 1] - right[i, j], -MOST), MOST)
+            down[i, j] += min(max(new[0, i + 1, j + 1] - down[i, j], -MOST), MOST)
+            right[i, j] += min(max(new[1, i + 1, j + 1] - right[i, j], -MOST), MOST)
 
 
 @entry_point(fastmath=True)
@@ -142,8 +141,8 @@ def doubts(
     differences = np.empty((lowest - highest, width), np.float32)
     down, right = np.empty(width, np.float32), np.empty(width, np.float32)
     for i in range(highest, lowest):
-        _displacements_of_row(field[0], i, 1, down)
-        _displacements_of_row(field[1], i, 1, right)
+        _displacements_of_row(field[0], i, np.int64(1), down)
+        _displacements_of_row(field[1], i, np.int64(1), right)
         for j in range(width):
             seen = _between(y, i + down[j], j + right[j])
             differences[i - highest, j] = seen - x[i, j]
@@ -171,8 +170,8 @@ def places(
     """Where each pixel in rows first..last of a picture twice as large as the field's lies in the
     other one; `row` and `column` are of these rows."""
     for i in range(first, last):
-        _displacements_of_row(field[0], i, 2, row[i - first])
-        _displacements_of_row(field[1], i, 2, column[i - first])
+        _displacements_of_row(field[0], i, np.int64(2), row[i - first])
+        _displacements_of_row(field[1], i, np.int64(2), column[i - first])
         for j in range(row.shape[1]):
             row[i - first, j] = np.float32(i) + 2 * row[i - first, j]
             column[i - first, j] = np.float32(j) + 2 * column[i - first, j]
@@ -209,16 +208,16 @@ def _refine_block(
         a, b = pi + k, pj + m
         if a < 0 or b < 0 or a >= shifts[0].shape[0] or b >= shifts[0].shape[1]:
             continue
-        if shifts[0][a, b] == down and shifts[1][a, b] == right:
+        # As 64 bits, as above: so the cost is compiled once.
+        to_a, to_b = np.int64(shifts[0][a, b]), np.int64(shifts[1][a, b])
+        if to_a == down and to_b == right:
             continue
-        if (a != pi or b != pj) and (
-            shifts[0][a, b] == shifts[0][pi, pj] and shifts[1][a, b] == shifts[1][pi, pj]
-        ):
+        if (a != pi or b != pj) and (to_a == shifts[0][pi, pj] and to_b == shifts[1][pi, pj]):
             continue
-        cost = block_cost(x, y, i * BLOCK, j * BLOCK, shifts[0][a, b], shifts[1][a, b], best)
+        cost = block_cost(x, y, i * BLOCK, j * BLOCK, to_a, to_b, best)
         cost *= 1 + (FOREIGN_PATCH if k != 0 or m != 0 else 0.0)
         if cost < best:
-            best, to_down, to_right = cost, shifts[0][a, b], shifts[1][a, b]
+            best, to_down, to_right = cost, to_a, to_b
     to_down = min(max(to_down, -i * BLOCK), x.shape[1] - (i + 1) * BLOCK)
     to_right = min(max(to_right, -j * BLOCK), x.shape[2] - (j + 1) * BLOCK)
     return to_down, to_right, best
@@ -380,7 +379,7 @@ def _local_system(
             dd += u * u
             dr += u * v
             rr += v * v
-    share = np.float32(FORGIVEN / WINDOW**2)
+    share = np.float32(SHARE)
     systems[0, i, j] = dd - share * s_down * s_down
     systems[1, i, j] = dr - share * s_down * s_right
     systems[2, i, j] = rr - share * s_right * s_right
@@ -436,11 +435,11 @@ def _relaxations(
 
 @kernel(fastmath=True)
 def _relax_row(
-    own: Floats, factors: Floats, constant: Floats, below: Floats, beside: Floats,
+    own: Floats, a: Floats, b: Floats, constant: Floats, below: Floats, beside: Floats,
     other: Floats, i: int, out: Floats,
 ) -> None:  # fmt: skip
-    """Where a row of windows relaxes to in one direction; `other` is the other direction."""
-    a, b = factors[0], factors[1]
+    """Where a row of windows relaxes to in one direction: `a` and `b` go with the displacements of
+    their neighbours in that direction, and in the `other` one."""
     over, under, side = below[i], below[i + 1], beside[i]
     for j in range(len(out)):
         k = j + 1
@@ -474,7 +473,8 @@ def _sums_of_columns(differences: Floats, x: Floats) -> Floats:
 
 @kernel(fastmath=True)
 def _displacements_of_row(part: Floats, row: int, scale: int, out: Floats) -> None:
-    """`_displacement` in one direction of each pixel of a row."""
+    """`_displacement` in one direction of each pixel of a row. `scale` is a typed number: numba
+    compiles a kernel for each literal that it is called with."""
     rows, columns = part.shape
     r = ((row + np.float32(0.5)) / scale - np.float32(WINDOW / 2)) / STRIDE
     r = min(max(r, np.float32(0)), np.float32(rows - 1))

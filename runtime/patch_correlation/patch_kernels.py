@@ -25,6 +25,14 @@ Survivors = tuple[Int32, Float32]
 Found = tuple[Int32, Int32, Float64, Indices]
 """row, col, score and how many windows were compared in full, each (patch rows, columns)."""
 
+LineRoom = tuple[Float64, Float64, Float64, Float32, Float32, Float32]
+"""Working space for one row of windows: (4, W), (4, columns) and (columns,); (W,), and twice
+(columns,). Allocating it in Python spares half a second of compilation."""
+RowRoom = tuple[Float32, Float32, Int32, Float32, Float32, Float32, Float64, Indices]
+"""Working space for a row of patches: of each patch its two queries, its survivors, their bounds
+and the float32 prior across; one line of the picture; two levels and three columns of each patch.
+"""
+
 MARGIN = 1e-5
 """Covers the float32 rounding of bounds and scores of windows and patches with contrast."""
 ROUNDING = 1e-6
@@ -48,6 +56,7 @@ DONE, CROWDED, TIED = 0, 1, 2
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 FINITE = {*FAST, "nnan"}
 LARGE = np.float32(3e38)
+AXIS = (3 / 5**0.5, 1.0, 1 / 5**0.5)
 
 
 @entry_point(fastmath=FAST)
@@ -94,12 +103,15 @@ def _slide(source: Float32, taps: Float32, out: Float32) -> None:
 
 @kernel(fastmath=FAST)
 def _window_sums(
-    planes: Float32, r: int, ph: int, pw: int, axis: Float64, sums: Float64, norms: Float64
-) -> None:
+    planes: Float32, r: int, ph: int, pw: int, axis: Float64, lines: Float64, sums: Float64,
+    norms: Float64,
+) -> None:  # fmt: skip
     """Of the windows of row r, in float64: sums of each plane less the joint mean (0..2), norm
     before (3), and `norms` after subtracting that mean."""
     width = planes.shape[2]
-    lines = np.zeros((4, width))
+    for k in range(4):
+        for c in range(width):
+            lines[k, c] = 0
     for t in range(ph):
         for c in range(width):
             p = np.float64(planes[0, r + t, c])
@@ -138,24 +150,22 @@ def _doubt(before: float, norm: float) -> float:
 @entry_point(fastmath=FAST)
 def describe_windows(
     planes: Float32, basis: Basis, axis: Float64, first: int, last: int,
-    inverse_norm: Float32, doubt: Float32, features: Float32,
+    inverse_norm: Float32, doubt: Float32, features: Float32, room: LineRoom,
 ) -> None:  # fmt: skip
     """Fill rows first..last of the window norms, doubts and features."""
     down, across, plane, u, v = basis
     ph, pw = down.shape[1], across.shape[1]
     width, cols = planes.shape[2], inverse_norm.shape[1]
-    column = np.empty(width, np.float32)
-    sums, norms, kept = np.empty((4, cols)), np.empty(cols), np.empty(cols, np.float32)
-    inverse = np.empty(cols, np.float32)
+    lines, sums, norms, column, kept, inverse = room
     column_of = -1
     for r in range(first, last):
-        _window_sums(planes, r, ph, pw, axis, sums, norms)
+        _window_sums(planes, r, ph, pw, axis, lines, sums, norms)
         for c in range(cols):
             inverse_norm[r, c] = 1 / norms[c] if norms[c] >= SURELY_FLAT else 0.0
             # Where the norm itself is in doubt, so are features: then the rest alone is the bound.
             inverse[c] = inverse_norm[r, c] if norms[c] >= HARDLY_FLAT else 0.0
             doubt[r, c] = _doubt(sums[3, c], norms[c])
-        kept[:] = 0
+            kept[c] = 0
         for k in range(plane.shape[0]):
             out = features[r, k]
             if u[k] == 0 and v[k] == 0:
@@ -166,7 +176,8 @@ def describe_windows(
                 continue
             if column_of != plane[k] * ph + u[k]:
                 column_of = plane[k] * ph + u[k]
-                column[:] = 0
+                for c in range(width):
+                    column[c] = 0
                 for t in range(ph):
                     tap = down[u[k], t]
                     source = planes[plane[k], r + t]
@@ -210,25 +221,27 @@ def _correlate(unit_patch: Float32, mixed: Float32, r: int, c: int) -> float:
 
 @kernel(fastmath=FAST)
 def _describe_patch(
-    planes: Float32, at: tuple[int, int], basis: Basis, unit_patch: Float32, features: Float32
-) -> tuple[float, float]:
+    planes: Float32, at: tuple[int, int], basis: Basis, unit_patch: Float32, features: Float32,
+    column: Float32,
+) -> tuple[float, float]:  # fmt: skip
     """Centre and scale the patch at `at`, and describe it as the windows are; its norm after and
-    before."""
+    before. `column` is room for a row of a patch."""
     down, across, plane, u, v = basis
     ph, pw = down.shape[1], across.shape[1]
     top, left, right = at[0], at[1], at[1] + pw
     # The joint mean is that of H-space: along (2, 0, 1) + (0, 1, 0) + (-1, 0, 2), rotated back.
-    axis = np.array([3.0, np.sqrt(5.0), 1.0]) / np.sqrt(5.0)
-    sums = np.zeros(3)
+    axis, sums = AXIS, np.empty(3)
     before = 0.0
     for k in range(3):
+        whole = 0.0
         for i in range(ph):
             line, total = planes[k, top + i, left:right], 0.0
             for j in range(pw):
                 value = np.float64(line[j])
                 total += value
                 before += value * value
-            sums[k] += total
+            whole += total
+        sums[k] = whole
     mean = (axis[0] * sums[0] + axis[1] * sums[1] + axis[2] * sums[2]) / (3 * ph * pw)
     square = 0.0
     for k in range(3):
@@ -247,10 +260,10 @@ def _describe_patch(
             for j in range(pw):
                 out[3 * j + k] = scale * (line[j] - away)
     kept = 0.0
-    column = np.empty(pw, np.float32)
     for n in range(plane.shape[0]):
         if v[n] == 0:
-            column[:] = 0
+            for j in range(pw):
+                column[j] = 0
             for i in range(ph):
                 tap, line = down[u[n], i], planes[plane[n], top + i, left:right]
                 for j in range(pw):
@@ -272,12 +285,13 @@ def _describe_patch(
 @kernel(inline="always")
 def _norm_exactly(image: Float32, r: int, c: int, size: tuple[int, int], affine: Float64) -> float:
     """Norm of a centred window in H-space, in float64 from the levels."""
-    mean, _ = _moments(image, r, c, size, affine)
+    mean = _mean(image, r, c, size, affine)
     square = 0.0
     for a in range(size[0]):
         for b in range(size[1]):
             for k in range(3):
-                square += (_colour(image, r + a, c + b, k, affine) - mean) ** 2
+                away = _colour(image, r + a, c + b, k, affine) - mean
+                square += away * away
     return float(np.sqrt(square))
 
 
@@ -290,17 +304,14 @@ def _colour(image: Float32, i: int, j: int, k: int, affine: Float64) -> float:
 
 
 @kernel(fastmath=FAST)
-def _moments(
-    image: Float32, r: int, c: int, size: tuple[int, int], affine: Float64
-) -> tuple[float, int]:
-    """Joint mean of a window, and how many values it has."""
+def _mean(image: Float32, r: int, c: int, size: tuple[int, int], affine: Float64) -> float:
+    """Joint mean of a window."""
     total = 0.0
     for a in range(size[0]):
         for b in range(size[1]):
             for k in range(3):
                 total += _colour(image, r + a, c + b, k, affine)
-    count = 3 * size[0] * size[1]
-    return total / count, count
+    return total / (3 * size[0] * size[1])
 
 
 @kernel(fastmath=FAST)
@@ -309,8 +320,8 @@ def _score_exactly(
     affine: Float64,
 ) -> float:  # fmt: skip
     """Pearson correlation of one patch and one window, in float64 from the levels."""
-    mean_x, _ = _moments(x, own[0], own[1], size, affine)
-    mean_y, _ = _moments(y, r, c, size, affine)
+    mean_x = _mean(x, own[0], own[1], size, affine)
+    mean_y = _mean(y, r, c, size, affine)
     xx = yy = xy = 0.0
     for a in range(size[0]):
         for b in range(size[1]):
@@ -335,7 +346,8 @@ def _bounds_of_row(
     count = out.shape[0]
     high = low + count
     odd = wanted.shape[0] % 4
-    out[:] = 0
+    for c in range(count):
+        out[c] = 0
     for k in range(odd):
         factor, line = wanted[k], features[k, low:high]
         for c in range(count):
@@ -384,10 +396,28 @@ def _widened(low: int, high: int, columns: int) -> tuple[int, int]:
     return low, low + count
 
 
-@kernel(inline="always")
-def _score(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> float:
+@kernel()
+def _bound_row(
+    query: Float32, features: Float32, weight: float, across: Float32, own: int, least: float,
+    reach: tuple[int, int], line: Float32,
+) -> tuple[int, int, int, int, int]:  # fmt: skip
+    """Bounds of one row of windows, of this weight, at the beginning of `line`.
+
+    Returns the columns that may reach `least`, given those of a similar row in `reach`; the columns
+    that bounds were computed for; and how many of these do reach it.
+    """
+    low, high = _reach(across, own, least / weight, reach[0], reach[1])
+    first, end = _widened(low, high, across.shape[0])
+    reached = _bounds_of_row(query, features, first, weight, across, least, line[: end - first])
+    return low, high, first, end, reached
+
+
+@kernel()
+def _score(
+    patch: Float32, mixed: Float32, inverse_norm: Float32, prior: Prior, r: int, c: int
+) -> float:
     """Weighted score of one window, in float32."""
-    correlation = _correlate(patch, side[0], r, c) * side[2][r, c]
+    correlation = _correlate(patch, mixed, r, c) * inverse_norm[r, c]
     # Beyond 1 is an error that doubt does not cover, of a window that is nearly flat.
     return float(min(max(correlation, -1.0), 1.0) * prior[0][r] * prior[1][c])
 
@@ -395,7 +425,7 @@ def _score(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> fl
 @kernel(inline="always")
 def _surely(patch: Float32, side: SideArrays, prior: Prior, r: int, c: int) -> float:
     """A score that the window certainly reaches."""
-    return float(_score(patch, side, prior, r, c) - side[3][r, c])
+    return float(_score(patch, side[0], side[2], prior, r, c) - side[3][r, c])
 
 
 @kernel(inline="always")
@@ -410,14 +440,13 @@ def _best_near_own_rows(
         r = own[0] + (n + 1) // 2 * (2 * (n % 2) - 1)
         if r < 0 or r >= prior[0].shape[0]:
             continue
-        weight = prior[0][r]
-        low, high = _reach(across, own[1], best / weight, low, high)
-        first, end = _widened(low, high, across.shape[0])
-        bounds = line[: end - first]
-        if _bounds_of_row(query[1], side[4][r], first, weight, across, best, bounds) > 0:
+        low, high, first, end, reached = _bound_row(
+            query[1], side[4][r], prior[0][r], across, own[1], best, (low, high), line
+        )
+        if reached > 0:
             at = 0
             for c in range(end - first):
-                if bounds[c] > bounds[at]:
+                if line[c] > line[at]:
                     at = c
             best = max(best, _surely(query[0], side, prior, r, first + at))
     return best
@@ -442,18 +471,17 @@ def _append(
     return count
 
 
-@kernel(inline="always")
+@kernel()
 def _evaluate(
     query: Query, side: SideArrays, prior: Prior, best: float, margin: float, survivors: Survivors
 ) -> tuple[Int32, int]:
     """Score survivors, best bounds first, until none can win.
 
-    Returns the places of those within the margin of the best in raster order, and how many were
-    scored.
+    Returns the places of those within the margin of the best in raster order, written over the
+    first ones, and how many were scored.
     """
     places, upper = survivors
     columns = prior[1].shape[0]
-    scored = np.zeros(places.shape[0], np.bool_)
     top = -LARGE
     for n in range(places.shape[0]):
         top = max(top, upper[n])
@@ -463,21 +491,20 @@ def _evaluate(
         least = max(top - band, best - margin)
         band *= 2
         for n in range(places.shape[0]):
-            if scored[n] or upper[n] < least or upper[n] < best - margin:
+            if places[n] < 0 or upper[n] < least or upper[n] < best - margin:
                 continue
             r, c = places[n] // columns, places[n] % columns
-            value = _score(query[0], side, prior, r, c)
+            value = _score(query[0], side[0], side[2], prior, r, c)
             upper[n] = value + side[3][r, c]
             best = max(best, value - side[3][r, c])
-            scored[n] = True
+            places[n] = -1 - places[n]  # so that it is known as scored
             count += 1
-    near = np.empty(count, np.int32)
     found = 0
     for n in range(places.shape[0]):
-        if scored[n] and upper[n] >= best - margin:
-            near[found] = places[n]
+        if places[n] < 0 and upper[n] >= best - margin:
+            places[found] = -1 - places[n]
             found += 1
-    return near[:found], count
+    return places[:found], count
 
 
 @kernel(inline="always")
@@ -512,7 +539,7 @@ def decide(
     return int(places[n] // columns), int(places[n] % columns), float(values[n])
 
 
-@kernel()
+@kernel(inline="always")
 def _settle(
     query: Query, x: Float32, own: tuple[int, int], side: SideArrays, prior: Prior, affine: Float64,
     best: float, margin: float, survivors: Survivors, at: tuple[int, int], out: Found,
@@ -525,21 +552,21 @@ def _settle(
         return TIED
     r, c = near[0] // prior[1].shape[0], near[0] % prior[1].shape[0]
     if near.shape[0] == 1 and side[3][r, c] <= MARGIN and margin <= 2 * MARGIN:
-        row[at], col[at], score[at] = r, c, _score(query[0], side, prior, r, c)
+        row[at], col[at], score[at] = r, c, _score(query[0], side[0], side[2], prior, r, c)
         return DONE
     size = query[0].shape[0], query[0].shape[1] // 3
     row[at], col[at], score[at] = decide(x, own, side[1], size, prior, affine, near)
     return DONE
 
 
-@kernel()
+@kernel(inline="always")
 def _begin(
     query: Query, x_planes: Float32, x: Float32, own: tuple[int, int], basis: Basis,
-    affine: Float64,
+    affine: Float64, line: Float32,
 ) -> float:  # fmt: skip
     """Fill the query; the margin that its scores need, or -1 for a flat patch."""
     ph, pw = query[0].shape[0], query[0].shape[1] // 3
-    norm, before = _describe_patch(x_planes, own, basis, query[0], query[1])
+    norm, before = _describe_patch(x_planes, own, basis, query[0], query[1], line)
     if norm < HARDLY_FLAT and _norm_exactly(x, own[0], own[1], (ph, pw), affine) <= NO_VARIANCE:
         return -1.0
     return MARGIN + _doubt(before, max(norm, SURELY_FLAT))
@@ -555,48 +582,45 @@ def search_row(
     basis: Basis,
     prior: Prior,
     affine: Float64,
+    room: RowRoom,
     out: Found,
     state: npt.NDArray[np.uint8],
 ) -> None:
     """Search all patches of patch row i; prior[1] is (patch columns, window columns).
 
     One row of windows after the other, each for all patches: its features then stay in the cache.
-    Patches with too many survivors, or too many near ties, are left to others, as `state` says.
+    Patches with too many survivors, or too many near ties, are left to others, as `state` says. All
+    of `room` is written over, but the prior.
     """
-    ph, pw = basis[0].shape[1], basis[1].shape[1]
     patches, columns = prior[1].shape
-    count = basis[2].shape[0] + 1
-    units = np.empty((patches, ph, 3 * pw), np.float32)
-    wanted = np.empty((patches, count), np.float32)
-    places = np.empty((patches, LISTED), np.int32)
-    upper = np.empty((patches, LISTED), np.float32)
-    line, across = np.empty(columns, np.float32), prior[1].astype(np.float32)
-    best, margin, found = np.empty(patches), np.empty(patches), np.zeros(patches, np.int64)
-    low, high = own[1].copy(), own[1] + 1
+    units, wanted, places, upper, across, line, levels, spans = room
+    best, margin = levels[0], levels[1]
+    found, low, high = spans[0], spans[1], spans[2]
     for j in range(patches):
         at = own[0][i], own[1][j]
         weight = prior[0], prior[1][j]
         out[0][i, j], out[1][i, j], out[2][i, j] = at[0], at[1], 0
-        margin[j] = _begin((units[j], wanted[j]), x_planes, x, at, basis, affine)
+        found[j], low[j], high[j] = 0, at[1], at[1] + 1
+        query = units[j], wanted[j]
+        margin[j] = _begin(query, x_planes, x, at, basis, affine, line)
         if margin[j] > 0:
-            best[j] = _surely(units[j], side, weight, at[0], at[1]) - margin[j]
-            query = units[j], wanted[j]
-            best[j] = _best_near_own_rows(query, side, weight, at, best[j], across[j], line)
-            best[j] -= margin[j]
+            first_best = _surely(units[j], side, weight, at[0], at[1]) - margin[j]
+            best[j] = (
+                _best_near_own_rows(query, side, weight, at, first_best, across[j], line)
+                - margin[j]
+            )
     for r in range(prior[0].shape[0]):
-        weight_r = prior[0][r]
+        weight_r, features = prior[0][r], side[4][r]
         for j in range(patches):
             least = best[j] - margin[j]
             if margin[j] > 0 and found[j] <= LISTED and weight_r >= least:
-                low[j], high[j] = _reach(across[j], own[1][j], least / weight_r, low[j], high[j])
-                first, end = _widened(low[j], high[j], columns)
-                bounds = line[: end - first]
-                reached = _bounds_of_row(
-                    wanted[j], side[4][r], first, weight_r, across[j], least, bounds
-                )
+                low[j], high[j], first, _, reached = _bound_row(
+                    wanted[j], features, weight_r, across[j], own[1][j], least, (low[j], high[j]),
+                    line,
+                )  # fmt: skip
                 if reached > 0:
                     found[j] = _append(
-                        bounds, least, r * columns + first, reached, (places[j], upper[j]), found[j]
+                        line, least, r * columns + first, reached, (places[j], upper[j]), found[j]
                     )
     for j in range(patches):
         if margin[j] < 0:
@@ -632,10 +656,10 @@ def search_one(
         np.empty((basis[0].shape[1], 3 * basis[1].shape[1]), np.float32),
         np.empty(basis[2].shape[0] + 1, np.float32),
     )
-    margin = _begin(query, x_planes, x, own, basis, affine)
+    line, across = np.empty(x_planes.shape[2], np.float32), prior[1].astype(np.float32)
+    margin = _begin(query, x_planes, x, own, basis, affine, line)
     places = np.empty(prior[0].shape[0] * prior[1].shape[0], np.int32)
     upper = np.empty(places.shape[0], np.float32)
-    line, across = np.empty(prior[1].shape[0], np.float32), prior[1].astype(np.float32)
     best = out[2][at]
     least, count, reached = best - margin, 0, 0
     low, high = own[1], own[1] + 1

@@ -53,11 +53,14 @@ from dsin.runtime.patch_correlation.definition import (
 from dsin.runtime.patch_correlation.patch_kernels import (
     CROWDED,
     DONE,
+    LISTED,
     MARGIN,
     ROUNDING,
     TIED,
     Basis,
     Found,
+    LineRoom,
+    RowRoom,
     SideArrays,
     convert,
     decide,
@@ -100,7 +103,9 @@ def _prepare(
     features = np.empty((rows, len(basis[2]) + 1, cols), np.float32)
 
     def band(part: range) -> None:
-        describe_windows(planes, basis, axis, part.start, part.stop, inverse_norm, doubt, features)
+        room = _line_room(planes.shape[2], cols)
+        first, last = part.start, part.stop
+        describe_windows(planes, basis, axis, first, last, inverse_norm, doubt, features, room)
 
     share(band, bands(rows, 32))
     return PreparedSide(levels, patch, measure, planes, mixed, inverse_norm, doubt, features)
@@ -156,11 +161,13 @@ def _search_pruned(
     basis, prepared = _basis(side.patch), _side(side)
     state = np.full(out[0].shape, DONE, np.uint8)
 
+    across = weights[1].astype(np.float32)
     places = own[0].astype(np.int64), own[1].astype(np.int64)  # as `search_one` has them
 
     def patch_row(i: int) -> None:
         prior = (weights[0][i], weights[1])
-        search_row(i, places, planes, x, prepared, basis, prior, _AFFINE, out, state)
+        room = _row_room(basis, across, planes.shape[2])
+        search_row(i, places, planes, x, prepared, basis, prior, _AFFINE, room, out, state)
 
     def patch(at: npt.NDArray[np.intp], most: float) -> None:
         i, j = int(at[0]), int(at[1])
@@ -173,6 +180,38 @@ def _search_pruned(
     if len(left) <= FEW:
         share(partial(patch, most=1.0), left)
     return state
+
+
+def _line_room(width: int, columns: int) -> LineRoom:
+    return (
+        np.empty((4, width)), np.empty((4, columns)), np.empty(columns),
+        np.empty(width, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32),
+    )  # fmt: skip
+
+
+def _row_room(basis: Basis, across: Float32, width: int) -> RowRoom:
+    patches = len(across)
+    return (
+        np.empty((patches, basis[0].shape[1], 3 * basis[1].shape[1]), np.float32),
+        np.empty((patches, len(basis[2]) + 1), np.float32),
+        np.empty((patches, LISTED), np.int32), np.empty((patches, LISTED), np.float32),
+        across, np.empty(width, np.float32), np.empty((2, patches)),
+        np.empty((3, patches), np.int64),
+    )  # fmt: skip
+
+
+def compile_search_row(patch: tuple[int, int]) -> None:
+    """Search a row without patches for nothing but the types, in a side image without pixels."""
+    nothing, plane = np.zeros((0, 0, 3), np.float32), np.zeros((0, 0), np.float32)
+    side = PreparedSide(nothing, patch, "pearson", nothing, plane, plane, plane, nothing)
+    row, col = np.zeros((2, 1, 0), np.int32)
+    out: Found = (row, col, np.zeros((1, 0)), np.zeros((1, 0), np.int64))
+    own, weights = (
+        (np.zeros(1, np.int32), np.zeros(0, np.int32)),
+        (np.ones((1, 0)), np.ones((0, 0))),
+    )
+    with crew(1) as share:
+        _search_pruned(nothing, nothing, side, weights, own, out, share)
 
 
 def _compare(

@@ -28,7 +28,8 @@ def warm_up(encoder: Encoder, size: tuple[int, int], decoder: Decoder | None = N
     """Compile and allocate for pictures of that height and width; with a decoder, for packets and
     side images of theirs too."""
     if decoder is not None:
-        compile_ahead(lambda: decoder.decode(encoder.encode(_pair(TILE)[0]), None))
+        with compile_ahead() as compile_rest:
+            compile_rest(lambda: decoder.decode(encoder.encode(_pair(TILE)[0]), None))
         _match_noise()
         highest = len(encoder.bundle.rate_points) - 1
         for rate in sorted({0, highest}):

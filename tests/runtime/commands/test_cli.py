@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +81,11 @@ class TestEncodeAndDecode:
     ) -> None:
         """With the packet itself, decoded alone."""
         seen: list[Decoded] = []
-        monkeypatch.setattr(compile_ahead, "compile_ahead", lambda entropy: seen.append(entropy()))
+        monkeypatch.setattr(
+            compile_ahead,
+            "compile_ahead",
+            lambda: nullcontext(lambda entropy: seen.append(entropy())),
+        )
         dsin("encode", folder / "left.png", "--bundle", bundle)
         sides = (("--no-side",), ("--side", folder / "right.png"))
         for number, side in enumerate(sides):

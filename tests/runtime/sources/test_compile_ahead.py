@@ -2,9 +2,11 @@
 
 import gc
 import subprocess
+import sys
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
@@ -36,8 +38,8 @@ def specialisations(
 
 
 def test_decoding_compiles_nothing_more() -> None:
-    module.compile_search()
-    module.compile_flow()
+    for part in module.PARTS:
+        part()
     before = specialisations(*SEARCH)
     assert all(before[f"{flow_kernels.__name__}.{name}"] for name in ("search_all", "places"))
     search = open_bundle().search
@@ -76,48 +78,94 @@ def test_compilation_is_quick_within_and_as_it_was_after(
     assert numba.config.OPT is level
 
 
-def test_nothing_is_started_where_kernels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+@pytest.mark.parametrize(("kept", "cores"), [(True, 2), (False, 1)])
+def test_nothing_is_started_where_it_cannot_help(
+    monkeypatch: pytest.MonkeyPatch, kept: bool, cores: int
+) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
-    monkeypatch.setattr(module, "compile_search", lambda: calls.append("search"))
-    monkeypatch.setattr(module, "has_kernels", lambda: True)
-    module.compile_ahead(lambda: calls.append("entropy"))
+    monkeypatch.setattr(module, "has_kernels", lambda: kept)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(cores)))
+    with module.compile_ahead() as compile_rest:
+        compile_rest(lambda: pytest.fail("it was called"))
+
+
+class Other:
+    """Another process; it runs here when it is waited for."""
+
+    started: ClassVar[list["Other"]] = []
+    status = 0
+
+    def __init__(self, command: list[str], stdin: int, **streams: int) -> None:
+        assert streams == dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+        assert command[:2] == [sys.executable, "-c"]
+        self.program = command[2].replace("compile_parts(0)", f"compile_parts({stdin})")
+        self.returncode = None
+        self.killed = False
+        self.started.append(self)
+
+    def __enter__(self) -> "Other":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.killed:
+            self.wait()
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            exec(self.program)
+            self.returncode = self.status
+        return self.returncode
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is compiled, on a fresh installation and two cores."""
+    done: list[str] = []
+    monkeypatch.setattr(subprocess, "Popen", Other)
+    monkeypatch.setattr(Other, "started", [])
     monkeypatch.setattr(module, "has_kernels", lambda: False)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0})
-    module.compile_ahead(lambda: calls.append("entropy"))
-    assert calls == []
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
+    # Else what other tests have left stays for good.
+    monkeypatch.setattr(gc, "freeze", lambda: done.append("frozen"))
+    parts = [partial(done.append, name) for name in ("search", "flow")]
+    monkeypatch.setattr(module, "PARTS", tuple(parts))
+    return done
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(1, ["compiling ahead ended with status 1"]), (0, [])]
+    ("status", "said"), [(1, ["compiling ahead ended with status 1"] * 2), (0, [])]
 )
-def test_the_other_half_is_compiled_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int, said: list[str]
+def test_each_part_is_compiled_once_in_another_process(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    done: list[str],
+    status: int,
+    said: list[str],
 ) -> None:
-    commands: list[list[str]] = []
     caplog.set_level("INFO")
-
-    class Other:
-        returncode = status
-
-        def __init__(self, command: list[str], **streams: int) -> None:
-            assert streams == dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-            commands.append(command)
-
-        def __enter__(self) -> "Other":
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-    here: list[str] = []
-    monkeypatch.setattr(subprocess, "Popen", Other)
-    monkeypatch.setattr(module, "compile_search", lambda: here.append("search"))
-    monkeypatch.setattr(module, "has_kernels", lambda: False)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
-    module.compile_ahead(lambda: here.append("entropy"))
-    assert here == ["search", "entropy"]
+    monkeypatch.setattr(Other, "status", status)
+    with module.compile_ahead() as compile_rest:
+        assert len(Other.started) == 2
+        compile_rest(lambda: done.append("entropy"))
+        assert done == ["entropy", "search", "flow", "frozen", "frozen"]
     assert [record.getMessage() for record in caplog.records] == said
-    (command,) = commands
-    monkeypatch.setattr(module, "compile_flow", lambda: here.append("flow"))
-    exec(command[2])
-    assert here == ["search", "entropy", "flow"]
+    assert len(done) == 5
+
+
+def test_the_others_end_with_an_error_here(done: list[str]) -> None:
+    with suppress(KeyError), module.compile_ahead():
+        raise KeyError
+    assert [other.killed for other in Other.started] == [True, True]
+    assert done == []
+
+
+@pytest.mark.parametrize(("cores", "others"), [(3, 3), (8, 3)])
+def test_every_core_has_a_process(
+    monkeypatch: pytest.MonkeyPatch, done: list[str], cores: int, others: int
+) -> None:
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(cores)))
+    with module.compile_ahead():
+        assert len(Other.started) == others
