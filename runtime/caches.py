@@ -10,6 +10,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+KERNEL_ROOMS = ("entropy", "patch_correlation")
+"""Where all kernels lie."""
+
 
 def cache_folder() -> Path:
     """The folder of all that dsin keeps: $XDG_CACHE_HOME/dsin, by default ~/.cache/dsin.
@@ -21,10 +24,20 @@ def cache_folder() -> Path:
     return chosen if chosen is not None and _is_writable(chosen) else _temporary_folder()
 
 
+def own_kernels() -> Path:
+    """Where numba is to keep the kernels of this package."""
+    return kernel_folder(Path(__file__).parent, KERNEL_ROOMS, os.environ.get("NUMBA_CACHE_DIR", ""))
+
+
+def has_kernels() -> bool:
+    """Whether kernels are kept from an earlier run; without, the first frame compiles them."""
+    return next(own_kernels().rglob("*.nbi"), None) is not None
+
+
 def kernel_folder(package: Path, rooms: Sequence[str], chosen: str) -> Path:
     """Where numba is to keep the kernels of a package, which lie in its folders `rooms`.
 
-    `chosen` is what it has now, $NUMBA_CACHE_DIR. Where neither that nor the package can be written
+    `chosen` is $NUMBA_CACHE_DIR. Where neither that nor the package can be written
     to, numba would take a folder of its own below the home, or without one refuse to work.
 
     numba compiles a kernel anew when the file that it is called from has changed, but not for a

@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 
-from dsin.runtime.caches import kernel_folder
+from dsin.runtime.caches import own_kernels
 
-KERNEL_ROOMS = ("entropy", "patch_correlation")
-"""Where all kernels lie."""
 MAX_THREADS = 4
 """More threads than this spend their time waiting for each other between fronts."""
 
@@ -29,9 +26,7 @@ _POOL = threading.Lock()
 # work on the same cores, a decoder that meets 350 times per frame was 5 to 10 times faster.
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER = "workqueue"
-numba.config.CACHE_DIR = str(
-    kernel_folder(Path(__file__).parent, KERNEL_ROOMS, numba.config.CACHE_DIR)
-)
+numba.config.CACHE_DIR = str(own_kernels())
 
 
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
@@ -49,11 +44,6 @@ def entry_point(**options: Any) -> Callable[[_Function], _Function]:
     could not be read once that class changes.
     """
     return kernel(cache=True, **options)
-
-
-def has_kernels() -> bool:
-    """Whether kernels are kept from an earlier run; without, the first frame compiles them."""
-    return next(Path(numba.config.CACHE_DIR).rglob("*.nbi"), None) is not None
 
 
 @contextmanager

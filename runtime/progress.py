@@ -19,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from dsin.runtime.caches import has_kernels
+
 _Item = TypeVar("_Item")
 
 INTERVAL_S = 0.1
@@ -124,8 +126,7 @@ class _Wait:
             self._timer = self._shown = None
 
     def _show(self, line: str) -> None:
-        compiled = sys.modules.get("dsin.runtime.compiled")
-        if compiled is not None and not compiled.has_kernels():
+        if "dsin.runtime.compiled" in sys.modules and not has_kernels():
             line += "; the first run on a machine compiles, which takes up to a minute"
         with self._lock:
             if self._timer is None:

@@ -116,7 +116,6 @@ def decode(
     bundle = bundle_at(bundle, precision, look)
     if (side is None) != no_side:
         raise typer.BadParameter("give either --side IMAGE or --no-side, and not both")
-    from dsin.runtime.codec.decoder import Decoder
     from dsin.runtime.codec.packet import Packet
     from dsin.runtime.files import check_picture_target, exists, write_image
     from dsin.runtime.picture_files import read_image
@@ -136,11 +135,14 @@ def decode(
         )
     view = None if side is None else read_image(side)
     ahead = nullcontext() if view is None else compile_ahead()
-    with ahead as compile_rest, Decoder(bundle, backend.value) as decoder:
-        if compile_rest is not None:
-            # Of the entropy coder's kernels it needs those that decode, and no encoder.
-            compile_rest(lambda: decoder.decode(coded, None))
-        decoded = decoder.decode(coded, view)
+    with ahead as compile_rest:
+        from dsin.runtime.codec.decoder import Decoder  # takes a second, in which others compile
+
+        with Decoder(bundle, backend.value) as decoder:
+            if compile_rest is not None:
+                # Of the entropy coder's kernels it needs those that decode, and no encoder.
+                compile_rest(lambda: decoder.decode(coded, None))
+            decoded = decoder.decode(coded, view)
     write_image(target, decoded.image)
     size = f"{coded.header.width}x{coded.header.height}"
     if view is not None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsin.runtime.backends.session import Backend
+from dsin.runtime.caches import has_kernels
 from dsin.runtime.codec.bundle import Bundle, open_bundle
 from dsin.runtime.codec.precision import at_precision, precision_of
-from dsin.runtime.compiled import has_kernels
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.rpc import Certificates
 from dsin.runtime.outputs.decoded_frame import DecodedFrame

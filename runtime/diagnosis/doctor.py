@@ -205,7 +205,7 @@ def _codec(av: Any, mode: str, codec: str) -> str:
 
 
 def _compilers(section: str) -> Iterator[Finding]:
-    from dsin.runtime.compiled import has_kernels
+    from dsin.runtime.caches import has_kernels
 
     kept = has_kernels()
     detail = "compiled by an earlier run" if kept else "the first run compiles, up to a minute"

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsin.runtime import caches
-from dsin.runtime.caches import cache_folder, kernel_folder
-from dsin.runtime.compiled import KERNEL_ROOMS
+from dsin.runtime.caches import KERNEL_ROOMS, cache_folder, kernel_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -141,7 +141,8 @@ def test_a_first_run_tells_why_it_takes_long(
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(progress, "DELAY_S", 0.0)
-    monkeypatch.setattr(compiled, "has_kernels", lambda: compiled_before)
+    monkeypatch.setattr(progress, "has_kernels", lambda: compiled_before)
+    monkeypatch.setitem(sys.modules, compiled.__name__, compiled)
     with waiting("encoding"):
         deadline = time.monotonic() + 30
         while "0:00:00" not in terminal.getvalue():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dsin.runtime import compiled
+from dsin.runtime import caches, compiled
 from dsin.runtime.commands import cli_streaming
 from dsin.runtime.commands import serve as serve_module
 from dsin.runtime.errors import StreamError
@@ -31,12 +31,16 @@ def test_compiling_is_told_of_the_first_time_only(
 def test_kernels_that_are_kept_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = tmp_path_factory.mktemp("kernels")
-    monkeypatch.setattr(compiled.numba.config, "CACHE_DIR", str(folder))
-    assert not compiled.has_kernels()
-    (folder / "entropy").mkdir()
-    (folder / "entropy" / "rans.push_all-42.py311.nbi").touch()
-    assert compiled.has_kernels()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
+    assert not caches.has_kernels()
+    folder = caches.own_kernels() / "entropy"
+    folder.mkdir(parents=True)
+    (folder / "rans.push_all-42.py311.nbi").touch()
+    assert caches.has_kernels()
+
+
+def test_numba_keeps_kernels_where_they_are_looked_for() -> None:
+    assert str(caches.own_kernels()) == compiled.numba.config.CACHE_DIR
 
 
 @pytest.mark.parametrize(("verbose", "expected"), [(False, "NONE"), (True, None)])

@@ -205,7 +205,7 @@ def test_video_codecs_that_this_pyav_lacks(monkeypatch: pytest.MonkeyPatch) -> N
 def test_kernels_that_the_first_run_compiles(
     monkeypatch: pytest.MonkeyPatch, kept: bool, status: str, detail: str
 ) -> None:
-    monkeypatch.setattr("dsin.runtime.compiled.has_kernels", lambda: kept)
+    monkeypatch.setattr("dsin.runtime.caches.has_kernels", lambda: kept)
     found = look("compilers and caches")
     assert list(found) == ["kernels of the CPU", "NVRTC", "cache"]
     assert (found["kernels of the CPU"].status, found["kernels of the CPU"].detail) == (

@@ -20,6 +20,7 @@ from dsin.runtime.entropy import hyper_kernels, integer_coder, network_kernels, 
 from dsin.runtime.patch_correlation import block_refinement, flow_kernels, patch_kernels
 from dsin.runtime.patch_correlation.side_flow import find_side_views, prepare_flow_side
 from dsin.runtime.sources import compile_ahead as module
+from dsin.runtime.sources import kernel_parts
 
 SEARCH = (flow_kernels, block_refinement, patch_kernels)
 ENTROPY = (hyper_kernels, integer_coder, network_kernels, rans)
@@ -38,7 +39,7 @@ def specialisations(
 
 
 def test_decoding_compiles_nothing_more() -> None:
-    for part in module.PARTS:
+    for part in kernel_parts.PARTS:
         part()
     before = specialisations(*SEARCH)
     assert all(before[f"{flow_kernels.__name__}.{name}"] for name in ("search_all", "places"))
@@ -131,7 +132,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # Else what other tests have left stays for good.
     monkeypatch.setattr(gc, "freeze", lambda: done.append("frozen"))
     parts = [partial(done.append, name) for name in ("search", "flow")]
-    monkeypatch.setattr(module, "PARTS", tuple(parts))
+    monkeypatch.setattr(kernel_parts, "PARTS", tuple(parts))
     return done
 
 
@@ -169,3 +170,9 @@ def test_every_core_has_a_process(
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(cores)))
     with module.compile_ahead():
         assert len(Other.started) == others
+
+
+def test_the_others_begin_before_numba_is_loaded() -> None:
+    program = "import sys, dsin.runtime.sources.compile_ahead; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
