@@ -3,61 +3,46 @@
     conv ─► feature c · s_c ─► relu, sums, gains ─► feature c · s_c ─► conv with column c / s_c
 
 Kernels have a scale per output and lose nothing by s; the graph computes what it did. Features
-that a sum or a gain links share their factors; those that leave the graph, or that an operator of
-another kind sees, keep theirs. (After Nagel et al., "Data-free quantization through weight
-equalization and bias correction", ICCV 2019, here with ranges seen on real inputs.)
+that a sum links share their factors, and a gain of the rate takes over the ratio of those on its
+two sides; features that leave the graph, or that an operator of another kind sees, keep theirs.
+(After Nagel et al., "Data-free quantization through weight equalization and bias correction",
+ICCV 2019, here with ranges seen on real inputs.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from dsin.calibration.ranges import Extent
+
 Array = NDArray[Any]
-Floats = NDArray[np.floating]
+Features = NDArray[np.float64]
 
 SMALLEST = 1 / 64
 """What features below this share of the largest count as: those that were hardly seen at work may
 be larger on other frames, and would be cut off."""
 
 
-def feature_sizes(
-    runs: Iterable[Mapping[str, Array]], names: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
-    """Largest magnitude (features,) of the named tensors (1, features, h, w) over all runs."""
-    sizes: dict[str, NDArray[np.float64]] = {}
-    for run in runs:
-        for name in names:
-            if run[name].ndim == 4:
-                largest = np.abs(run[name]).max((0, 2, 3)).astype(np.float64)
-                sizes[name] = np.maximum(sizes.get(name, largest), largest)
-    return sizes
+def feature_sizes(extents: Mapping[str, Extent]) -> dict[str, Features]:
+    """Largest magnitude (features,) of tensors."""
+    return {name: np.maximum(seen.high, -seen.low) for name, seen in extents.items()}
 
 
-def equalised(model: onnx.ModelProto, sizes: Mapping[str, NDArray[np.float64]]) -> onnx.ModelProto:
-    """A copy that computes the same with features of one size, as far as that is possible.
+def feature_factors(
+    model: onnx.ModelProto, sizes: Mapping[str, Features], free: Collection[str] = ()
+) -> dict[str, Features]:
+    """Factors (features,) of the tensors that can have some, with which features get one size.
 
-    `sizes` is of `feature_sizes`; tensors that are not in it count for nothing.
+    `sizes` is of `feature_sizes`; tensors that are not in it count for nothing. `free` names
+    outputs that may be scaled too.
     """
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    factors = _factors(out.graph, sizes)
-    constants = {tensor.name: tensor for tensor in out.graph.initializer}
-    for node in out.graph.node:
-        if node.op_type == "Conv":
-            _scale(node, constants, factors)
-    return out
-
-
-def _factors(
-    graph: onnx.GraphProto, sizes: Mapping[str, NDArray[np.float64]]
-) -> dict[str, NDArray[np.float64]]:
-    """Of every tensor that has some."""
-    found: dict[str, NDArray[np.float64]] = {}
-    for linked in linked_tensors(graph):
+    found: dict[str, Features] = {}
+    for linked in linked_tensors(model.graph, free):
         shares = [sizes[name] / max(sizes[name].max(), 1e-30) for name in linked if name in sizes]
         if shares:
             share = np.maximum(np.max(shares, 0), SMALLEST)
@@ -65,16 +50,58 @@ def _factors(
     return found
 
 
-def linked_tensors(graph: onnx.GraphProto) -> list[set[str]]:
-    """Sets of tensors whose features can be scaled together, without those that must not be."""
-    uses: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
+def equalised(model: onnx.ModelProto, factors: Mapping[str, Features]) -> onnx.ModelProto:
+    """A copy that computes the same, with the features of these tensors times their factors, which
+    are of `feature_factors`."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in out.graph.initializer}
+    for node in out.graph.node:
+        if node.op_type == "Conv":
+            _scale(node, constants, factors)
+    for gain in _gains(out.graph):
+        rows = constants[gain.rows]
+        ratio = factors.get(gain.output, 1.0) / np.asarray(factors.get(gain.source, 1.0))
+        if ratio.ndim:
+            replace_constant(rows, numpy_helper.to_array(rows) * ratio[:, None, None])
+    return out
+
+
+class _Gain(NamedTuple):
+    """A product with a row of a table (rates, features, 1, 1) that nothing else reads."""
+
+    source: str
+    rows: str
+    output: str
+
+
+def _gains(graph: onnx.GraphProto) -> list[_Gain]:
+    constants = {tensor.name for tensor in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    rows = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] in constants
+        and uses[node.input[0]] == uses[node.output[0]] == 1
+    }  # fmt: skip
+    return [
+        _Gain(next(n for n in node.input if n not in rows), rows[row], node.output[0])
+        for node in graph.node
+        if node.op_type == "Mul"
+        for row in node.input
+        if row in rows
+    ]
+
+
+def linked_tensors(graph: onnx.GraphProto, free: Collection[str] = ()) -> list[set[str]]:
+    """Sets of tensors whose features can be scaled together, without those that must not be;
+    outputs must not, but for those in `free`."""
+    uses = Counter(name for node in graph.node for name in node.input)
     constants = {tensor.name: tensor.dims for tensor in graph.initializer}
     rows = {n.output[0] for n in graph.node if n.op_type == "Gather" and n.input[0] in constants}
     sets: dict[str, set[str]] = {}
-    fixed = {value.name for value in (*graph.input, *graph.output)}
+    fixed = {value.name for value in (*graph.input, *graph.output)} - set(free)
+    gains = {gain.output: gain for gain in _gains(graph)}
 
     def link(names: Iterable[str]) -> None:
         merged = set().union(*(sets.get(name, {name}) for name in names))
@@ -94,6 +121,9 @@ def linked_tensors(graph: onnx.GraphProto) -> list[set[str]]:
             node.op_type == "Add" and not set(node.input) & constants.keys()
         ):
             link(tensors)
+        elif node.output[0] in gains:
+            link([gains[node.output[0]].source])
+            link(node.output)
         elif node.op_type == "Mul" and set(node.input) & rows:
             link([name for name in tensors if name not in rows])
         elif node.output[0] not in rows:
@@ -112,7 +142,7 @@ def _is_plain_or_depthwise(node: onnx.NodeProto, kernel: Sequence[int]) -> bool:
 
 def _scale(
     node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto],
-    factors: Mapping[str, NDArray[np.float64]],
+    factors: Mapping[str, Features],
 ) -> None:  # fmt: skip
     kernel = constants[node.input[1]]
     weight = numpy_helper.to_array(kernel).astype(np.float64)
@@ -124,9 +154,10 @@ def _scale(
         weight = weight * made[:, None, None, None]
         if len(node.input) > 2:
             bias = constants[node.input[2]]
-            _replace(bias, numpy_helper.to_array(bias) * made)
-    _replace(kernel, weight)
+            replace_constant(bias, numpy_helper.to_array(bias) * made)
+    replace_constant(kernel, weight)
 
 
-def _replace(tensor: onnx.TensorProto, value: Array) -> None:
+def replace_constant(tensor: onnx.TensorProto, value: Array) -> None:
+    """Give an initialiser this value, as float32."""
     tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))

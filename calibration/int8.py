@@ -1,9 +1,11 @@
 """A float graph becomes an 8-bit one, decided by what each step does to its outputs.
 
-    runs on real inputs ─► features of every activation scaled to one size, where nothing changes
+    runs on real inputs ─► features of every activation centred and scaled to one size, where
+                           nothing changes
                         ─► ranges of every activation, by several methods
       all layers but one in 8 bits      ─► small layers that do most of the harm stay in float
       each method for all activations   ─► the one that hurts the outputs least
+      means of what layers yield        ─► biases that take back the constant part of the error
 
 The harm is the squared error of the outputs against the float graph, relative to their variance;
 outputs count by the weights that they are given.
@@ -17,7 +19,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from dsin.calibration.equalisation import equalised, feature_sizes
+from dsin.calibration.bias_correction import bias_corrected, feature_means
+from dsin.calibration.centring import centred, centring_shifts
+from dsin.calibration.equalisation import (
+    Features,
+    equalised,
+    feature_factors,
+    feature_sizes,
+)
 from dsin.calibration.qdq import (
     Range,
     Target,
@@ -27,7 +36,7 @@ from dsin.calibration.qdq import (
     multiplications,
     quantised,
 )
-from dsin.calibration.ranges import METHODS, candidates, observe
+from dsin.calibration.ranges import METHODS, Extent, candidates, feature_extents, observe
 from dsin.runtime.backends.ort import CPU, onnxruntime
 
 Array = NDArray[Any]
@@ -35,6 +44,8 @@ Inputs = Mapping[str, Array]
 
 JUDGED_RUNS = 4
 """Runs that candidates and layers are judged on, spread over all."""
+AVERAGED_RUNS = 16
+"""Runs that means of layers are taken of."""
 HARMS = (0.1, 0.01)
 """A layer that makes this share of all the error may stay in float. First those that outweigh
 everything else; then, measured without them, the others,"""
@@ -58,7 +69,8 @@ class Layer:
 class Quantised:
     """An 8-bit graph and how it came about. `method` names what the ranges of activations are
     (`dsin.calibration.ranges`), but for those that were given; errors are relative to the variance
-    of the outputs, before and after layers were left out."""
+    of the outputs, before and after layers were left out. `factors` are those of the outputs that
+    were scaled, (features,)."""
 
     model: onnx.ModelProto
     ranges: dict[str, Range]
@@ -66,6 +78,7 @@ class Quantised:
     layers: tuple[Layer, ...]
     error_all: float
     error: float
+    factors: dict[str, Features]
 
 
 def quantise_graph(
@@ -74,6 +87,7 @@ def quantise_graph(
     target: Target = "cpu",
     weights: Mapping[str, float] | None = None,
     fixed: Mapping[str, Range] | None = None,
+    scaled: Collection[str] = (),
 ) -> Quantised:
     """Rewrite a graph for these inputs, each a run at real values.
 
@@ -85,10 +99,10 @@ def quantise_graph(
     layers = convolutions(model)
     names = activations(model, layers, target, given)
     bound = _bound_layers(model, given, target)
-    model = equalised(model, feature_sizes(run_all(model, inputs, names), names))
+    model, factors = _with_even_features(model, inputs, names, scaled)
     seen = observe(run_all(model, inputs, names), names)
     sizes = {name: v.shape for name, v in next(run_all(model, inputs[:1], None)).items()}
-    judged = spread(inputs, JUDGED_RUNS)
+    judged, averaged = spread(inputs, JUDGED_RUNS), spread(inputs, AVERAGED_RUNS)
     expected = list(run_each(model, judged))
 
     def harm(candidate: onnx.ModelProto) -> float:
@@ -106,11 +120,31 @@ def quantise_graph(
     errors = {method: harm_of(final, method) for method in METHODS}
     method = min(errors, key=lambda name: errors[name])
     ranges = {**{name: tried[method] for name, tried in found.items()}, **given}
+    read = sorted({node.input[0] for node in model.graph.node if node.name in final})
+    means = feature_means(
+        run_all(model, averaged, read), {name: ranges[name] for name in read}, target
+    )
+    corrected = bias_corrected(model, final, means)
     return Quantised(
-        quantised(model, ranges, final, target, given), ranges, method,
+        quantised(corrected, ranges, final, target, given), ranges, method,
         tuple(Layer(n, shares.get(n), cost[n] / 1e9, n in kept) for n in layers),
-        harm_of(layers, method), errors[method],
+        harm_of(layers, method), harm(_as_judged(corrected, ranges, final, target, given)),
+        {name: factors[name] for name in scaled if name in factors},
     )  # fmt: skip
+
+
+def _with_even_features(
+    model: onnx.ModelProto, inputs: Sequence[Inputs], names: Sequence[str], scaled: Collection[str]
+) -> tuple[onnx.ModelProto, dict[str, Features]]:
+    """The same graph with centred features of one size, and the factors of all tensors."""
+    extents = feature_extents(run_all(model, inputs, names), names)
+    shifts = centring_shifts(model, extents)
+    moved = {
+        name: Extent(seen.low + shifts.get(name, 0.0), seen.high + shifts.get(name, 0.0))
+        for name, seen in extents.items()
+    }
+    factors = feature_factors(model, feature_sizes(moved), scaled)
+    return equalised(centred(model, shifts), factors), factors
 
 
 def _bound_layers(model: onnx.ModelProto, fixed: Collection[str], target: Target) -> set[str]:

@@ -1,6 +1,7 @@
 """Which range of an activation 8 bits should hold: candidates from its values on real frames."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,28 @@ LEVELS = 255
 PERCENTILE = 99.99
 METHODS = ("extremes", f"percentile {PERCENTILE}", "squared error")
 """Divergence of distributions and nearer percentiles came out far worse."""
+
+
+class Extent(NamedTuple):
+    """Least and largest value of each feature, (features,)."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def feature_extents(
+    runs: Iterable[Mapping[str, Floats]], names: Sequence[str]
+) -> dict[str, Extent]:
+    """Of those among the named tensors that are (1, features, h, w), over all runs."""
+    seen: dict[str, Extent] = {}
+    for run in runs:
+        for name in names:
+            if run[name].ndim == 4:
+                ends = run[name].min((0, 2, 3)), run[name].max((0, 2, 3))
+                low, high = (end.astype(np.float64) for end in ends)
+                known = seen.get(name, Extent(low, high))
+                seen[name] = Extent(np.minimum(known.low, low), np.maximum(known.high, high))
+    return seen
 
 
 class Observed:

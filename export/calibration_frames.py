@@ -15,7 +15,7 @@ from dsin.runtime.sources.picture_folders import is_picture, natural_order
 from dsin.runtime.sources.recordings import open_stereo
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-MOST_FRAMES = 16
+MOST_FRAMES = 48
 
 
 def read_frames(source: Path, root: Path | None = None) -> list[Image]:

@@ -52,8 +52,8 @@ SIZE = (320, 640)
 GRAPHS = {"encoder": "encoder.weights", "x_decoder": "decoder.weights", "fusion": "decoder.weights"}
 """The graphs that become 8-bit, and the files of their weights."""
 COUNTS = {
-    # What z says wrongly costs a few bits of prediction; y is what is sent.
-    "encoder": {"y": 1.0, "z": 0.1},
+    # What z says wrongly costs hardly a bit of prediction; y is what is sent.
+    "encoder": {"y": 1.0, "z": 0.01},
     "x_decoder": {"x_dec": 1.0, "features": 0.1},
     "fusion": {"x_hat": 1.0},
 }
@@ -66,6 +66,8 @@ PICTURES: dict[str, dict[str, Range]] = {
     "fusion": {"pictures": DIFFERENCES, "out": DIFFERENCES},
 }
 """Tensors of the graphs that are whole levels, or are rounded to them anyway."""
+FACTORS = "feature_factors"
+"""The note in x_decoder's graph that tells what its features are times, as a JSON list."""
 REPORT, PLOT = "report.json", "report.png"
 
 
@@ -147,25 +149,73 @@ def quantised_graphs(
 ) -> dict[str, Quantised]:
     """The networks of a float bundle in 8 bits, calibrated on such runs (`graph_inputs`)."""
     floats = {name: read_graph(bundle.graph_path(name)) for name in GRAPHS}
+    scaled = {"x_decoder": ["features"] if target == "cpu" else []}
     codec = {
-        name: quantise_graph(floats[name], runs[name], target, COUNTS[name], _fixed(name, target))
+        name: quantise_graph(
+            floats[name], runs[name], target, COUNTS[name], _fixed(name, target),
+            scaled.get(name, ()),
+        )
         for name in ("encoder", "x_decoder")
-    }
-    features = codec["x_decoder"].ranges["features"]
+    }  # fmt: skip
+    features = features_of(codec["x_decoder"])
+    if target == "cpu":
+        _note_factors(codec["x_decoder"].model, features.factors)
     fusion = quantise_fusion(floats["fusion"], runs["fusion"], features, target)
     return {**codec, "fusion": fusion}
 
 
+class Features8(NamedTuple):
+    """How an 8-bit x_decoder yields its features: `factors` (features,) times those of the float
+    one, in this range."""
+
+    range: Range
+    factors: npt.NDArray[np.float64]
+
+
+def features_of(x_decoder: Quantised) -> Features8:
+    """Of a graph that was just made."""
+    factors = x_decoder.factors.get("features", np.ones(1))
+    return Features8(x_decoder.ranges["features"], factors)
+
+
+def features_in_bundle(path: Path) -> Features8:
+    """Of an x_decoder with channels last that a bundle has."""
+    graph = onnx.load(path, load_external_data=False)
+    parts = {tensor.name: tensor for tensor in graph.graph.initializer}
+    (rounding,) = (node for node in graph.graph.node if node.output[0] == "features")
+    scale, zero = (float(numpy_helper.to_array(parts[name])) for name in rounding.input[1:3])
+    notes = {note.key: note.value for note in graph.metadata_props}
+    factors = np.array(json.loads(notes.get(FACTORS, "[1]")), np.float64)
+    return Features8(Range(-zero * scale, (255 - zero) * scale), factors)
+
+
+def _note_factors(x_decoder: onnx.ModelProto, factors: npt.NDArray[np.float64]) -> None:
+    onnx.helper.set_model_props(x_decoder, {FACTORS: json.dumps(factors.tolist())})
+
+
 def quantise_fusion(
-    graph: onnx.ModelProto, runs: Sequence[dict[str, Array]], features: Range, target: Target
+    graph: onnx.ModelProto, runs: Sequence[dict[str, Array]], features: Features8, target: Target
 ) -> Quantised:
-    """A fusion in 8 bits. `features` is the range in which x_decoder's graph yields them: with
-    target cpu they come as its 8 bits, and the doubt beside them is scaled to have such a range."""
+    """A fusion in 8 bits. `features` tells how x_decoder's graph yields them: with target cpu they
+    come as its 8 bits, and the doubt beside them is scaled to have such a range."""
     if target != "cpu":
         return quantise_graph(graph, runs, target, COUNTS["fusion"])
-    like = with_doubt_as_large(graph, features.high)
-    fixed = {**PICTURES["fusion"], "known": features}
-    return quantise_graph(like, runs, target, COUNTS["fusion"], fixed)
+    factors = features.factors.astype(np.float32)[:, None, None]
+    given = [{**run, "features": run["features"] * factors} for run in runs]
+    like = with_doubt_as_large(graph, features.range.high)
+    _divide_kernel(like, features.factors)
+    fixed = {**PICTURES["fusion"], "known": features.range}
+    return quantise_graph(like, given, target, COUNTS["fusion"], fixed)
+
+
+def _divide_kernel(fusion: onnx.ModelProto, factors: npt.NDArray[np.float64]) -> None:
+    """Make a fusion take features that are times these factors, in place."""
+    (kernel,) = (t for t in fusion.graph.initializer if t.name == "stem_features_weight")
+    (known,) = (value for value in fusion.graph.input if value.name == "features")
+    count = known.type.tensor_type.shape.dim[1].dim_value
+    weight = numpy_helper.to_array(kernel).copy()
+    weight[:, :count] /= factors[:, None, None]
+    kernel.CopyFrom(numpy_helper.from_array(weight, kernel.name))
 
 
 def with_doubt_as_large(graph: onnx.ModelProto, largest: float) -> onnx.ModelProto:

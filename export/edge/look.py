@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import numpy_helper
 
-from dsin.calibration.qdq import Range
 from dsin.export.bundle_files import INT8_MARK, LOOK_MARK, file_table, new_bundle
 from dsin.export.derived_weights import store_once
 from dsin.export.edge.graphs import fusion_graph, round_to_half
 from dsin.export.edge.refit import require_same_codec
-from dsin.export.int8_bundle import graph_inputs, integer_graph, quantise_fusion
+from dsin.export.int8_bundle import (
+    Features8,
+    features_in_bundle,
+    graph_inputs,
+    integer_graph,
+    quantise_fusion,
+)
 from dsin.export.weights import save_graphs, store_as_half
 from dsin.runtime.codec.bundle import FAITHFUL, Bundle, Look, open_bundle, with_look
 from dsin.runtime.codec.bundle import LEVELS as BYTES
@@ -99,15 +103,11 @@ def _graphs(
     return {"fusion": graph, "int8": integer_graph(quantised.model, "cpu")}
 
 
-def _features(bundle: Bundle) -> Range:
-    """The range of the features that the bundle's 8-bit decoder yields."""
+def _features(bundle: Bundle) -> Features8:
+    """How the bundle's 8-bit decoder yields its features."""
     if bundle.int8.get("pictures") != BYTES:
         raise ExportError(
             f"bundle {bundle.path.name} has 8-bit networks of an earlier version: make them anew "
             "with dsin-export int8"
         )
-    graph = onnx.load(bundle.path / bundle.int8["graphs"]["x_decoder"], load_external_data=False)
-    parts = {t.name: t for t in graph.graph.initializer}
-    (rounding,) = (node for node in graph.graph.node if node.output[0] == "features")
-    scale, zero = (float(numpy_helper.to_array(parts[name])) for name in rounding.input[1:3])
-    return Range(-zero * scale, (255 - zero) * scale)
+    return features_in_bundle(bundle.path / bundle.int8["graphs"]["x_decoder"])

@@ -18,6 +18,7 @@ from dsin.export.edge.combine import WEIGHTS
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_bundle import (
     calibration_note,
+    features_of,
     graph_inputs,
     integer_graph,
     quantise_fusion,
@@ -99,7 +100,7 @@ def _networks(bundle: Bundle, frames: Sequence[Image]) -> dict[str, dict[str, on
     files: dict[str, dict[str, onnx.ModelProto]] = {}
     for name, graph in graphs.items():
         files.setdefault(WEIGHTS[name], {})[f"{name}{mark}"] = integer_graph(graph.model, "cpu")
-    features = graphs["x_decoder"].ranges["features"]
+    features = features_of(graphs["x_decoder"])
     for look, of in bundle.looks.items():
         path = bundle.path / of["fusion"]
         fusion = quantise_fusion(read_graph(path), runs["fusion"], features, "cpu")

@@ -18,8 +18,12 @@ from dsin.export.edge.decoder import edge_decoder
 from dsin.export.edge.look import add_look
 from dsin.export.edge.recalibrate import recalibrate_bundle
 from dsin.export.edge.refit import refit_bundle
+<<<<<<< HEAD
 from dsin.export.half_graph import read_graph
 from dsin.export.int8_bundle import calibrate_bundle, with_doubt_as_large
+=======
+from dsin.export.int8_bundle import calibrate_bundle, features_in_bundle
+>>>>>>> bits
 from dsin.export.restore import load_model
 from dsin.runtime.backends.derived_weights import weights_bytes
 from dsin.runtime.codec import precision
@@ -29,6 +33,7 @@ from dsin.runtime.codec.encoder import Encoder
 from dsin.runtime.codec.precision import at_precision, exact_name, precision_of
 from dsin.runtime.errors import BackendError, BundleError, ExportError, FrameError
 from dsin.runtime.manifest import MANIFEST
+from dsin.runtime.metrics import psnr_db
 from dsin.training.checkpoint import save_checkpoint
 from dsin.training.edge.model import EdgeDsin
 
@@ -66,6 +71,14 @@ def test_8_bit_networks_are_made_anew_with_those_of_the_looks(
     pair = [tmp_path / folder / "fusion_sharp.int8.weights" for folder in ("looks", "new")]
     assert len({len(weights_bytes(weights)) for weights in pair}) == 1
     assert not any(weights.exists() for weights in pair)
+    # The fusion of a look takes features as the decoder that is there already yields them.
+    known = features_in_bundle(both.path / both.int8["graphs"]["x_decoder"])
+    assert known.factors.max() > 1.5
+    results = []
+    for path in (f"{tmp_path}/looks@int8@sharp", f"{tmp_path}/new@int8@sharp"):
+        with Decoder(path) as decoder:
+            results.append(decoder.decode(pictures[0][0], x).image)
+    assert psnr_db(*results) > 40
     assert at_precision(with_look(new, "sharp"), "cpu").has_level_pictures
 
 
