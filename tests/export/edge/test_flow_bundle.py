@@ -18,12 +18,8 @@ from dsin.export.edge.decoder import edge_decoder
 from dsin.export.edge.look import add_look
 from dsin.export.edge.recalibrate import recalibrate_bundle
 from dsin.export.edge.refit import refit_bundle
-<<<<<<< HEAD
 from dsin.export.half_graph import read_graph
-from dsin.export.int8_bundle import calibrate_bundle, with_doubt_as_large
-=======
-from dsin.export.int8_bundle import calibrate_bundle, features_in_bundle
->>>>>>> bits
+from dsin.export.int8_bundle import calibrate_bundle, features_in_bundle, with_doubt_as_large
 from dsin.export.restore import load_model
 from dsin.runtime.backends.derived_weights import weights_bytes
 from dsin.runtime.codec import precision
