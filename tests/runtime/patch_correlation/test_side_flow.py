@@ -203,8 +203,8 @@ def test_noise_moves_the_field_as_far_as_its_smoothness_allows() -> None:
 
     def views(grey: Image) -> Views:
         noisy = (grey + rng.normal(0, 6, grey.shape)).astype(np.float32)
-        half, quarter = (cv2.resize(noisy, (SIZE[1] // n, SIZE[0] // n), interpolation=cv2.INTER_AREA)
-                         for n in (2, 4))  # fmt: skip
+        sizes = ((SIZE[1] // n, SIZE[0] // n) for n in (2, 4))
+        half, quarter = (cv2.resize(noisy, s, interpolation=cv2.INTER_AREA) for s in sizes)
         return Views(np.asarray(half), np.asarray(quarter))
 
     x, y = views(scene), views(np.roll(scene, 6, 1))
