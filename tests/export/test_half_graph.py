@@ -161,3 +161,21 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"no graph at all")
     with pytest.raises(ExportError, match=r"is not an ONNX graph: export it anew$"):
         read_graph(path)
+
+
+def test_a_graph_with_control_flow_is_refused(tmp_path: Path) -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z"])], "branch", [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    node = helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch)
+    values = {
+        name: helper.make_tensor_value_info(name, kind, [1])
+        for name, kind in (
+            ("x", TensorProto.FLOAT), ("y", TensorProto.FLOAT), ("condition", TensorProto.BOOL)
+        )
+    }  # fmt: skip
+    graph = helper.make_graph([node], "if", [values["x"], values["condition"]], [values["y"]])
+    onnx.save(helper.make_model(graph), tmp_path / "if.onnx")
+    with pytest.raises(ExportError, match=r"if\.onnx has control flow, which engines cannot be"):
+        read_graph(tmp_path / "if.onnx")
