@@ -18,7 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 from dsin.export import graphs, patch_correlation_op
-from dsin.export.bundle_files import new_bundle
+from dsin.export.bundle_files import manifest_of, new_bundle
 from dsin.export.calibration_frames import read_frames
 from dsin.export.cli import app, main
 from dsin.export.paper import bundle as paper_bundle
@@ -399,11 +399,17 @@ def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
     far = Dsin(preset(search=SearchOptions(measure="l2"), quirks=Quirks(l2_prefers_far=True)))
     with pytest.raises(ExportError, match="l2_prefers_far"):
         export(far, tmp_path / "out")
+    many = Dsin(preset(autoencoder=AutoencoderConfig(features=16, blocks=1, centers=256)))
+    with pytest.raises(ExportError, match="symbols are 8-bit: use at most 255 centers"):
+        export(many, tmp_path / "out")
     big = Dsin(preset())
     with torch.no_grad():
         big.fusion.convs[0].weight[0, 0, 0, 0] = 1e6
     with pytest.raises(ExportError, match=r"fusion\.convs\.0\.weight reaches 1e\+06"):
         export(big, tmp_path / "out", weights="float16")
+    with pytest.raises(ExportError, match="the checkpoint's notes do not fit into JSON: "):
+        manifest_of(big, tmp_path, "tiny", {"loss": float("nan")}, [], {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from dsin.export.half_graph import FLOAT, HALF, half_nodes, read_graph, to_half
+from dsin.export.weights import store_as_half
 from dsin.runtime.errors import ExportError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "runtime" / "codec" / "bundles"
@@ -146,6 +147,8 @@ def small_graph(weight: float) -> onnx.ModelProto:
 def test_weights_that_float16_cannot_hold_are_refused() -> None:
     with pytest.raises(ExportError, match="weights kernel do not fit into float16"):
         to_half(small_graph(7e4))
+    with pytest.raises(ExportError, match="kernel kernel does not fit into float16"):
+        store_as_half(small_graph(7e4))
 
 
 def test_a_constant_of_both_types_is_kept_in_both() -> None:
