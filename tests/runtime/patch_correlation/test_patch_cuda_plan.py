@@ -16,6 +16,7 @@ def planned(measure: Measure, *, bands: int) -> Plan:
     """13 patches in each of 4 rows, and 51 rows of 277 windows."""
     made = plan(70, 300, PATCH, measure)
     assert (made.down, made.across, made.columns, made.pitch) == (4, 13, 277, 278)
+    assert replace(made, width=301).pitch == 278, "an even number already"
     return replace(made, band_rows=51 if bands == 1 else 30)
 
 
