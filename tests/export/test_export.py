@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -393,6 +395,18 @@ def test_a_bundle_that_cannot_be_replaced_stays(
         pass
     assert (tmp_path / "out" / "bundle.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_comments_on_an_export_are_kept_back_and_come_again_behind_it() -> None:
+    loggers = [logging.getLogger(f"exporter.{name}") for name in "ab"]
+    for logger, level in zip(loggers, (logging.DEBUG, logging.WARNING), strict=True):
+        logger.setLevel(level)
+    with graphs.quiet("exporter.a", "exporter.b"):
+        warnings.warn("an error otherwise", UserWarning, stacklevel=1)
+        assert [logger.level for logger in loggers] == [logging.ERROR, logging.ERROR]
+    assert [logger.level for logger in loggers] == [logging.DEBUG, logging.WARNING]
+    with pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", UserWarning, stacklevel=1)
 
 
 def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
