@@ -24,6 +24,7 @@ from dsin.runtime.backends.derived_weights import DerivedWeights, weights_bytes
 from dsin.runtime.codec.bundle import open_bundle
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.encoder import Encoder
+from dsin.runtime.errors import BundleError
 from dsin.runtime.files import write_json
 from dsin.runtime.manifest import MANIFEST
 
@@ -81,6 +82,14 @@ def test_what_follows_is_stored_once_and_comes_back(bundle: Path) -> None:
     assert stored < 0.3 * len(before["net.int8.weights"])
     store_whole(bundle)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_what_it_follows_from_must_be_there(bundle: Path) -> None:
+    store_once(bundle)
+    file = DerivedWeights(bundle / "net.int8.weights")
+    (bundle / "net.weights").unlink()
+    with pytest.raises(BundleError, match=r"net\.weights cannot be read"):
+        file.whole()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])

@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from typer.testing import CliRunner
 
 from dsin.export import graphs, patch_correlation_op
-from dsin.export.bundle_files import new_bundle
+from dsin.export.bundle_files import manifest_of, new_bundle
 from dsin.export.calibration_frames import read_frames
 from dsin.export.cli import app, main
 from dsin.export.paper import bundle as paper_bundle
@@ -395,15 +397,33 @@ def test_a_bundle_that_cannot_be_replaced_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_comments_on_an_export_are_kept_back_and_come_again_behind_it() -> None:
+    loggers = [logging.getLogger(f"exporter.{name}") for name in "ab"]
+    for logger, level in zip(loggers, (logging.DEBUG, logging.WARNING), strict=True):
+        logger.setLevel(level)
+    with graphs.quiet("exporter.a", "exporter.b"):
+        warnings.warn("an error otherwise", UserWarning, stacklevel=1)
+        assert [logger.level for logger in loggers] == [logging.ERROR, logging.ERROR]
+    assert [logger.level for logger in loggers] == [logging.DEBUG, logging.WARNING]
+    with pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", UserWarning, stacklevel=1)
+
+
 def test_what_only_training_knows_is_refused(tmp_path: Path) -> None:
     far = Dsin(preset(search=SearchOptions(measure="l2"), quirks=Quirks(l2_prefers_far=True)))
     with pytest.raises(ExportError, match="l2_prefers_far"):
         export(far, tmp_path / "out")
+    many = Dsin(preset(autoencoder=AutoencoderConfig(features=16, blocks=1, centers=256)))
+    with pytest.raises(ExportError, match="symbols are 8-bit: use at most 255 centers"):
+        export(many, tmp_path / "out")
     big = Dsin(preset())
     with torch.no_grad():
         big.fusion.convs[0].weight[0, 0, 0, 0] = 1e6
     with pytest.raises(ExportError, match=r"fusion\.convs\.0\.weight reaches 1e\+06"):
         export(big, tmp_path / "out", weights="float16")
+    with pytest.raises(ExportError, match="the checkpoint's notes do not fit into JSON: "):
+        manifest_of(big, tmp_path, "tiny", {"loss": float("nan")}, [], {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,25 @@ def test_an_error_of_several_lines_becomes_one(
     assert told.count("\n") == 1
 
 
+def test_what_building_engines_needs_is_named(
+    arguments: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments("dsin-export", "trt", "edge", "--precision", "fp16")
+    monkeypatch.delitem(sys.modules, "dsin.export.tensorrt_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert run("dsin-export") == 1
+    assert capfd.readouterr().err == "dsin-export: onnx is missing: pip install 'dsin[tensorrt]'\n"
+
+
+def test_a_module_of_ours_that_is_missing_is_no_mistake_of_the_user(
+    arguments: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments("dsin-export", "trt", "edge", "--precision", "fp16")
+    monkeypatch.setitem(sys.modules, "dsin.export.tensorrt_engine", None)
+    with pytest.raises(ModuleNotFoundError):
+        run("dsin-export")
+
+
 def test_the_help_loads_nothing_heavy() -> None:
     code = """import sys
 from dsin.export.cli import main

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from dsin.export.half_graph import FLOAT, HALF, half_nodes, read_graph, to_half
+from dsin.export.weights import store_as_half
 from dsin.runtime.errors import ExportError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "runtime" / "codec" / "bundles"
@@ -146,6 +147,8 @@ def small_graph(weight: float) -> onnx.ModelProto:
 def test_weights_that_float16_cannot_hold_are_refused() -> None:
     with pytest.raises(ExportError, match="weights kernel do not fit into float16"):
         to_half(small_graph(7e4))
+    with pytest.raises(ExportError, match="kernel kernel does not fit into float16"):
+        store_as_half(small_graph(7e4))
 
 
 def test_a_constant_of_both_types_is_kept_in_both() -> None:
@@ -161,3 +164,21 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"no graph at all")
     with pytest.raises(ExportError, match=r"is not an ONNX graph: export it anew$"):
         read_graph(path)
+
+
+def test_a_graph_with_control_flow_is_refused(tmp_path: Path) -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z"])], "branch", [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    node = helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch)
+    values = {
+        name: helper.make_tensor_value_info(name, kind, [1])
+        for name, kind in (
+            ("x", TensorProto.FLOAT), ("y", TensorProto.FLOAT), ("condition", TensorProto.BOOL)
+        )
+    }  # fmt: skip
+    graph = helper.make_graph([node], "if", [values["x"], values["condition"]], [values["y"]])
+    onnx.save(helper.make_model(graph), tmp_path / "if.onnx")
+    with pytest.raises(ExportError, match=r"if\.onnx has control flow, which engines cannot be"):
+        read_graph(tmp_path / "if.onnx")

@@ -129,6 +129,23 @@ def test_bundles_that_do_not_say_what_they_are_are_refused(
         restore_model(open_bundle(copy))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [({"encoder_blocks": [1, 2]}, "'"), ({"coarse": 32}, "a kernel is .*, not ")],
+)
+def test_a_bundle_with_the_preset_of_other_sizes_is_refused(
+    edge_bundle: Path, tmp_path: Path, sizes: dict[str, object], words: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(edge_bundle, copy)
+    manifest = json.loads((copy / "bundle.json").read_text())
+    manifest["preset"]["codec"] |= sizes
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    told = f"copy does not have the weights that its preset names: {words}"
+    with pytest.raises(ExportError, match=told):
+        restore_model(open_bundle(copy))
+
+
 @pytest.mark.parametrize("name", ["edge", "edge-structure"])
 def test_features_that_never_were_at_work_come_back_as_zeros(name: str) -> None:
     """Their integers have no scale: as they are, weights reach 65,000, and float16 infinity."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ from dsin.export.half_graph import read_graph, to_half
 from dsin.export.int8_bundle import calibrate_bundle
 from dsin.export.tensorrt_engine import BuiltEngine, Options, build_engines, profile_of
 from dsin.runtime.backends import tensorrt_api
-from dsin.runtime.backends.engine_files import EngineFile, engine_folder, find_engines, read_header
+from dsin.runtime.backends.engine_files import (
+    EngineFile,
+    Header,
+    engine_folder,
+    find_engines,
+    read_header,
+)
 from dsin.runtime.backends.tensorrt_api import Build, Network
 from dsin.runtime.backends.tensorrt_plugin import register_plugin
 from dsin.runtime.codec.bundle import open_bundle
@@ -255,6 +262,17 @@ def test_calibrated_graphs_are_built_as_they_are(
     assert "build it with --precision int8" in refusal(
         ExportError, lambda: built(tmp_path / "int8", precision="fp16")
     )
+
+
+def test_an_engine_is_told_in_a_line() -> None:
+    header = Header(
+        rules=1, graph="encoder", graph_sha256="", precision="fp16", tensorrt="10.3.0",
+        architecture=87, frame=(64, 64), inputs={}, plan_sha256="",
+    )  # fmt: skip
+    one = BuiltEngine(Path("a.engine"), header, 1_250_000, 2.34)
+    assert str(one) == "a.engine: 1.2 MB in 2.3 s"
+    other = replace(one, header=replace(header, architecture=None))
+    assert str(other) == f"{one}, without a GPU, so no GPU will take it"
 
 
 def test_a_dla_that_is_not_there_is_refused(trt: Any, edge_bundle: Path) -> None:

@@ -108,6 +108,20 @@ def test_the_command(edge_bundle: Path) -> None:
     assert "'tpu' is not one of" in wrong.output
 
 
+def test_the_command_fails_where_one_comparison_does(
+    edge_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = [Check("cpu", "bytes", 1.0, 1.0), Check("torch", "x_dec", 30.0, 45.0)]
+    monkeypatch.setattr("dsin.export.calibration_frames.synthetic_pictures", list)
+    monkeypatch.setattr(
+        "dsin.export.verify_backends.verify_backends", lambda bundle, frames, *, wanted: checks
+    )
+    done = CliRunner().invoke(app, ["verify", str(edge_bundle)])
+    assert isinstance(done.exception, ExportError)
+    assert str(done.exception) == "1 of 2 comparisons failed: see above"
+    assert done.output.splitlines() == [HEADER, *map(str, checks)]
+
+
 def test_a_single_frame_is_refused(edge_bundle: Path) -> None:
     with pytest.raises(ExportError, match="pair of frames"):
         verify_backends(open_bundle(edge_bundle), frames()[:1])

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dsin.runtime.errors import DsinError
-from dsin.runtime.files import write_bytes_atomically, write_image, write_json
+from dsin.runtime.errors import DsinError, FrameError
+from dsin.runtime.files import entries, is_folder, write_bytes_atomically, write_image, write_json
 
 
 def test_bytes_arrive_and_replace_what_was_there(tmp_path: Path) -> None:
@@ -84,3 +84,13 @@ def test_a_picture_needs_a_known_suffix(tmp_path: Path, name: str) -> None:
 def test_json_is_indented_and_ends_with_a_newline(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"größe": 1.5})
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n "größe": 1.5\n}\n'
+
+
+def test_paths_that_cannot_be_looked_at_are_told_as_the_caller_wants(tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match=f"^cannot read {tmp_path / 'absent'}: No such file"):
+        entries(tmp_path / "absent", FrameError)
+    with pytest.raises(FrameError, match=r"^'a.x00b' is not a path$"):
+        is_folder(Path("a\0b"), FrameError)
+    with pytest.raises(FrameError, match=r"^cannot look at x+: File name too long$"):
+        is_folder(Path("x" * 300), FrameError)
+    assert not is_folder(tmp_path / "absent")

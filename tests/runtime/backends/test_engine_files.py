@@ -116,6 +116,15 @@ def test_an_engine_that_does_not_fit_is_refused(
     )
 
 
+@pytest.mark.parametrize(("precision", "backend"), [("fp16", "-fp16"), ("int8", "-int8")])
+def test_a_precision_is_named_with_the_backend_that_wants_it(
+    bundle: Path, precision: str, backend: str
+) -> None:
+    write(bundle)
+    wanted = f"is of fp32, not {precision}, which --backend tensorrt{backend} wants: rebuild"
+    assert wanted in refusal(bundle, precision)
+
+
 def test_other_weights_are_another_graph(bundle: Path) -> None:
     write(bundle)
     weights = bundle / "encoder.weights"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from support.pictures import smooth_picture
 
+from dsin.runtime.compiled import crew
 from dsin.runtime.errors import FrameError
 from dsin.runtime.patch_correlation import side_flow as module
 from dsin.runtime.patch_correlation.block_refinement import BLOCK, NEIGHBOURS, displacements
@@ -21,10 +22,12 @@ from dsin.runtime.patch_correlation.options import SearchOptions
 from dsin.runtime.patch_correlation.side_flow import (
     LEAST_SIDE,
     Field,
+    Views,
     centres,
     find_side_views,
     prepare_flow_side,
     refine_with_flow,
+    smooth_flow,
     warped,
 )
 from dsin.runtime.pictures import Image, from_planes
@@ -191,6 +194,26 @@ def test_blocks_choose_the_least_cost_of_their_candidates() -> None:
             for down, right, penalty in candidates
         ]
         np.testing.assert_allclose(refined.cost[i, j], min(costs), rtol=1e-6)
+
+
+def test_noise_moves_the_field_as_far_as_its_smoothness_allows() -> None:
+    """In pixels of half size; with half the smoothness a third as far again."""
+    rng = np.random.default_rng(0)
+    scene = smooth_picture(SIZE, seed=3)[:, :, 1].astype(np.float32)
+
+    def views(grey: Image) -> Views:
+        noisy = (grey + rng.normal(0, 6, grey.shape)).astype(np.float32)
+        sizes = ((SIZE[1] // n, SIZE[0] // n) for n in (2, 4))
+        half, quarter = (cv2.resize(noisy, s, interpolation=cv2.INTER_AREA) for s in sizes)
+        return Views(np.asarray(half), np.asarray(quarter))
+
+    x, y = views(scene), views(np.roll(scene, 6, 1))
+    grid = tuple(len(centres(side)) for side in x.quarter.shape)
+    start = np.zeros(grid, np.float32), np.full(grid, 1.5, np.float32)
+    with crew(1) as share:
+        down, right = (part[6:-6, 6:-6] for part in smooth_flow(x, y, start, share))
+    assert (down.mean(), right.mean()) == pytest.approx((0, 3), abs=0.05)
+    assert (down.std(), right.std()) == pytest.approx((0.0152, 0.0230), rel=0.08)
 
 
 def test_local_systems_are_the_sums_of_their_windows() -> None:

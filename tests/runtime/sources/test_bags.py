@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bags import STEP_NS, Shot, Storage, picture, rig, write_bag
+from support.bags import COMPRESSED, RAW, STEP_NS, Shot, Storage, picture, rig, write_bag
 
 from dsin.export.calibration_frames import read_frames
 from dsin.runtime.errors import FrameError
 from dsin.runtime.link.side_pictures import encode_picture
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.profiling.pipeline import Frames
-from dsin.runtime.sources.bag_files import bag_files
+from dsin.runtime.sources.bag_files import BagMessage, bag_files
 from dsin.runtime.sources.bag_spec import parse_bag_spec
 from dsin.runtime.sources.mcap_search import next_chunk
 from dsin.runtime.sources.pair_list import pair_list_of
 from dsin.runtime.sources.recordings import open_recording, open_stereo
+from dsin.runtime.sources.ros_images import ros_picture
 
 pytest.importorskip("rosbags")
 STORAGES: tuple[Storage, ...] = ("ros1", "sqlite", "mcap")
@@ -172,6 +173,34 @@ def test_pictures_that_cannot_be_coded(
     bag = written(tmp_path, [Shot("/c", 10**9, content, encoding)])
     with pytest.raises(FrameError, match=complaint):
         open_recording(f"{bag},x=/c", "left")
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (
+            "std_msgs/msg/String",
+            r"^it is a std_msgs/msg/String: give a topic of Image or Compressed",
+        ),
+        (RAW, "^it is damaged: it is no sensor_msgs/msg/Image$"),
+        (COMPRESSED, "^it is damaged: it is no sensor_msgs/msg/CompressedImage$"),
+    ],
+)
+@pytest.mark.parametrize("ros1", [False, True])
+def test_messages_that_are_no_pictures(kind: str, complaint: str, ros1: bool) -> None:
+    with pytest.raises(FrameError, match=complaint):
+        ros_picture(BagMessage("/c", kind, 1, b"words", ros1), "it")
+
+
+def test_frames_that_a_bag_lacks(tmp_path: Path) -> None:
+    recording = open_recording(f"{written(tmp_path, rig())},x=/l", "left")
+    for number in (-1, 4):
+        with pytest.raises(FrameError, match=f"there is no frame {number}: the source has 4"):
+            recording.image(number)
+    shutil.rmtree(tmp_path / "drive")
+    written(tmp_path, rig(2))
+    with pytest.raises(FrameError, match="drive has changed while it was read"):
+        recording.image(3)
 
 
 def test_a_size_that_changes(tmp_path: Path) -> None:

@@ -422,6 +422,11 @@ def test_a_live_camera_ends_after_so_many_frames(closing: list[tuple[Rig, Device
     assert device.released.wait(LONG_S)
 
 
+def test_no_frames_at_all_are_refused() -> None:
+    with pytest.raises(FrameError, match="0 frames: ask for at least one"):
+        Rig(Device(), frames=0)
+
+
 def test_a_camera_that_comes_back_goes_on(closing: list[tuple[Rig, Device]]) -> None:
     before, after = Device(bgr(0)), Device()
     rig = Rig(before, FrameError("still absent"), after)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from support.video_sender import LONG_S, SIZE, Sender, free_port
 
@@ -291,6 +292,57 @@ def test_pictures_that_were_stored_before_a_stream_was_opened_are_left_out(
     every = AvDevice(Stored(30), "pipeline")
     assert every.grab()
     assert every._grabbed.number == 0
+
+
+class Shown:
+    """A decoded picture, 2x3, whose pixels count from 0."""
+
+    def __init__(self, rotation: int = 0, **marks: bool) -> None:
+        self.rotation, self.time = rotation, None
+        self.key_frame = self.is_corrupt = self.interlaced_frame = False
+        self.__dict__ |= marks
+
+    def to_ndarray(self, format: str) -> Any:
+        assert format == "bgr24"
+        return np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+
+
+def device_of(*frames: Shown) -> AvDevice:
+    packets = [SimpleNamespace(decode=lambda frame=frame: [frame]) for frame in frames]
+    stream = SimpleNamespace(thread_type="", average_rate=None)
+    container: Any = Stored(0)
+    container.streams = SimpleNamespace(video=[stream])
+    container.demux = lambda stream: iter(packets)
+    return AvDevice(container, "camera")
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_pictures_are_turned_upright(rotation: int) -> None:
+    device = device_of(Shown(rotation, key_frame=True))
+    assert device.grab()
+    read, picture = device.retrieve()
+    assert read
+    np.testing.assert_array_equal(picture, np.rot90(Shown().to_ndarray("bgr24"), rotation // 90))
+    assert device.get(cv2.CAP_PROP_FPS) == 0, "it tells none"
+
+
+def test_pictures_without_a_beginning_and_damaged_ones_are_left_out() -> None:
+    last = Shown()
+    device = device_of(Shown(), Shown(), Shown(key_frame=True, is_corrupt=True), last)
+    assert device.grab()
+    assert device._grabbed is last
+    with pytest.raises(FrameError, match=r"^camera has ended$"):
+        device.grab()
+
+
+def test_interlaced_streams_and_those_without_pictures_are_refused() -> None:
+    device = device_of(Shown(key_frame=True, interlaced_frame=True))
+    assert device.grab()
+    with pytest.raises(FrameError, match=r"camera is interlaced: set the camera to whole pictures"):
+        device.retrieve()
+    empty = SimpleNamespace(streams=SimpleNamespace(video=[]))
+    with pytest.raises(FrameError, match=r"^camera has no video$"):
+        AvDevice(empty, "camera")
 
 
 def opened_when_ready(opened: Callable[[str], Camera], address: str) -> Camera:

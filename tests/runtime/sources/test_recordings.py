@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,6 +254,15 @@ def test_euroc_folders_tell_times_by_names(euroc: Path, below: str) -> None:
         assert [int(recording.image(n)[0, 0, 0]) // 10 for n in (0, 1)] == [1, 2]
 
 
+@pytest.mark.parametrize(("side", "camera"), [("left", "cam0"), ("right", "cam1")])
+def test_a_euroc_folder_without_one_camera(euroc: Path, side: StereoSide, camera: str) -> None:
+    (euroc / "mav0" / camera / "data").rename(euroc / "elsewhere")
+    with pytest.raises(FrameError, match=f"no .*{camera}.data: the folder has the other camera"):
+        open_recording(str(euroc), side)
+    own = open_recording(str(euroc), "right" if side == "left" else "left")
+    assert len(own) == 3
+
+
 def test_a_name_that_is_no_time_is_told(euroc: Path) -> None:
     for camera in ("cam0", "cam1"):
         write_picture(euroc / "mav0" / camera / "data" / "thumbnail.png", 0)
@@ -475,6 +485,48 @@ def test_an_edit_list_leaves_frames_out(tmp_path: Path) -> None:
     recording = VideoFile(remuxed(whole, tmp_path / "edited.mp4", later_ms=-500))
     assert numbers(recording) == list(range(5, 20))
     assert np.allclose(times_ms(recording), [100 * n for n in range(15)])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))],
+    ids=["clockwise", "upside down", "counterclockwise"],
+)
+def test_a_camera_that_was_held_otherwise(
+    tmp_path: Path, matrix: tuple[int, int, int, int], corner: tuple[int, int]
+) -> None:
+    """A phone writes into the file how it was turned: here the corner that is bright is the upper
+    left one of the coded picture."""
+    path = tmp_path / "phone.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:16, :16] = 255
+    writer.write(picture)
+    writer.release()
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    a, b, c, d = (value * 2**16 for value in matrix)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(data)
+    recording = VideoFile(path)
+    assert recording.size == ((48, 64) if matrix[0] else (64, 48))
+    seen = recording.image(0)[:, :, 1]
+    assert {place for place in ((0, 0), (0, -1), (-1, 0), (-1, -1)) if seen[place] > 128} == {
+        corner
+    }
+
+
+def test_what_holds_no_pictures(tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match=r"there is no video .*none\.mp4"):
+        VideoFile(tmp_path / "none.mp4")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        samples.sample_rate = 8000
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    with pytest.raises(FrameError, match=r"sound\.mkv has no video track"):
+        VideoFile(tmp_path / "sound.mkv")
 
 
 def test_sound_that_lasts_longer_is_no_loss(tmp_path: Path) -> None:

@@ -46,10 +46,22 @@ def test_the_last_of_two_steps_begins_as_the_last_of_four(edge_model: EdgeDsin) 
 
 def test_means_and_scales_keep_to_their_halves(edge_model: EdgeDsin) -> None:
     larger = grown(edge_model, EdgePreset(codec=replace(SMALL, latent=12)))
-    old = edge_model.entropy.steps[1].get_parameter("out.bias")
-    new = larger.entropy.steps[1].get_parameter("out.bias")
+    old = edge_model.entropy.steps[1].get_parameter("out.weight")
+    new = larger.entropy.steps[1].get_parameter("out.weight")
+    assert old.any()
     assert torch.equal(new[:8], old[:8])
     assert torch.equal(new[12:20], old[8:])
+
+
+def test_steps_do_not_see_new_features_of_the_context(edge_model: EdgeDsin) -> None:
+    """They see that of z first, behind it what is decoded."""
+    larger = grown(edge_model, EdgePreset(codec=replace(SMALL, latent=12, context=10)))
+    for old_step, new_step in zip(edge_model.entropy.steps, larger.entropy.steps, strict=True):
+        old, new = (step.get_parameter("stem.weight") for step in (old_step, new_step))
+        assert torch.equal(new[:, :8], old[:, :8])
+        assert torch.equal(new[:, 10:18], old[:, 8:])
+        assert not new[:, 8:10].any()
+        assert not new[:, 18:].any()
 
 
 def test_a_pointwise_last_layer_is_the_middle_of_the_old_one(edge_model: EdgeDsin) -> None:

@@ -251,17 +251,24 @@ def test_training_from_a_pack(
     [
         (["edge", "--pack", "p", "--root", "r"], "--pack contains all pictures: leave out"),
         (["edge", "--pairs", "l"], "needs --pairs, --val and --root, or for edge presets --pack"),
-        (["paper", "--pack", "p"], "is not an edge preset, and only those take --pack"),
-        (["paper", "--budget-s", "9"], "is not an edge preset, and only those take --budget-s"),
+        (["paper", "--pack", "p"], "is not an edge preset, and only those take --pack\n"),
+        (["paper", "--budget-s", "9"], "is not an edge preset, and only those take --budget-s\n"),
         (["paper", "--photos", "p"], "trains on pairs only: leave out --photos"),
         (["paper", "--json", "j"], "is not an edge preset, and only those take --json\n"),
-        (["paper", "--no-graphs"], "is not an edge preset, and only those take --no-graphs"),
+        (["paper", "--no-graphs"], "is not an edge preset, and only those take --no-graphs\n"),
     ],
 )
 def test_options_that_do_not_go_together(dsin: Run, arguments: list[str], words: str) -> None:
     done = dsin("train", *arguments)
     assert (done.status, done.out) == (1, "")
     assert words in done.err
+
+
+def test_a_preset_without_phases_cannot_be_trained(dsin: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('model = "edge"\n')
+    done = dsin("train", tmp_path / "mine.toml", "--pack", "p")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "dsin: preset mine has no phases to train\n"
 
 
 def test_the_command_packs_the_projects_folder(sources: Path, tmp_path: Path) -> None:
