@@ -10,6 +10,8 @@ from dsin.runtime.datagrams.assembly import MOST_OPEN, Assembly
 from dsin.runtime.datagrams.parity import FAILURES, MAX_PARITY, parity_needed, parity_pieces
 from dsin.runtime.datagrams.pieces import (
     MAX_BODY,
+    MESSAGE,
+    PIECE,
     PIECE_BYTES,
     Piece,
     PieceError,
@@ -74,6 +76,23 @@ def test_the_largest_frame_keeps_within_a_byte_of_pieces(parity: int) -> None:
     lost = set(range(8)) if parity else set()
     came = {piece.index: piece.body for piece in pieces if piece.index not in lost}
     assert joined(pieces[0].shape, came) == body
+
+
+def test_the_first_byte_tells_what_a_datagram_holds() -> None:
+    """As both ends have it, whatever their versions."""
+    assert cut(7, body_of(10), 0)[0].content()[0] == PIECE == 0
+    assert MESSAGE == 1
+
+
+@pytest.mark.parametrize(
+    ("blocks", "loss", "parity"),
+    [((1,), 0.04, 1), ((1,), 0.1, 2), ((4,), 0.01, 1), ((4,), 0.02, 2), ((4, 4), 0.01, 1)],
+)
+def test_parity_is_the_least_that_loses_two_frames_in_a_thousand(
+    blocks: tuple[int, ...], loss: float, parity: int
+) -> None:
+    """0.04² of one piece and a copy; 10 · 0.01² · 0.99³ + … of four pieces and one of parity."""
+    assert parity_needed(blocks, loss) == parity
 
 
 def test_parity_is_reed_solomon_of_polynomial_0x11d() -> None:
@@ -151,6 +170,17 @@ def test_frames_that_overtake_each_other_while_incomplete_are_both_complete() ->
     order = [first[0], second[0], first[2], first[1], second[2], second[1]]
     done = [body for piece in order if (body := assembly.add(piece))]
     assert done == [body_of(3000), body_of(3000, 2)]
+
+
+@pytest.mark.parametrize(("others", "kept"), [(3, True), (4, False)])
+def test_four_frames_may_be_incomplete_at_once(others: int, kept: bool) -> None:
+    assembly = Assembly()
+    first = cut(1, body_of(3000), 0)
+    for piece in first[:-1]:
+        assembly.add(piece)
+    for number in range(2, 2 + others):
+        assembly.add(cut(number, body_of(3000), 0)[0])
+    assert (assembly.add(first[-1]) == body_of(3000)) == kept
 
 
 @given(st.lists(st.integers(0, 50), max_size=200))
