@@ -10,6 +10,7 @@ from dsin.runtime.datagrams.assembly import MOST_OPEN, Assembly
 from dsin.runtime.datagrams.parity import FAILURES, MAX_PARITY, parity_needed, parity_pieces
 from dsin.runtime.datagrams.pieces import (
     MAX_BODY,
+    MESSAGE,
     PIECE_BYTES,
     Piece,
     PieceError,
@@ -124,6 +125,20 @@ def test_garbage_is_no_piece_or_one_within_the_limits(content: bytes) -> None:
 def test_impossible_shapes_are_refused(data: int, total: int, fill: int, length: int) -> None:
     with pytest.raises(PieceError):
         Shape(data, total, fill, length)
+
+
+def test_a_datagram_that_holds_no_piece_says_why() -> None:
+    (piece,) = cut(7, b"body", 0)
+    content = piece.content()
+    assert parsed(content) == piece
+    head = len(content) - len(b"body")
+    with pytest.raises(PieceError) as refused:
+        parsed(content[:head])
+    assert str(refused.value) == f"a piece of {head} bytes, header included"
+    assert parsed(content[: head + 1]).body == b"b"
+    with pytest.raises(PieceError) as refused:
+        parsed(bytes([MESSAGE]) + content[1:])
+    assert str(refused.value) == f"a datagram of kind {MESSAGE}"
 
 
 def test_a_piece_outside_its_frame_is_refused() -> None:
