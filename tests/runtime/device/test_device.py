@@ -8,8 +8,9 @@ import pytest
 from support.rig_fakes import BUNDLE, CODEC, FakeCamera, FakeEncoder, picture
 
 from dsin.runtime.codec.encoder import Encoder
-from dsin.runtime.codec.packet import PACKET_HEADER_BYTES
+from dsin.runtime.codec.packet import PACKET_HEADER_BYTES, Packet, PacketHeader
 from dsin.runtime.codec.rate_control import RateController
+from dsin.runtime.codec.references import SentFrames
 from dsin.runtime.device import device as device_module
 from dsin.runtime.device.device import (
     AnsweredFrame,
@@ -23,6 +24,7 @@ from dsin.runtime.device.link_rate import LinkFigures
 from dsin.runtime.device.stream_client import Greeting
 from dsin.runtime.errors import DsinError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.link.side_pictures import encode_picture
 from dsin.runtime.sources.cameras import CapturedFrame
 
 FRAME = CapturedFrame(3, 7, picture(3), 0.0, 0.5)
@@ -262,3 +264,96 @@ def test_a_frame_is_taken_when_its_forerunner_is_about_to_be_done(clock: SimpleN
     clock.s = 100.0
     device._hold(stream)
     assert stream.mock_calls == []
+
+
+def packet_maker(refers: bool = True, **options: Any) -> tuple[PacketMaker, Mock]:
+    """One of a bundle that can refer or not, and its encoder, whose packets are 39 bytes and the
+    header."""
+    bundle = Mock(**{"rate_points": BUNDLE.rate_points, "codec_id": CODEC, "refers": refers})
+    encoder = Mock(spec=Encoder, bundle=bundle)
+    header = PacketHeader(CODEC, 24, 16, 2, 3, 7)
+    encoder.encode.return_value = Packet(header, bytes(39), {"compute": 4.5})
+    return PacketMaker(encoder, **options), encoder
+
+
+def test_a_frame_becomes_a_packet_of_the_rate_that_was_asked_for() -> None:
+    maker, encoder = packet_maker(rate=2)
+    assert encoder.bundle.rate_index.mock_calls == [call(2)], "another one is refused at once"
+    assert (maker.letter, maker.codec_id, maker.rate_points) == ("x", CODEC, 3)
+    frame = FRAME._replace(capture_ms=0.5, taken_s=9.5)
+    made = maker.make(frame)
+    data = bytes(encoder.encode.return_value)
+    assert made == MadeFrame(3, 7, 9.5, data, 2, {"capture": 0.5, "compute": 4.5})
+    (image, rate), options = encoder.encode.call_args
+    assert image is frame.image
+    assert rate == 2
+    assert options == {"frame_number": 3, "timestamp_ns": 7, "references": None}
+    sent = dsin_v1.EncodedFrame(
+        packet=data, timestamp_ns=7, frame_number=3, held_us=11, sent_ns=22
+    )  # fmt: skip
+    assert maker.message(made, 11, 22) == dsin_v1.CameraMessage(frame=sent)
+
+
+def test_a_controller_chooses_the_rate_and_is_told_what_it_took() -> None:
+    controller = Mock(spec=RateController, predicted_sizes=[100.0, 1000.0, 3000.0])
+    controller.next_rate.return_value = 1
+    maker, encoder = packet_maker(controller=controller)
+    maker.make(FRAME)
+    assert encoder.encode.call_args.args[1] == 1
+    size = len(encoder.encode.return_value)
+    assert controller.mock_calls == [call.next_rate(None), call.sent(2, size)]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "independent", "server", "refers"),
+    [
+        (True, False, True, True), (True, False, False, False), (True, True, True, False),
+        (False, False, True, False),
+    ],
+)  # fmt: skip
+def test_packets_refer_where_bundle_server_and_user_let_them(
+    bundle: bool, independent: bool, server: bool, refers: bool
+) -> None:
+    maker, encoder = packet_maker(bundle, independent=independent)
+    assert maker.refers == (bundle and not independent)
+    maker.answered(dsin_v1.Ack(frame_number=3, status=dsin_v1.DECODED))  # of no connection
+    maker.connected(takes_references=server)
+    maker.make(FRAME)
+    first = encoder.encode.call_args.kwargs["references"]
+    assert isinstance(first, SentFrames) == refers
+    maker.connected(takes_references=server)
+    maker.make(FRAME)
+    again = encoder.encode.call_args.kwargs["references"]
+    assert (again is None) == (first is None)
+    assert again is not first or not refers, "another connection begins anew"
+
+
+def test_answers_tell_what_later_packets_may_refer_to() -> None:
+    maker, encoder = packet_maker()
+    maker.connected(takes_references=True)
+    maker.make(FRAME)
+    references = encoder.encode.call_args.kwargs["references"]
+    maker._sent = Mock(wraps=references)
+    for ack in (
+        dsin_v1.Ack(frame_number=3, status=dsin_v1.DECODED),
+        dsin_v1.Ack(frame_number=4, status=dsin_v1.REJECTED),
+        dsin_v1.Ack(frame_number=5, status=dsin_v1.SUPERSEDED),
+        dsin_v1.Ack(frame_number=6, status=dsin_v1.REJECTED, reference_missing=True),
+    ):
+        maker.answered(ack)
+    assert maker._sent.mock_calls == [call.confirm(3), call.forget(6)]
+
+
+@pytest.mark.parametrize("quality", [None, 80])
+def test_the_second_camera_sends_whole_pictures(quality: int | None) -> None:
+    maker = PictureMaker(quality)
+    assert (maker.letter, maker.codec_id, maker.rate_points) == ("y", b"", 0)
+    frame = FRAME._replace(capture_ms=0.5, taken_s=9.5)
+    made = maker.make(frame)
+    assert made == MadeFrame(3, 7, 9.5, encode_picture(frame.image, quality), None, made.stage_ms)
+    assert list(made.stage_ms) == ["capture", "picture"]
+    assert made.stage_ms["capture"] == 0.5
+    side = dsin_v1.SideFrame(
+        picture=made.data, timestamp_ns=7, frame_number=3, held_us=11, sent_ns=22
+    )  # fmt: skip
+    assert maker.message(made, 11, 22) == dsin_v1.CameraMessage(side=side)

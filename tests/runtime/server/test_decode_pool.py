@@ -8,11 +8,13 @@ from support.rig_fakes import CODEC, SIZE, FakeDecoder
 
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.codec.references import DecodedFrames
 from dsin.runtime.errors import StreamError
 from dsin.runtime.link.clocks import Offset
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
-from dsin.runtime.server.decode_pool import DecodePool
+from dsin.runtime.server import decode_pool
+from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.server.decode_worker import LocalWorker
 from dsin.runtime.server.rig import ArrivedFrame, Rig
 from dsin.runtime.server.side_buffer import PairingPolicy
@@ -106,3 +108,60 @@ def test_a_fault_while_decoding_one_rig_does_not_end_the_others(
     (record,) = caplog.records
     assert record.getMessage() == "internal fault while decoding for rig front"
     assert record.exc_info is not None
+
+
+def test_a_rig_for_which_there_is_no_memory_is_told_how_much_there_is() -> None:
+    """Those that are not connected take none."""
+    workers = [LocalWorker(cast(Decoder, FakeDecoder()))]
+    pool = DecodePool(workers, PairingPolicy(), print, budget_mib=10.0)
+    large = (128, 128)  # 350 bytes a pixel are 5.5 MiB
+    front = pool.open_rig("front", large)
+    pool.open_rig("rear", large)
+    pool.camera_joined(front, lambda: None)
+    assert pool.open_rig("front", large) is front
+    with pytest.raises(NoRoomError) as refused:
+        pool.open_rig("rear", large)
+    assert str(refused.value) == (
+        "rig rear needs 5 MiB, and of the server's 10 MiB 5 are taken: try again later"
+    )
+    pool.camera_left(front)
+    pool.camera_joined(pool.open_rig("rear", large), lambda: None)
+
+
+def test_of_rigs_that_left_only_some_are_remembered(
+    pool: DecodePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest give way, but none that is connected."""
+    monkeypatch.setattr(decode_pool, "MOST_RIGS", 3)
+    pool.camera_joined(pool.open_rig("here", SIZE), lambda: None)
+    for name in ("a", "b", "c", "d"):
+        pool.open_rig(name, SIZE)
+    assert [rig.rig for rig in pool.status()] == ["c", "d", "here"]
+
+
+def test_what_packets_may_refer_to_begins_with_the_camera(pool: DecodePool, rig: Rig) -> None:
+    pool.camera_joined(rig, lambda: None)
+    assert rig.references is None
+    pool.camera_joined(rig, lambda: None, references=True)
+    assert isinstance(rig.references, DecodedFrames)
+    pool.camera_left(rig)
+    assert rig.references is None
+
+
+def test_side_images_whose_times_were_wrong_are_discarded(pool: DecodePool, rig: Rig) -> None:
+    for doubt in (False, True):
+        view = SideView(np.zeros((*SIZE, 3), np.uint8), 1, 2)
+        pool.offer_side(rig, view, 77, clock_in_doubt=doubt)
+        newest = rig.sides.newest
+        assert newest is not None
+        assert (newest.view, newest.captured_ns, newest.clock_in_doubt) == (view, 77, doubt)
+    pool.offer_side(rig, view, 78)
+    assert rig.sides.newest is not None
+    assert not rig.sides.newest.clock_in_doubt
+    pool.forget_sides(rig)
+    assert rig.sides.newest is None
+
+
+def test_a_frame_that_is_no_packet_of_the_rig_is_counted(pool: DecodePool, rig: Rig) -> None:
+    pool.reject(rig)
+    assert (status(pool).rejected, status(pool).decoded) == (1, 0)
