@@ -4,19 +4,19 @@ from typing import cast
 
 import numpy as np
 import pytest
-from support.rig_fakes import CODEC, SIZE, FakeDecoder
+from support.rig_fakes import CODEC, SIZE, FakeDecoder, picture
 
-from dsin.runtime.codec.decoder import Decoder
+from dsin.runtime.codec.decoder import Decoded, Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.codec.references import DecodedFrames
-from dsin.runtime.errors import StreamError
+from dsin.runtime.errors import PacketError, ReferenceMissingError, StreamError
 from dsin.runtime.link.clocks import Offset
-from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideView
+from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.outputs.rig_status import RigStatus
 from dsin.runtime.server import decode_pool
 from dsin.runtime.server.decode_pool import DecodePool, NoRoomError
 from dsin.runtime.server.decode_worker import LocalWorker
-from dsin.runtime.server.rig import ArrivedFrame, Rig
+from dsin.runtime.server.rig import ArrivedFrame, FrameStatus, Outcome, Rig
 from dsin.runtime.server.side_buffer import PairingPolicy
 
 
@@ -165,3 +165,84 @@ def test_side_images_whose_times_were_wrong_are_discarded(pool: DecodePool, rig:
 def test_a_frame_that_is_no_packet_of_the_rig_is_counted(pool: DecodePool, rig: Rig) -> None:
     pool.reject(rig)
     assert (status(pool).rejected, status(pool).decoded) == (1, 0)
+
+
+class Failing(FakeDecoder):
+    """Refuses every packet with an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def decode(self, *_: object, **__: object) -> Decoded:
+        raise self._error
+
+
+def decoded_by(
+    decoder: FakeDecoder, *, side: bool, doubt: bool = False
+) -> tuple[list[DecodedFrame], Outcome, Rig]:
+    """What becomes of one frame, with a side image of its moment or without."""
+    frames: list[DecodedFrame] = []
+    outcomes: list[Outcome] = []
+    pool = DecodePool([LocalWorker(cast(Decoder, decoder))], PairingPolicy(), frames.append)
+    rig = pool.open_rig("front", SIZE)
+    if side:
+        pool.offer_side(rig, SideView(np.zeros((*SIZE, 3), np.uint8), 8, 1000), 1000)
+    header = PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 3, 900)
+    arrived = ArrivedFrame(Packet(header, b"data"), 1000, 950, 960, doubt, outcomes.append)
+    with pool:
+        pool.offer(rig, arrived)
+    (outcome,) = outcomes
+    return frames, outcome, rig
+
+
+@pytest.mark.parametrize(
+    ("side", "doubt", "use"),
+    [
+        (True, False, SideUse.PAIRED), (True, True, SideUse.CLOCK_UNCERTAIN),
+        (False, False, SideUse.MISSING), (False, True, SideUse.MISSING),
+    ],
+)  # fmt: skip
+def test_a_decoded_frame_has_its_times_its_side_image_and_its_stages(
+    side: bool, doubt: bool, use: SideUse
+) -> None:
+    (frame,), outcome, rig = decoded_by(FakeDecoder(), side=side, doubt=doubt)
+    assert (frame.rig, frame.number, frame.side_use) == ("front", 3, use)
+    assert (frame.timestamp_ns, frame.captured_ns, frame.received_ns) == (900, 950, 960)
+    assert frame.decoded_ns > 10**18
+    assert frame.packet == bytes(Packet(PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 3, 900), b"data"))
+    assert (frame.side is not None and frame.side.number == 8) == side
+    expected = ["side.compute", "server.x_decoder"] if side else ["server.x_decoder"]
+    assert list(frame.stage_ms) == expected
+    assert np.array_equal(frame.decoded.image, picture(3))
+    assert outcome == Outcome(
+        3, FrameStatus.DECODED, use, outcome.decode_ms, outcome.age_ms, "", frame.waited_ms
+    )
+    assert outcome.decode_ms >= 0
+    assert frame.waited_ms >= 0
+    assert (rig.decoding, rig.rate) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "missing"),
+    [(PacketError("packet is damaged"), False), (ReferenceMissingError("no frame 2"), True)],
+)
+def test_a_packet_that_is_refused_is_answered_and_logged_with_the_reason(
+    caplog: pytest.LogCaptureFixture, error: Exception, missing: bool
+) -> None:
+    frames, outcome, rig = decoded_by(Failing(error), side=False)
+    assert frames == []
+    assert outcome == Outcome(
+        3, FrameStatus.REJECTED, SideUse.MISSING, 0.0, outcome.age_ms, str(error),
+        outcome.waited_ms, missing,
+    )  # fmt: skip
+    assert caplog.messages == [f"rig front, frame 3: {error}"]
+    assert not rig.decoding
+
+
+def test_a_fault_is_answered_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    """Which are for the server's log."""
+    _, outcome, _ = decoded_by(Failing(ZeroDivisionError("secret")), side=False)
+    assert outcome.status is FrameStatus.REJECTED
+    assert outcome.reason == "internal fault, see the server's log"
+    assert caplog.messages == ["internal fault while decoding for rig front"]
