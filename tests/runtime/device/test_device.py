@@ -333,6 +333,7 @@ def test_answers_tell_what_later_packets_may_refer_to() -> None:
     maker.connected(takes_references=True)
     maker.make(FRAME)
     references = encoder.encode.call_args.kwargs["references"]
+    assert isinstance(references, SentFrames), "they may, unless somebody forbids it"
     maker._sent = Mock(wraps=references)
     for ack in (
         dsin_v1.Ack(frame_number=3, status=dsin_v1.DECODED),

@@ -1,11 +1,13 @@
 """What the pool is told of a rig's cameras: who joined, who left, how the device fares."""
 
+import time
 from typing import cast
 
 import numpy as np
 import pytest
-from support.rig_fakes import CODEC, SIZE, FakeDecoder, picture
+from support.rig_fakes import CODEC, SIZE, FakeDecoder, picture, wait_until
 
+from dsin.runtime import trace
 from dsin.runtime.codec.decoder import Decoded, Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.codec.references import DecodedFrames
@@ -246,3 +248,57 @@ def test_a_fault_is_answered_without_its_words(caplog: pytest.LogCaptureFixture)
     assert outcome.status is FrameStatus.REJECTED
     assert outcome.reason == "internal fault, see the server's log"
     assert caplog.messages == ["internal fault while decoding for rig front"]
+
+
+def test_a_worker_prepares_a_side_image_while_nothing_waits_and_goes_on() -> None:
+    """At once, and then decodes the next frame with it."""
+    frames: list[DecodedFrame] = []
+    pool = DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))], PairingPolicy(), frames.append)
+    rig = pool.open_rig("front", SIZE)
+
+    def offer(number: int, at_ns: int) -> None:
+        header = PacketHeader(CODEC, SIZE[1], SIZE[0], 0, number, at_ns)
+        pool.offer(
+            rig, ArrivedFrame(Packet(header, b""), at_ns, at_ns, at_ns, False, lambda outcome: None)
+        )
+
+    with pool:
+        offer(3, 1000)
+        wait_until(lambda: frames)
+        pool.offer_side(rig, SideView(np.zeros((*SIZE, 3), np.uint8), 8, 2000), 2000)
+        newest = rig.sides.newest
+        assert newest is not None
+        wait_until(lambda: newest.prepared)
+        offer(4, 2000)
+        wait_until(lambda: len(frames) == 2)
+    assert [frame.side_use for frame in frames] == [SideUse.MISSING, SideUse.PAIRED]
+
+
+def test_a_frame_waits_no_longer_for_a_camera_that_is_gone() -> None:
+    frames: list[DecodedFrame] = []
+    policy = PairingPolicy(wait_ms=60_000)
+    pool = DecodePool([LocalWorker(cast(Decoder, FakeDecoder()))], policy, frames.append)
+    rig = pool.open_rig("front", SIZE)
+    pool.camera_joined(rig, lambda: None)
+    pool.side_joined(rig)
+    header = PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 3, 0)
+    with pool:
+        pool.offer(rig, ArrivedFrame(Packet(header, b""), 0, 0, 0, False, lambda outcome: None))
+        time.sleep(0.05)
+        assert frames == []
+        pool.side_left(rig)
+        wait_until(lambda: frames)
+
+
+def test_what_a_worker_does_is_traced_by_frame_rig_rate_and_size() -> None:
+    trace.trace_this_process()
+    try:
+        decoded_by(FakeDecoder(), side=False)
+        slices = trace.taken_slices()
+    finally:
+        trace.stop_tracing()
+    size = len(Packet(PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 3, 900), b"data"))
+    assert [(s.name, s.thread, s.known) for s in slices if s.name in ("frame", "hand over")] == [
+        ("hand over", "decode-0", {"frame": 3}),
+        ("frame", "decode-0", {"rig": "front", "rate": 0, "bytes": size, "frame": 3}),
+    ]

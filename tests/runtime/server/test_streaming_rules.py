@@ -1,6 +1,7 @@
 """The rules of the streaming as literal values: turns, limits, pairing, what is kept and told."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from support.rig_fakes import CODEC, SIZE, FakeCamera, FakeDecoder, FakeEncoder, wait_until
 
+from dsin.runtime import trace
 from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader, Reference
 from dsin.runtime.device import device as device_module
@@ -82,6 +84,26 @@ def test_a_device_that_wants_two_frames_reads_no_third() -> None:
             numbers.append(frame.number)
     slot.close()
     assert (numbers, slot.captured, slot.dropped) == ([0, 1], 2, 0)
+
+
+def test_the_time_that_a_camera_took_for_a_picture_is_traced_before_it_came() -> None:
+    class Slow(ThreeFrames):
+        def newest(self, timeout_s: float) -> CapturedFrame:
+            return super().newest(timeout_s)._replace(capture_ms=2.5)
+
+    trace.trace_this_process()
+    before_ns = time.perf_counter_ns()
+    try:
+        slot = FrameSlot(Slow())
+        slot._thread.join()
+        slices = trace.taken_slices()
+    finally:
+        trace.stop_tracing()
+    assert [(s.name, s.thread, s.known) for s in slices] == [
+        ("capture", "capture", {"frame": number}) for number in range(3)
+    ]
+    assert {s.end_ns - s.start_ns for s in slices} == {2_500_000}
+    assert all(before_ns < s.end_ns < time.perf_counter_ns() for s in slices)
 
 
 @pytest.mark.parametrize("clock", ["live", "recording"])
