@@ -242,13 +242,14 @@ def test_the_device_process_sends_what_it_was_asked_for(
         made["Device"][-1]["on_frame"](answered("decoded"))
         return SimpleNamespace(captured=7)
 
+    stopped = threading.Event()
     encoder = SimpleNamespace(bundle="opened")
     note("Encoder", nullcontext(encoder))
     note("PacketMaker", "maker")
     note("warm_up", None)
     note("open_recording", "recording")
     note("PlayedRecording", "camera")
-    note("Device", SimpleNamespace(run=run, stop=lambda: None))
+    note("Device", SimpleNamespace(run=run, stop=stopped.set))
     monkeypatch.setattr(Settings, "source", lambda self: RIG)
     monkeypatch.setattr(Settings, "controller", lambda self, bundle, source: (bundle, source))
     monkeypatch.setattr(demo_processes, "_device_threads", lambda: 3)
@@ -274,6 +275,8 @@ def test_the_device_process_sends_what_it_was_asked_for(
     assert isinstance(finished, Finished)
     assert finished.captured == 7
     assert 0 <= finished.seconds < 60
+    pipe.ours.send(STOP)
+    assert stopped.wait(10), "the demo can end it at any time"
 
 
 @pytest.mark.parametrize("traced", [True, False])
