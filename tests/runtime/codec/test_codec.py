@@ -4,6 +4,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,13 @@ from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.backends.ort import ort_session
 from dsin.runtime.backends.session import open_session
 from dsin.runtime.codec.bundle import Bundle
+from dsin.runtime.codec.edge import EdgePictureEncoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.entropy.context_model import IntegerContextModel, cross_entropy_bits
 from dsin.runtime.errors import BackendError, BundleError, DsinError, FrameError, PacketError
 from dsin.runtime.patch_correlation.definition import match, synthesise
 from dsin.runtime.pictures import Image, pad
+from dsin.runtime.stopwatch import Stopwatch
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +354,17 @@ class TestBackend:
         relist(directory)
         with pytest.raises(BackendError, match="cannot load"):
             Decoder(directory)
+
+
+@pytest.mark.parametrize("spoilt", ["channels", "y", "z"])
+def test_an_encoder_that_yields_no_latents_of_its_bundle_is_refused(spoilt: str) -> None:
+    """Before anything is coded of them."""
+    graph = {"y": np.ones((1, 3, 2, 2), np.float32), "z": np.ones((1, 4, 1, 1), np.float32)}
+    if spoilt != "channels":
+        graph[spoilt].flat[0] = np.nan
+    opened: Any = EdgePictureEncoder.__new__(EdgePictureEncoder)
+    opened._path, opened._channels = Path("e.onnx"), 4 if spoilt == "channels" else 3
+    opened._session = SimpleNamespace(run=lambda **_: graph)
+    with pytest.raises(BundleError) as refused:
+        opened.encode(np.zeros((1, 32, 32, 3), np.uint8), 0, Stopwatch())
+    assert str(refused.value) == "e.onnx does not yield the latents of this bundle"

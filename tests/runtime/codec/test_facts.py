@@ -1,7 +1,10 @@
 """What `dsin info` says about a bundle, with every word of it."""
 
+from dataclasses import replace
+
 from dsin.runtime.codec.bundle import open_bundle
-from dsin.runtime.codec.facts import as_lines, bundle_facts, bundle_summary
+from dsin.runtime.codec.facts import as_lines, bundle_facts, bundle_summary, packet_facts
+from dsin.runtime.codec.packet import Packet, PacketHeader, Reference
 from dsin.runtime.manifest import MANIFEST, read_manifest
 
 
@@ -55,3 +58,20 @@ def test_the_few_lines_for_a_person() -> None:
         "default rate  3",
         "reference     none",
     ]
+
+
+def test_a_packet_says_what_is_in_its_header_and_how_large_it_is() -> None:
+    header = PacketHeader(b"\x01\x02\x03\x04\x05\x06", 48, 32, 2, 7, 1234)
+    whole = Packet(header, bytes(100))
+    facts = {
+        "format": 1, "codec_id": "010203040506", "width": 48, "height": 32, "rate": 2,
+        "frame_number": 7, "timestamp_ns": 1234, "reference": None, "bytes": len(whole),
+        "payload_bytes": 100, "bpp": round(8 * len(whole) / (48 * 32), 6),
+    }  # fmt: skip
+    assert packet_facts(whole) == facts
+    after = Packet(replace(header, reference=Reference(5, 99)), bytes(100))
+    assert packet_facts(after) == facts | {
+        "format": 2, "reference": 5, "bytes": len(after),
+        "bpp": round(8 * len(after) / (48 * 32), 6),
+    }  # fmt: skip
+    assert len(after) > len(whole)

@@ -1,7 +1,10 @@
 """What each of the demo's two processes tells the one that started them."""
 
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,12 +16,15 @@ import pytest
 from support.rig_fakes import CODEC
 
 from dsin.runtime import trace
+from dsin.runtime.backends.ort import SHARED_CORES
 from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.codec.packet import PacketHeader
 from dsin.runtime.commands import demo_processes
 from dsin.runtime.commands.demo_processes import (
     STOP,
     Failed,
+    Finished,
+    Listening,
     SentFrame,
     Served,
     Settings,
@@ -26,12 +32,14 @@ from dsin.runtime.commands.demo_processes import (
     _Gallery,
     picture_name,
 )
+from dsin.runtime.commands.serve import ServeOptions
 from dsin.runtime.device.device import AnsweredFrame, Device, MadeFrame
 from dsin.runtime.errors import DsinError, FrameError
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.picture_files import read_image
+from dsin.runtime.sources.frames import frames_per_second
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 
@@ -197,3 +205,130 @@ def test_a_picture_that_cannot_be_written_ends_the_demo(pipe: Ends, tmp_path: Pa
     assert isinstance(last, Failed)
     assert last.kind == DsinError.__name__
     assert "frame_000000.png" in last.message
+
+
+def test_a_bit_rate_is_kept_at_the_recordings_pace_and_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def for_bundle(*given: Any, **options: Any) -> str:
+        asked.append((*given, options))
+        return "controller"
+
+    monkeypatch.setattr(demo_processes.RateController, "for_bundle", for_bundle)
+    bundle: Any = "bundle"
+    plain = Settings(None, None, 2, None, None, None, Path("out"), "cpu", None, None)
+    assert plain.controller(bundle, RIG) is None
+    assert replace(plain, kbps=40.5).controller(bundle, RIG) == "controller"
+    assert asked == [("bundle", 40.5, frames_per_second(RIG), {"size": (64, 96)})]
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_the_device_process_sends_what_it_was_asked_for(
+    pipe: Ends, monkeypatch: pytest.MonkeyPatch, looked_at: bool
+) -> None:
+    """All frames as fast as both sides keep up, or at a pace, again and again."""
+    made: dict[str, list[Any]] = {}
+
+    def note(name: str, result: Any) -> None:
+        def make(*given: Any, **options: Any) -> Any:
+            made[name] = [*given, options]
+            return result
+
+        monkeypatch.setattr(demo_processes, name, make)
+
+    def run() -> Any:
+        made["Device"][-1]["on_frame"](answered("decoded"))
+        return SimpleNamespace(captured=7)
+
+    stopped = threading.Event()
+    encoder = SimpleNamespace(bundle="opened")
+    note("Encoder", nullcontext(encoder))
+    note("PacketMaker", "maker")
+    note("warm_up", None)
+    note("open_recording", "recording")
+    note("PlayedRecording", "camera")
+    note("Device", SimpleNamespace(run=run, stop=stopped.set))
+    monkeypatch.setattr(Settings, "source", lambda self: RIG)
+    monkeypatch.setattr(Settings, "controller", lambda self, bundle, source: (bundle, source))
+    monkeypatch.setattr(demo_processes, "_device_threads", lambda: 3)
+    settings = Settings(
+        Path("drive"), None, 2, "edge", 1, None, Path("out"), "cuda", 12.5 if looked_at else None,
+        80 if looked_at else None,
+    )  # fmt: skip
+    pipe.ours.send("127.0.0.1:7")
+    demo_processes.run_device(pipe.theirs, settings)
+    assert made["Encoder"] == ["edge", "cuda", {"threads": 3}]
+    assert made["PacketMaker"] == [encoder, 1, ("opened", RIG), {"independent": True}]
+    assert made["warm_up"] == [encoder, (64, 96), {}]
+    assert made["open_recording"] == ["drive", "left", 2, {}]
+    assert made["PlayedRecording"] == [
+        "recording",
+        {"fps": settings.fps, "loop": looked_at, "every": not looked_at},
+    ]
+    *given, options = made["Device"]
+    assert given == ["camera", "maker", "127.0.0.1:7", "demo"]
+    assert (options["every"], options["give_up_s"]) == (not looked_at, 5.0)
+    sent, finished = pipe.told()
+    assert sent == SentFrame(3, 125, {"compute": 4.5}, 30.5)
+    assert isinstance(finished, Finished)
+    assert finished.captured == 7
+    assert 0 <= finished.seconds < 60
+    pipe.ours.send(STOP)
+    assert stopped.wait(10), "the demo can end it at any time"
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_the_server_process_serves_what_it_was_asked_for(
+    pipe: Ends, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, traced: bool
+) -> None:
+    asked: list[ServeOptions] = []
+
+    @contextmanager
+    def running(options: ServeOptions, on_frame: Any) -> Iterator[Any]:
+        asked.append(options)
+        yield SimpleNamespace(address="127.0.0.1:7", urls=["http://page/"], foxglove_url="ws://f")
+        on_frame(decoded_frame(1))
+        trace.add_slice("search", 1, 2)
+
+    monkeypatch.setattr(demo_processes, "running_server", running)
+    monkeypatch.setattr(Settings, "source", lambda self: RIG)
+    settings = Settings(
+        Path("drive"), "right", 2, "edge", 1, None, tmp_path, "cuda", None, 81, 82, traced
+    )
+    pipe.ours.send(STOP)
+    try:
+        demo_processes.run_server(pipe.theirs, settings)
+    finally:
+        trace.stop_tracing()
+    listening, *told = pipe.told()
+    assert listening == Listening("127.0.0.1:7", ("http://page/", "ws://f in Foxglove"))
+    kinds = [type(message) for message in told if not isinstance(message, Traced)]
+    assert kinds == [Served, Finished]
+    assert traced == any(isinstance(message, Traced) for message in told)
+    (options,) = asked
+    original = options.original
+    assert original is not None
+    assert np.array_equal(original(decoded_frame(3)), RIG.view(1, "left"))
+    assert replace(options, original=None) == ServeOptions(
+        "127.0.0.1:0", "edge", "cuda", sides=["right"], web=81, health=False, foxglove=82
+    )
+    pipe.ours.send(STOP)
+    demo_processes.run_server(pipe.theirs, replace(settings, side=None, traced=False))
+    assert asked[1].sides == ["drive"]
+
+
+def test_a_process_of_the_demo_knows_that_it_shares_the_cores(
+    pipe: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody has said otherwise."""
+    ran: list[tuple[object, ...]] = []
+    settings = Settings(None, None, 2, None, None, None, Path("out"), "cpu", None, None)
+    for given, known in ((None, "1"), ("0", "0")):
+        monkeypatch.setenv(SHARED_CORES, given or "")  # restored in the end
+        if given is None:
+            monkeypatch.delenv(SHARED_CORES)
+        demo_processes.in_own_process(lambda *call: ran.append(call), pipe.theirs, settings)
+        assert os.environ[SHARED_CORES] == known
+    assert ran == [(pipe.theirs, settings)] * 2

@@ -1,5 +1,6 @@
 """Every option of every command arrives where it is used: cut a wire, and one of these fails."""
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from dsin.export import cli as export_cli
 from dsin.runtime.codec.bundle import open_bundle
+from dsin.runtime.codec.facts import as_lines, bundle_facts, packet_facts
+from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.commands import cli
 from dsin.runtime.errors import DsinError
 from dsin.runtime.files import write_image
@@ -784,3 +787,19 @@ def test_encode_and_decode(catch: Catch, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert decoded == [(bytes(packet), (40, 48, 3)), *[(bytes(packet), None)] * 2]
     assert (tmp_path / "z.png").is_file()
     assert (tmp_path / "w.png").is_file()
+
+
+def test_info_is_told_in_lines_or_as_json(tmp_path: Path) -> None:
+    """A bundle in a few lines, unless everything is wanted."""
+    header = PacketHeader(b"\x01\x02\x03\x04\x05\x06", 48, 32, 2, 7, 1234)
+    packet = Packet(header, bytes(100))
+    path = tmp_path / "x.dsin"
+    path.write_bytes(bytes(packet))
+    facts = {"packet": str(path), **packet_facts(packet)}
+    assert run(cli.app, "info", path) == as_lines(facts) + "\n"
+    assert run(cli.app, "info --json", path) == json.dumps(facts, indent=1) + "\n"
+    bundle = open_bundle("paper")
+    assert run(cli.app, "info paper") == f"{bundle}\n"
+    everything = bundle_facts(bundle)
+    assert run(cli.app, "info --verbose paper") == as_lines(everything) + "\n"
+    assert run(cli.app, "info --json paper") == json.dumps(everything, indent=1) + "\n"

@@ -145,6 +145,20 @@ def test_impossible_shapes_are_refused(data: int, total: int, fill: int, length:
         Shape(data, total, fill, length)
 
 
+def test_a_datagram_that_holds_no_piece_says_why() -> None:
+    (piece,) = cut(7, b"body", 0)
+    content = piece.content()
+    assert parsed(content) == piece
+    head = len(content) - len(b"body")
+    with pytest.raises(PieceError) as refused:
+        parsed(content[:head])
+    assert str(refused.value) == f"a piece of {head} bytes, header included"
+    assert parsed(content[: head + 1]).body == b"b"
+    with pytest.raises(PieceError) as refused:
+        parsed(bytes([MESSAGE]) + content[1:])
+    assert str(refused.value) == f"a datagram of kind {MESSAGE}"
+
+
 def test_a_piece_outside_its_frame_is_refused() -> None:
     with pytest.raises(PieceError, match="piece 4 of 4"):
         Piece(1, 4, Shape(3, 4, 0, 10), bytes(10))

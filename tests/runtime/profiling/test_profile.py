@@ -1,9 +1,11 @@
 """The parts of a profile, on made-up measurements and on graphs whose cost is known by hand."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -312,6 +314,59 @@ class TestChip:
         chip = profile_chip.measure_chip(1)
         assert chip.gmacs > 0
         assert chip.gbytes > 0
+
+    def test_figures_are_of_the_fastest_run_on_all_threads(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Two seconds for 3 products of 100x100x100, and for copying 6000 bytes."""
+        ran: list[list[Any]] = []
+
+        def fastest_s(work: Callable[[], list[Any]]) -> float:
+            ran.append(work())
+            return 2.0
+
+        monkeypatch.setattr(profile_chip, "_fastest_s", fastest_s)
+        monkeypatch.setattr(profile_chip, "PRODUCT_SIZE", 100)
+        monkeypatch.setattr(profile_chip, "COPY_BYTES", 6000)
+        monkeypatch.setattr(sys, "argv", ["chip", "3"])
+        profile_chip.main()
+        assert json.loads(capsys.readouterr().out) == [3e6 / 1e9 / 2, 2 * 6000 / 1e9 / 2]
+        products, copies = ran
+        assert [product.shape for product in products] == [(100, 100)] * 3
+        assert len(copies) == 3
+
+    def test_the_first_run_does_not_count_and_the_others_go_on_for_a_while(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock()
+        monkeypatch.setattr(profile_chip, "time", SimpleNamespace(perf_counter=clock))
+        share = profile_chip.SECONDS / 8
+        lengths = [0.001, 3 * share, 2 * share, 4 * share, share, share]
+        took = iter(lengths)
+        fastest_s = profile_chip._fastest_s(lambda: clock.sleep(next(took)))
+        assert fastest_s == pytest.approx(2 * share)
+        assert list(took) == lengths[4:], "those after the time is over"
+
+    def test_libraries_compute_on_one_thread_in_each_of_ours(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[tuple[list[str], dict[str, str]]] = []
+
+        def run(command: list[str], *, env: dict[str, str], **_: object) -> SimpleNamespace:
+            asked.append((command, env))
+            return SimpleNamespace(returncode=0, stdout="[12.5, 3.5]")
+
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(profile_chip, "available_threads", lambda: 7)
+        monkeypatch.setenv("KEPT", "as it is")
+        assert profile_chip.measure_chip(2) == profile_chip.ChipSpeed(gmacs=12.5, gbytes=3.5)
+        profile_chip.measure_chip(None)
+        assert [(command[0], command[-1]) for command, _ in asked] == [
+            (sys.executable, "2"), (sys.executable, "7"),
+        ]  # fmt: skip
+        for _, environment in asked:
+            assert environment["KEPT"] == "as it is"
+            assert {environment[name] for name in profile_chip._LIBRARY_THREADS} == {"1"}
 
     def test_a_process_that_fails_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile_chip, "_PROGRAM", "raise MemoryError('no memory')")

@@ -171,7 +171,11 @@ class TestMeasurements:
         assert asked == [("cpu", "before", "after")]
         assert 0 < sum(rigs[0].load_ms) < 1000 * elapsed_s
         assert 0 < paced.seconds < elapsed_s
-        assert paced.power == Power("NVML", "Card", 15.0, round(15 * paced.seconds / 4, 4))
+        assert paced.power is not None
+        energy_j = paced.power.energy_per_frame_j
+        assert paced.power == Power("NVML", "Card", 15.0, energy_j)
+        # Of the time before it was rounded to a millisecond.
+        assert energy_j == pytest.approx(15 * paced.seconds / 4, abs=15 * 0.0005 / 4 + 1e-4)
         assert paced.power_absent is None
         assert (paced.memory.gpu_mib, paced.memory.gpu_absent) == (300.3, None)
         counted = "throttled: the system counted 2 throttling events"

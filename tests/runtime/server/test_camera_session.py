@@ -11,10 +11,11 @@ from dsin.runtime.codec.decoder import Decoder
 from dsin.runtime.codec.packet import Packet, PacketHeader
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
 from dsin.runtime.link.side_pictures import encode_picture
-from dsin.runtime.outputs.decoded_frame import SideView
+from dsin.runtime.outputs.decoded_frame import SideUse, SideView
 from dsin.runtime.server.camera_session import CameraSession
 from dsin.runtime.server.decode_pool import DecodePool
 from dsin.runtime.server.decode_worker import LocalWorker
+from dsin.runtime.server.rig import FrameStatus, Outcome
 from dsin.runtime.server.side_buffer import PairingPolicy
 from dsin.runtime.server.side_cameras import SideCameras
 
@@ -170,3 +171,24 @@ def test_with_camera_x_comes_the_servers_own_live_camera_in_the_rigs_size() -> N
         assert (rig.camera_connected, rig.side_connected) == (False, False)
 
     asyncio.run(story())
+
+
+def test_an_answer_has_everything_that_is_known_of_the_frame() -> None:
+    async def answered(outcome: Outcome) -> dsin_v1.Ack:
+        session = new_session(new_pool(), dsin_v1.CAMERA_X)
+        session._answer_from_pool(outcome)
+        return (await session.next_message()).ack
+
+    whole = Outcome(3, FrameStatus.DECODED, SideUse.CLOCK_UNCERTAIN, 12.5, 60.0, "", 2.5)
+    ack = asyncio.run(answered(whole))
+    assert ack == dsin_v1.Ack(
+        frame_number=3, status=dsin_v1.DECODED, side_use=dsin_v1.CLOCK_UNCERTAIN,
+        server_time_ns=ack.server_time_ns, decode_ms=12.5, age_ms=60.0, waited_ms=2.5,
+    )  # fmt: skip
+    assert ack.server_time_ns > 10**18
+    refused = Outcome(4, FrameStatus.REJECTED, reason="no frame 2", reference_missing=True)
+    ack = asyncio.run(answered(refused))
+    assert ack == dsin_v1.Ack(
+        frame_number=4, status=dsin_v1.REJECTED, server_time_ns=ack.server_time_ns,
+        reason="no frame 2", reference_missing=True,
+    )  # fmt: skip

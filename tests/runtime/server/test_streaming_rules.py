@@ -1,7 +1,9 @@
 """The rules of the streaming as literal values: turns, limits, pairing, what is kept and told."""
 
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -9,14 +11,17 @@ import numpy as np
 import pytest
 from support.rig_fakes import CODEC, SIZE, FakeCamera, FakeDecoder, FakeEncoder, wait_until
 
+from dsin.runtime import trace
 from dsin.runtime.codec.decoder import Decoder
-from dsin.runtime.codec.packet import Packet, PacketHeader
+from dsin.runtime.codec.packet import Packet, PacketHeader, Reference
 from dsin.runtime.device import device as device_module
 from dsin.runtime.device.device import Device, FrameSlot
 from dsin.runtime.errors import FrameError
 from dsin.runtime.link import dsin_v1_pb2 as dsin_v1
+from dsin.runtime.link.clocks import Offset
 from dsin.runtime.link.rpc import CREDITS, is_loopback
 from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
+from dsin.runtime.outputs.rig_status import LinkStatus, RigStatus
 from dsin.runtime.server import rig as rig_module
 from dsin.runtime.server.camera_session import CameraSession, RefusedError
 from dsin.runtime.server.decode_pool import DecodePool
@@ -79,6 +84,26 @@ def test_a_device_that_wants_two_frames_reads_no_third() -> None:
             numbers.append(frame.number)
     slot.close()
     assert (numbers, slot.captured, slot.dropped) == ([0, 1], 2, 0)
+
+
+def test_the_time_that_a_camera_took_for_a_picture_is_traced_before_it_came() -> None:
+    class Slow(ThreeFrames):
+        def newest(self, timeout_s: float) -> CapturedFrame:
+            return super().newest(timeout_s)._replace(capture_ms=2.5)
+
+    trace.trace_this_process()
+    before_ns = time.perf_counter_ns()
+    try:
+        slot = FrameSlot(Slow())
+        slot._thread.join()
+        slices = trace.taken_slices()
+    finally:
+        trace.stop_tracing()
+    assert [(s.name, s.thread, s.known) for s in slices] == [
+        ("capture", "capture", {"frame": number}) for number in range(3)
+    ]
+    assert {s.end_ns - s.start_ns for s in slices} == {2_500_000}
+    assert all(before_ns < s.end_ns < time.perf_counter_ns() for s in slices)
 
 
 @pytest.mark.parametrize("clock", ["live", "recording"])
@@ -329,6 +354,55 @@ def test_figures_of_a_rig(monkeypatch: pytest.MonkeyPatch) -> None:
     status = rig.status()
     assert (status.fps, status.kbps) == (pytest.approx(0.8), pytest.approx(4 * 1032 * 8 / 5000))
     assert (status.decoded, status.side_uses, status.newest_age_ms) == (5, {"paired": 5}, 50.0)
+
+
+def test_everything_that_is_counted_of_a_rig_is_in_its_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rig_module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(rig_module, "now_ns", lambda: 2050 * MS)
+    rig = Rig("a", SIZE, PairingPolicy(), None)
+    assert rig.status() == RigStatus(
+        "a", False, False, SIZE[1], SIZE[0], 0, 0, 0, {}, 0.0, 0.0, None, None, None, {}
+    )
+    answers: list[Outcome] = []
+    referring = PacketHeader(CODEC, SIZE[1], SIZE[0], 0, 1, 0, Reference(0, 7))
+    whole = arrived(0, answers, 2000 * MS)
+    for frame, use in (
+        (whole, SideUse.MISSING), (replace(whole, packet=Packet(referring, b"")), SideUse.PAIRED),
+    ):  # fmt: skip
+        rig.finish(frame, FrameStatus.DECODED, use)
+    rig.finish(whole, FrameStatus.REJECTED, reason="packet is damaged")
+    for number in range(3):
+        rig.offer(arrived(number, answers))
+    rig.count(FrameStatus.REJECTED)
+    rig.camera_connected = True
+    rig.device = {"captured": 9.0}
+    rig.clock = lambda: Offset(3_000_000, 500_000)
+    rig.link.begin("grpc")
+    size = sum(len(packet) for packet in (whole.packet, Packet(referring, b"")))
+    assert rig.status() == RigStatus(
+        "a", True, False, SIZE[1], SIZE[0], decoded=2, superseded=1, rejected=2, referring=1,
+        side_uses={"missing": 1, "paired": 1}, kbps=pytest.approx(8 * size / 5000), fps=0.4,
+        newest_age_ms=50.0, clock_offset_ms=3.0, clock_error_ms=0.5, device={"captured": 9.0},
+        link=LinkStatus("grpc"),
+    )  # fmt: skip
+    assert [(outcome.status, outcome.reason) for outcome in answers] == [
+        (FrameStatus.DECODED, ""), (FrameStatus.DECODED, ""),
+        (FrameStatus.REJECTED, "packet is damaged"), (FrameStatus.SUPERSEDED, ""),
+    ]  # fmt: skip
+
+
+def test_what_is_wrong_with_a_rig_is_logged_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(rig_module.time, "monotonic", lambda: now.s)
+    rig = Rig("a", SIZE, PairingPolicy(), None)
+    for word, step_s in (("one", 0.9), ("two", 0.1), ("three", 0.5), ("four", 0.5), ("five", 0)):
+        rig.complain(word)
+        now.s += step_s
+    assert caplog.messages == ["rig a, one", "rig a, three", "rig a, five"]
 
 
 def test_a_rig_may_need_350_bytes_a_pixel() -> None:

@@ -227,3 +227,69 @@ def test_names_are_as_prometheus_wants_them() -> None:
         assert endings <= allowed, (family.name, endings)
         if family.type == "histogram":
             assert family.name.endswith("_seconds")
+
+
+HELP = """\
+dsin_frames counter Frames that came from the camera.
+dsin_frames_with_reference counter Decoded frames that referred to an earlier one.
+dsin_side counter Decoded frames by their side image.
+dsin_device_frames counter Frames on the device, as it tells.
+dsin_device_reconnects counter Reconnections, as the device tells.
+dsin_camera_connected gauge 1 while it is connected.
+dsin_packet_bytes_per_second gauge Packets in the last five seconds.
+dsin_frames_per_second gauge Decoded frames in the last five seconds.
+dsin_newest_frame_age_seconds gauge Age of the newest decoded picture now.
+dsin_clock_offset_seconds gauge The camera's clock minus the server's.
+dsin_clock_error_seconds gauge What that may be wrong by.
+dsin_device_capture_seconds gauge Median time that the camera took for a picture. @
+dsin_device_encode_seconds gauge Median time from picture to packet. @
+dsin_device_target_bytes_per_second gauge What rate control aims at, 0 without. @
+dsin_device_delivered_bytes_per_second gauge What the link delivered in the last second. @
+dsin_device_queueing_seconds gauge Delay of frames on the link beyond its quickest way. @
+dsin_device_loss_ratio gauge Share of frames that the link loses. @
+dsin_transport gauge 1 for how the rig's frames come.
+dsin_datagram_loss_ratio gauge Datagrams that were lost lately.
+dsin_parity_ratio gauge Parity for each piece of a frame lately.
+dsin_datagrams counter Datagrams of the camera.
+dsin_datagram_frames counter Frames whose datagrams were not all there.
+dsin_datagrams_late counter Datagrams of frames given up already.
+dsin_datagrams_rejected counter Datagrams not taken.
+dsin_frame_age_seconds histogram From capture to the end of decoding.
+dsin_decode_seconds histogram The server's stages of a frame together.
+dsin_stage_seconds histogram Each stage on the server.
+dsin_sink_frames counter Frames at each output.
+dsin_networks info The networks that decode: their bundle, and what they compute in.
+"""  # @: Told by the device.
+
+
+def test_every_metric_has_a_type_and_a_line_of_help() -> None:
+    """In the order of the page."""
+    link = LinkStatus("datagram", 0.05, 0.5, 950, 50, 3, 20, 4, {"forged": 1})
+    metrics = Metrics(
+        lambda: [replace(STATUS, link=link)], lambda: {"png": SinkCounts(1, 2, 3)},
+        {"bundle": "edge"},
+    )  # fmt: skip
+    metrics.take(frame("front", 20, server__search=1))
+    lines = HELP.replace("@", "Told by the device.").splitlines()
+    families = metrics._registry.collect()
+    assert [f"{f.name} {f.type} {f.documentation}" for f in families] == lines
+
+
+def test_a_rig_without_datagrams_does_not_hide_the_next_one() -> None:
+    link = LinkStatus("datagram", 0.05, 0.5, 950, 50, 3, 20, 4)
+    rigs = [replace(STATUS, rig=name, link=it) for name, it in (("a", LinkStatus()), ("b", link))]
+    samples = scrape(Metrics(lambda: rigs))
+    assert samples.of("dsin_datagrams_total", rig="b", status="received") == 950
+    assert samples.of("dsin_parity_ratio", rig="b") == pytest.approx(0.5)
+    assert not {name for name, labels in samples if ("rig", "a") in labels and "datagram" in name}
+
+
+def test_openmetrics_is_for_who_asks_for_it() -> None:
+    with HttpServer(LOOPBACK, 0, [Metrics(list).routes()]) as server:  # noqa: SIM117
+        with closing(http.client.HTTPConnection(LOOPBACK, server.port, timeout=20)) as connection:
+            connection.request(
+                "GET", "/metrics", headers={"Accept": "application/openmetrics-text"}
+            )
+            answer = connection.getresponse()
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text;")
+            assert answer.read().endswith(b"# EOF\n")
