@@ -29,9 +29,10 @@ def own_kernels() -> Path:
     return kernel_folder(Path(__file__).parent, KERNEL_ROOMS, os.environ.get("NUMBA_CACHE_DIR", ""))
 
 
-def has_kernels() -> bool:
-    """Whether kernels are kept from an earlier run; without, the first frame compiles them."""
-    return next(own_kernels().rglob("*.nbi"), None) is not None
+def has_kernels(room: str = "") -> bool:
+    """Whether kernels are kept from an earlier run, of that one of KERNEL_ROOMS or of any; without,
+    the first frame compiles them."""
+    return next(own_kernels().glob(f"{room}*/*.nbi"), None) is not None
 
 
 def kernel_folder(package: Path, rooms: Sequence[str], chosen: str) -> Path:

@@ -134,7 +134,7 @@ def serve(options: ServeOptions, announce: Callable[[str], None]) -> None:
     """Serve until a signal ends it. `announce` is told where, once all is ready."""
     stop = threading.Event()
     on_ending(stop.set)
-    if not has_kernels():
+    if not has_kernels("patch_correlation"):
         announce("starting for the first time here: compiling takes about a minute")
     check_trace_path(options.trace)
     with running_server(options) as server, tracing(options.trace, "server"):

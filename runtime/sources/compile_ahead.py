@@ -30,10 +30,10 @@ CompileRest = Callable[[Callable[[], object]], None]
 def compile_ahead() -> Iterator[CompileRest]:
     """Around opening a decoder: other processes compile meanwhile what decoding beside a side image
     needs. What this gives takes what calls the kernels of the entropy coder; call it before the
-    first side image, and all of them are compiled when it returns. Does nothing where kernels are
-    kept from an earlier run, or there is one core only."""
+    first side image, and all of them are compiled when it returns. Does nothing where kernels of
+    the search are kept from an earlier run, or there is one core only."""
     cores = len(os.sched_getaffinity(0))
-    if has_kernels() or cores < 2:
+    if has_kernels("patch_correlation") or cores < 2:
         yield lambda _: None
         return
     with _numbers_of_parts() as parts, ExitStack() as waiting:

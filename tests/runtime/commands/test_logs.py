@@ -18,7 +18,7 @@ def test_compiling_is_told_of_the_first_time_only(
         raise StreamError("enough")
 
     monkeypatch.setattr(serve_module, "running_server", fail)
-    monkeypatch.setattr(serve_module, "has_kernels", lambda: kept)
+    monkeypatch.setattr(serve_module, "has_kernels", lambda room: kept)
     monkeypatch.setattr(serve_module, "on_ending", lambda call: None)
     said: list[str] = []
     with pytest.raises(StreamError, match="enough"):
@@ -37,6 +37,8 @@ def test_kernels_that_are_kept_are_found(
     folder.mkdir(parents=True)
     (folder / "rans.push_all-42.py311.nbi").touch()
     assert caches.has_kernels()
+    assert caches.has_kernels("entropy")
+    assert not caches.has_kernels("patch_correlation"), "what encoded has not searched"
 
 
 def test_numba_keeps_kernels_where_they_are_looked_for() -> None:

@@ -152,7 +152,7 @@ def said_by(
         said.append("(closed)")
 
     monkeypatch.setattr(module, "running_server", running)
-    monkeypatch.setattr(module, "has_kernels", lambda: True)
+    monkeypatch.setattr(module, "has_kernels", lambda room: True)
     monkeypatch.setattr(module, "on_ending", stops.append)
     said: list[str] = []
     serve(options, said.append)

@@ -84,7 +84,7 @@ def test_nothing_is_started_where_it_cannot_help(
     monkeypatch: pytest.MonkeyPatch, kept: bool, cores: int
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
-    monkeypatch.setattr(module, "has_kernels", lambda: kept)
+    monkeypatch.setattr(module, "has_kernels", lambda room: kept)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(cores)))
     with module.compile_ahead() as compile_rest:
         compile_rest(lambda: pytest.fail("it was called"))
@@ -127,7 +127,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     monkeypatch.setattr(subprocess, "Popen", Other)
     monkeypatch.setattr(Other, "started", [])
-    monkeypatch.setattr(module, "has_kernels", lambda: False)
+    monkeypatch.setattr(module, "has_kernels", lambda room: room != "patch_correlation")
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
     # Else what other tests have left stays for good.
     monkeypatch.setattr(gc, "freeze", lambda: done.append("frozen"))
