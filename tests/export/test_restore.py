@@ -5,17 +5,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import textured_pair
+from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 from dsin.export import load_model
 from dsin.export.cli import app
 from dsin.export.edge.restore import DEAD
-from dsin.export.restore import restore_model
+from dsin.export.restore import restore_checkpoint, restore_model, tensors
 from dsin.runtime import Decoder, Encoder, open_bundle
 from dsin.runtime.errors import BundleError, CheckpointError, ExportError
+from dsin.runtime.manifest import MANIFEST
 from dsin.runtime.metrics import psnr_db
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 from dsin.training.checkpoint import load_model as load_checkpoint
@@ -108,7 +111,31 @@ def test_the_command_writes_a_checkpoint(edge_bundle: Path, tmp_path: Path) -> N
     assert isinstance(restored, EdgeDsin)
     assert notes["weights_licence"] == "random weights"
     assert notes["restored_from"] == edge_bundle.name
-    assert "export" not in notes
+
+
+def test_what_is_said_of_a_bundle_is_not_said_of_what_it_will_become(
+    edge_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(edge_bundle, copy)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["training"] |= {"export": {"psnr_db": 1.0}, "metrics": {"bpp": 2.0}, "steps": 3}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    restore_checkpoint(copy, tmp_path / "back.pt")
+    notes = load_checkpoint(tmp_path / "back.pt")[1]
+    assert notes["steps"] == 3
+    assert not {"export", "metrics"} & set(notes)
+
+
+def test_constants_of_16_bits_come_as_floats_of_32(tmp_path: Path) -> None:
+    constants = [
+        numpy_helper.from_array(np.ones(2, np.float16), "a.half"),
+        numpy_helper.from_array(np.ones(2, np.int64), "b"),
+    ]
+    model = helper.make_model(helper.make_graph([], "g", [], [], constants))
+    onnx.save(model, tmp_path / "g.onnx")
+    found = tensors(tmp_path / "g.onnx")
+    assert {name: value.dtype for name, value in found.items()} == {"a": np.float32, "b": np.int64}
 
 
 @pytest.mark.parametrize(
