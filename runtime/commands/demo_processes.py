@@ -220,7 +220,10 @@ def _stop_when_told(pipe: Connection, device: Device) -> None:
 def run_server(pipe: Connection, settings: Settings) -> None:
     """Receive and decode beside the right views; measure and draw against the left ones. Ends when
     told to in `pipe`."""
-    with _reporting(pipe), _Gallery(pipe, settings) as gallery:
+    with (
+        _reporting(pipe),
+        _Gallery(pipe, settings.out, settings.source(), settings.shared) as gallery,
+    ):
         # Of its own: a recording is read by one thread at a time.
         originals = Originals(settings.source(), settings.shared)
         draw_ahead(originals.source.right)
@@ -245,11 +248,13 @@ class _Gallery:
     """Measures and draws decoded frames in a thread, while the next one is decoded, with the time
     that decoding leaves."""
 
-    def __init__(self, pipe: Connection, settings: Settings) -> None:
+    def __init__(
+        self, pipe: Connection, out: Path, source: StereoRecording, shared: SharedPictures | None
+    ) -> None:
         self._pipe = pipe
-        self._out = settings.out
-        self._source = settings.source()
-        self._originals = Originals(self._source, settings.shared)
+        self._out = out
+        self._source = source
+        self._originals = Originals(source, shared)
         self._thread = ThreadPoolExecutor(1, "gallery", initializer=_give_way)
         self._last: Future[None] | None = None
 

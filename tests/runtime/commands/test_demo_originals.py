@@ -18,7 +18,7 @@ from dsin.runtime.commands.demo_originals import (
 )
 from dsin.runtime.errors import DsinError
 from dsin.runtime.pictures import Image
-from dsin.runtime.sources.recordings import StereoRecording
+from dsin.runtime.sources.recordings import StereoRecording, open_stereo
 
 SIZE = 4, 6
 
@@ -125,11 +125,8 @@ def test_what_is_drawn_is_drawn_before_time_counts(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
 def test_drawing_gives_way(tmp_path: Path) -> None:
-    settings = demo_processes.Settings(
-        None, None, 1, None, None, None, tmp_path, "cpu", None, None
-    )  # fmt: skip
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with demo_processes._Gallery(Pipe()[1], settings) as gallery:
+    with demo_processes._Gallery(Pipe()[1], tmp_path, open_stereo("synthetic:1"), None) as gallery:
         drawing = gallery._thread.submit(threading.get_native_id).result()
         assert os.getpriority(os.PRIO_PROCESS, drawing) == min(19, own + 5)
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own

@@ -40,6 +40,7 @@ from dsin.runtime.outputs.decoded_frame import DecodedFrame, SideUse, SideView
 from dsin.runtime.outputs.panels import Panel, side_by_side
 from dsin.runtime.picture_files import read_image
 from dsin.runtime.sources.frames import frames_per_second
+from dsin.runtime.sources.recordings import RenderedView, StereoRecording
 from dsin.runtime.sources.synthetic_rig import SyntheticRig
 
 
@@ -120,7 +121,12 @@ def test_settings_name_the_frames_and_whether_they_repeat() -> None:
     assert Settings(None, None, 5, *rest, None, foxglove=80).repeats
 
 
+def stereo(rig: SyntheticRig) -> StereoRecording:
+    return StereoRecording(RenderedView(rig, "left"), RenderedView(rig, "right"))
+
+
 RIG = SyntheticRig(width=96, height=64, frames=2)
+STEREO = stereo(RIG)
 
 
 def decoded_frame(number: int, *, patches: bool = True, side: bool = True) -> DecodedFrame:
@@ -143,7 +149,7 @@ def test_the_server_measures_and_draws_each_frame_once(
 ) -> None:
     """When the frames come again they are measured again, on the original of the first time."""
     frames = [decoded_frame(number, patches=patches) for number in range(4)]
-    with _Gallery(pipe.theirs, tmp_path, RIG) as gallery:
+    with _Gallery(pipe.theirs, tmp_path, STEREO, None) as gallery:
         for frame in frames:
             gallery.show(frame)
         gallery.finish()
@@ -187,7 +193,7 @@ def test_a_frame_without_a_side_image_ends_the_demo(pipe: Ends, tmp_path: Path) 
             raise FrameError(f"{side} {index} is not an image")
 
     for source in (RIG, Torn(width=96, height=64, frames=2)):
-        with _Gallery(pipe.theirs, tmp_path, source) as gallery:
+        with _Gallery(pipe.theirs, tmp_path, stereo(source), None) as gallery:
             gallery.show(decoded_frame(3, side=False))
             gallery.finish()
     assert pipe.told() == [
@@ -198,7 +204,7 @@ def test_a_frame_without_a_side_image_ends_the_demo(pipe: Ends, tmp_path: Path) 
 
 
 def test_a_picture_that_cannot_be_written_ends_the_demo(pipe: Ends, tmp_path: Path) -> None:
-    with _Gallery(pipe.theirs, tmp_path / "none", RIG) as gallery:
+    with _Gallery(pipe.theirs, tmp_path / "none", STEREO, None) as gallery:
         gallery.show(decoded_frame(0))
         gallery.finish()
     *_, last = pipe.told()
@@ -293,7 +299,7 @@ def test_the_server_process_serves_what_it_was_asked_for(
         trace.add_slice("search", 1, 2)
 
     monkeypatch.setattr(demo_processes, "running_server", running)
-    monkeypatch.setattr(Settings, "source", lambda self: RIG)
+    monkeypatch.setattr(Settings, "source", lambda self: STEREO)
     settings = Settings(
         Path("drive"), "right", 2, "edge", 1, None, tmp_path, "cuda", None, 81, 82, traced
     )

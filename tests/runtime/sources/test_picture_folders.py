@@ -56,10 +56,10 @@ class TestUnpaddedNumbers:
         assert [path.stem for path in list_photos(unpadded)] == [str(n) for n in range(5, 15)]
         assert [int(frame[0, 0, 0]) for frame in read_frames(unpadded)] == list(range(10))
 
-    def test_sixteen_pictures_in_pairs_are_spread_over_all(self, tmp_path: Path) -> None:
-        write_pictures(tmp_path, *(f"{number}.png" for number in range(50)))
+    def test_48_pictures_in_pairs_are_spread_over_all(self, tmp_path: Path) -> None:
+        write_pictures(tmp_path, *(f"{number}.png" for number in range(150)))
         chosen = [int(frame[0, 0, 0]) for frame in read_frames(tmp_path)]
-        assert chosen == [0, 1, 6, 7, 12, 13, 18, 19, 24, 25, 30, 31, 36, 37, 42, 43]
+        assert chosen == [number for pair in range(0, 144, 6) for number in (pair, pair + 1)]
 
 
 @pytest.mark.parametrize(
