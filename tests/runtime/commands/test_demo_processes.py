@@ -16,7 +16,6 @@ import pytest
 from support.rig_fakes import CODEC
 
 from dsin.runtime import trace
-from dsin.runtime.backends.ort import SHARED_CORES
 from dsin.runtime.codec.decoder import Decoded
 from dsin.runtime.codec.packet import PacketHeader
 from dsin.runtime.commands import demo_processes
@@ -332,9 +331,9 @@ def test_a_process_of_the_demo_knows_that_it_shares_the_cores(
     ran: list[tuple[object, ...]] = []
     settings = Settings(None, None, 2, None, None, None, Path("out"), "cpu", None, None)
     for given, known in ((None, "1"), ("0", "0")):
-        monkeypatch.setenv(SHARED_CORES, given or "")  # restored in the end
+        monkeypatch.setenv("DSIN_SHARED_CORES", given or "")  # restored in the end
         if given is None:
-            monkeypatch.delenv(SHARED_CORES)
+            monkeypatch.delenv("DSIN_SHARED_CORES")
         demo_processes.in_own_process(lambda *call: ran.append(call), pipe.theirs, settings)
-        assert os.environ[SHARED_CORES] == known
+        assert os.environ["DSIN_SHARED_CORES"] == known
     assert ran == [(pipe.theirs, settings)] * 2
