@@ -128,13 +128,12 @@ class RigService:
         """As long as its datagrams come, a camera is there without its stream."""
         assert camera.datagrams is not None
         probing = asyncio.create_task(_probe(camera, camera.ended))
-        told = False
         try:
+            await asyncio.sleep(LINGER_S)  # a goodbye may come behind the stream's end
+            if not camera.ended.is_set():
+                LOG.warning("rig %s: the control connection is lost, datagrams go on", key[0])
             while camera.datagrams.alive and not camera.ended.is_set():
                 await asyncio.sleep(LINGER_S)
-                if not (told or camera.ended.is_set()):  # a goodbye may come behind the end
-                    LOG.warning("rig %s: the control connection is lost, datagrams go on", key[0])
-                    told = True
             if camera.end_status is not None:
                 LOG.warning("rig %s: ended camera %s: %s", key[0], camera.letter,
                             camera.end_status[1])  # fmt: skip
