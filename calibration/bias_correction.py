@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from dsin.calibration.equalisation import Features, replace_constant
-from dsin.calibration.qdq import Range, Target, activation_scale, weight_scales
+from dsin.calibration.equalisation import Features, copied, replace_constant
+from dsin.calibration.qdq import Range, Target, activation_scale, weight_units
 
 Array = NDArray[Any]
 
@@ -60,9 +60,7 @@ def bias_corrected(
 ) -> onnx.ModelProto:
     """A copy of a float graph whose biases fit `layers` of 8 bits. `means` has those of their
     inputs; layers without a bias of their own stay."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in out.graph.initializer}
+    out, constants = copied(model)
     for node in out.graph.node:
         if node.op_type == "Conv" and node.name in layers and len(node.input) > 2:
             kernel = numpy_helper.to_array(constants[node.input[1]])
@@ -74,8 +72,8 @@ def bias_corrected(
 
 def _mean_error(kernel: Array, means: Means) -> Features:
     """What a layer yields too much of each output (outputs,). Borders count as the rest."""
-    scales = weight_scales(kernel).reshape(-1, 1, 1, 1)
-    kept = np.rint(kernel / scales) * scales
+    units, scales = weight_units(kernel)
+    kept = units * scales.reshape(-1, 1, 1, 1)
     sums, wanted = (each.sum((2, 3), dtype=np.float64) for each in (kept, kernel))
     if len(means.exact) == sums.shape[1]:
         error = sums @ means.rounded - wanted @ means.exact

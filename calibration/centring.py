@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dsin.calibration.equalisation import Features, replace_constant
+from dsin.calibration.equalisation import Features, copied, replace_constant
 from dsin.calibration.ranges import Extent
 
 
@@ -50,9 +50,7 @@ def _shift_sum(
 
 def centred(model: onnx.ModelProto, shifts: Mapping[str, Features]) -> onnx.ModelProto:
     """A copy that computes the same, with these tensors shifted (`centring_shifts`)."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in out.graph.initializer}
+    out, constants = copied(model)
     for node in out.graph.node:
         if node.op_type != "Conv" or not (node.output[0] in shifts or node.input[0] in shifts):
             continue

@@ -53,9 +53,7 @@ def feature_factors(
 def equalised(model: onnx.ModelProto, factors: Mapping[str, Features]) -> onnx.ModelProto:
     """A copy that computes the same, with the features of these tensors times their factors, which
     are of `feature_factors`."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in out.graph.initializer}
+    out, constants = copied(model)
     for node in out.graph.node:
         if node.op_type == "Conv":
             _scale(node, constants, factors)
@@ -156,6 +154,13 @@ def _scale(
             bias = constants[node.input[2]]
             replace_constant(bias, numpy_helper.to_array(bias) * made)
     replace_constant(kernel, weight)
+
+
+def copied(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """A copy of a graph, and its initialisers by name."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    return out, {tensor.name: tensor for tensor in out.graph.initializer}
 
 
 def replace_constant(tensor: onnx.TensorProto, value: Array) -> None:

@@ -122,6 +122,12 @@ def weight_scales(weight: Array) -> NDArray[np.float32]:
     return np.asarray(np.maximum(largest, TINY) / LARGEST_WEIGHT, np.float32)
 
 
+def weight_units(weight: Array) -> tuple[Array, NDArray[np.float32]]:
+    """A weight in whole units of its scales, and these (outputs,)."""
+    scales = weight_scales(weight)
+    return np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))), scales
+
+
 class _Rewriter:
     def __init__(
         self, graph: onnx.GraphProto, scales: Mapping[str, Scale], target: Target,
@@ -183,8 +189,7 @@ class _Rewriter:
 
     def _weights(self, node: onnx.NodeProto) -> None:
         weight = self.constants[node.input[1]]
-        scales = weight_scales(weight)
-        units = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1)))
+        units, scales = weight_units(weight)
         place = f"weights of {node.name}"
         self.added[place] = [
             self._dequantised(node.input[1], units.astype(np.int8), scales, np.int8)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from dsin.calibration.equalisation import copied, replace_constant
 from dsin.calibration.int8 import Quantised, quantise_graph
 from dsin.calibration.qdq import Range, Target
 from dsin.export.bundle_files import FRAME, copy_files, file_table, new_bundle
@@ -211,28 +212,28 @@ def quantise_fusion(
 def _divide_kernel(fusion: onnx.ModelProto, factors: npt.NDArray[np.float64]) -> None:
     """Make a fusion take features that are times these factors, in place."""
     (kernel,) = (t for t in fusion.graph.initializer if t.name == "stem_features_weight")
-    (known,) = (value for value in fusion.graph.input if value.name == "features")
-    count = known.type.tensor_type.shape.dim[1].dim_value
     weight = numpy_helper.to_array(kernel).copy()
-    weight[:, :count] /= factors[:, None, None]
-    kernel.CopyFrom(numpy_helper.from_array(weight, kernel.name))
+    weight[:, : _feature_count(fusion)] /= factors[:, None, None]
+    replace_constant(kernel, weight)
+
+
+def _feature_count(fusion: onnx.ModelProto) -> int:
+    """How many of what the stem of a fusion reads are features; the rest are doubts."""
+    (known,) = (value for value in fusion.graph.input if value.name == "features")
+    return int(known.type.tensor_type.shape.dim[1].dim_value)
 
 
 def with_doubt_as_large(graph: onnx.ModelProto, largest: float) -> onnx.ModelProto:
     """A copy of a fusion whose doubt reaches this value, with the inverse in the kernel."""
-    out = onnx.ModelProto()
-    out.CopyFrom(graph)
-    constants = {tensor.name: tensor for tensor in out.graph.initializer}
+    out, constants = copied(graph)
     scale, kernel = constants["cost_scale"], constants["stem_features_weight"]
     reached = np.log(numpy_helper.to_array(constants["worst_cost"]).item() + 1)
     old = numpy_helper.to_array(scale)
     new = np.full_like(old, largest / reached)
     weight = numpy_helper.to_array(kernel).copy()
-    known = next(v for v in out.graph.input if v.name == "features")
-    doubtful = known.type.tensor_type.shape.dim[1].dim_value
-    weight[:, doubtful:] *= (old / new).item()
+    weight[:, _feature_count(out) :] *= (old / new).item()
     for tensor, value in ((scale, new), (kernel, weight)):
-        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        replace_constant(tensor, value)
     return out
 
 
